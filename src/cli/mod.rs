@@ -1,0 +1,62 @@
+//! Owns the command line: arguments in, text and an exit code out. Holds no logic that a user of the library
+//! would miss.
+
+mod completions;
+mod report;
+mod terminal;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use terminal::Terminal;
+
+/// Build master images for ARM boards, boot the boards from them, and test them
+#[derive(Debug, Parser)]
+#[command(
+    name = "hearth",
+    version,
+    max_term_width = 80,
+    subcommand_required = true,
+    disable_help_subcommand = true,
+    infer_long_args = false
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every subcommand takes
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Say more; twice for debugging
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+// One variant a subcommand, each with its arguments in a file of its own.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Completions(completions::Arguments),
+}
+
+/// Parses the arguments, runs the command, and tells what went wrong.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let terminal = Terminal::start(&cli.common);
+    match dispatch(cli, &terminal) {
+        Ok(code) => code,
+        Err(error) => report::failure(&error),
+    }
+}
+
+fn dispatch(cli: Cli, _terminal: &Terminal) -> Result<ExitCode> {
+    match cli.command {
+        Command::Completions(arguments) => completions::run(&arguments),
+    }
+}

@@ -1,0 +1,50 @@
+//! Owns how a failure is told on standard error: one sentence, then the remedy.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use hearth::error;
+use hearth::recipe::Diagnostic;
+
+/// Prints the error and gives the exit code of its class.
+pub fn failure(error: &anyhow::Error) -> ExitCode {
+    // A reader that went away (`hearth … | head`) is no failure of ours to talk about.
+    let closed_pipe = error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+    });
+    if !closed_pipe {
+        let mut stderr = io::stderr().lock();
+        // Nothing is left to be done about a standard error that cannot be written to.
+        let _ = match error.chain().find_map(|cause| {
+            cause
+                .downcast_ref::<Box<Diagnostic>>()
+                .map(|d| &**d)
+                .or_else(|| cause.downcast_ref())
+        }) {
+            Some(diagnostic) => writeln!(stderr, "{}", snippet(diagnostic)),
+            None => writeln!(stderr, "hearth: {error:#}"),
+        };
+        if let Some(help) = error::help_of(error) {
+            let _ = writeln!(stderr, "help: {help}");
+        }
+    }
+    ExitCode::from(error::class_of(error).exit_code())
+}
+
+/// The message, the line it is about, and a caret under the place.
+fn snippet(diagnostic: &Diagnostic) -> String {
+    let path = diagnostic.file.display().to_string();
+    let span = diagnostic.span.start..diagnostic.span.end.min(diagnostic.text.len());
+    let mut group = Level::ERROR.primary_title(&diagnostic.message).element(
+        Snippet::source(&diagnostic.text)
+            .path(&path)
+            .annotation(AnnotationKind::Primary.span(span)),
+    );
+    if let Some(help) = &diagnostic.help {
+        group = group.element(Level::HELP.message(help));
+    }
+    Renderer::plain().render(&[group])
+}

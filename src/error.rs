@@ -1,0 +1,140 @@
+//! Owns the classes of failure, and thereby hearth's exit codes. Never prints.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+
+/// Why a command failed; each class is one exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Tests ran, and at least one of them failed.
+    Tests,
+    /// Bad usage, or bad input: a file, a recipe, an argument.
+    Input,
+    /// The host lacks something: a program, a kernel feature, disk space.
+    Host,
+    /// A board, a network, a mirror or a power switch failed.
+    Infrastructure,
+}
+
+impl Class {
+    /// The process exit code of this class (success is 0).
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Class::Tests => 1,
+            Class::Input => 2,
+            Class::Host => 3,
+            Class::Infrastructure => 4,
+        }
+    }
+}
+
+/// A failure with a class: one sentence that names the thing, and what to do about it.
+#[derive(Debug)]
+pub struct Fault {
+    class: Class,
+    sentence: String,
+    remedy: Option<String>,
+}
+
+impl Fault {
+    pub fn new(class: Class, sentence: impl Into<String>) -> Self {
+        Fault {
+            class,
+            sentence: sentence.into(),
+            remedy: None,
+        }
+    }
+
+    pub fn input(sentence: impl Into<String>) -> Self {
+        Fault::new(Class::Input, sentence)
+    }
+
+    pub fn host(sentence: impl Into<String>) -> Self {
+        Fault::new(Class::Host, sentence)
+    }
+
+    pub fn infrastructure(sentence: impl Into<String>) -> Self {
+        Fault::new(Class::Infrastructure, sentence)
+    }
+
+    /// Says what the user can do about it; printed as a line of its own, after `help:`.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    pub fn help(&self) -> Option<&str> {
+        self.remedy.as_deref()
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+impl StdError for Fault {}
+
+/// The class of an error chain: that of the outermost [`Fault`] in it; a full or read-only disk and
+/// exhausted memory or file descriptors are the host's; everything else is taken for bad input.
+pub fn class_of(error: &anyhow::Error) -> Class {
+    for cause in error.chain() {
+        if let Some(fault) = cause.downcast_ref::<Fault>() {
+            return fault.class;
+        }
+        if let Some(io) = cause.downcast_ref::<io::Error>()
+            && is_hosts_fault(io)
+        {
+            return Class::Host;
+        }
+    }
+    Class::Input
+}
+
+fn is_hosts_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{OutOfMemory, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(
+        error.kind(),
+        StorageFull | QuotaExceeded | ReadOnlyFilesystem | OutOfMemory
+    ) || matches!(
+        error.raw_os_error().map(nix::errno::Errno::from_raw),
+        Some(nix::errno::Errno::EMFILE | nix::errno::Errno::ENFILE)
+    )
+}
+
+/// The first remedy in an error chain, if any error of the chain has one.
+pub fn help_of(error: &anyhow::Error) -> Option<&str> {
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Fault>()?.help())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn the_class_survives_context() {
+        let error = Err::<(), _>(Fault::host("no qemu-arm").remedy("install qemu-user-static"))
+            .context("building trixie-armhf")
+            .unwrap_err();
+        assert_eq!(class_of(&error), Class::Host);
+        assert_eq!(help_of(&error), Some("install qemu-user-static"));
+    }
+
+    #[test]
+    fn a_full_disk_is_the_hosts_fault_and_a_missing_file_is_input() {
+        let full = io::Error::from_raw_os_error(nix::errno::Errno::ENOSPC as i32);
+        assert_eq!(class_of(&anyhow::Error::new(full)), Class::Host);
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        assert_eq!(class_of(&anyhow::Error::new(missing)), Class::Input);
+    }
+}

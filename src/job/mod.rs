@@ -1,0 +1,2 @@
+//! Owns tests: definitions, console signals, KTAP, results and reports.
+//! Never switches power.

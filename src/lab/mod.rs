@@ -1,0 +1,2 @@
+//! Owns the lab's HTTP API, its store and its scheduler.
+//! Never reads a console itself.

@@ -1,0 +1,22 @@
+//! hearth: reproducible master images, boot artifacts, network boot and tests for ARM boards.
+//!
+//! Data flows one way through the modules below; none of them prints, and none of them uses the
+//! command line's code (which lives in the binary, under `cli/`).
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod archive;
+pub mod board;
+pub mod dirs;
+pub mod error;
+pub mod initrd;
+pub mod job;
+pub mod lab;
+pub mod media;
+pub mod netboot;
+pub mod output;
+pub mod progress;
+pub mod recipe;
+pub mod rootfs;
+pub mod sandbox;
+pub mod uboot;

@@ -1,0 +1,222 @@
+//! Owns how results reach the disk: whole or not at all. Never truncates what is already there.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tempfile::{NamedTempFile, TempDir};
+
+/// A file that appears under its name only by [`AtomicFile::commit`]: it is written beside its
+/// place, synced, and renamed. Dropping it leaves what was there before.
+///
+/// `/dev/stdout`, `/dev/null`, pipes and other special files are written directly, since a rename would
+/// replace them.
+#[derive(Debug)]
+pub struct AtomicFile {
+    path: PathBuf,
+    sink: Sink,
+}
+
+#[derive(Debug)]
+enum Sink {
+    Beside(BufWriter<NamedTempFile>),
+    Direct(BufWriter<File>),
+}
+
+impl AtomicFile {
+    /// # Errors
+    /// If the directory does not exist or cannot be written to, or `path` is a directory.
+    pub fn create(path: &Path) -> Result<Self> {
+        // A symbolic link keeps its place; what it points at is replaced.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let sink = match fs::metadata(&target) {
+            Ok(meta) if meta.is_dir() => {
+                return Err(crate::error::Fault::input(format!(
+                    "{} is a directory, not a file to write",
+                    path.display()
+                ))
+                .into());
+            }
+            Ok(meta) if is_special(&meta) => {
+                let file = File::options()
+                    .write(true)
+                    .open(&target)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                Sink::Direct(BufWriter::with_capacity(1 << 16, file))
+            }
+            _ => {
+                let file = tempfile::Builder::new()
+                    .prefix(".hearth-")
+                    .permissions(Permissions::from_mode(0o666))
+                    .tempfile_in(parent_of(&target))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                Sink::Beside(BufWriter::with_capacity(1 << 16, file))
+            }
+        };
+        Ok(AtomicFile { path: target, sink })
+    }
+
+    /// The file under construction, for callers that seek or reserve space. Flushes what is buffered.
+    pub fn file(&mut self) -> io::Result<&File> {
+        self.flush()?;
+        Ok(match &self.sink {
+            Sink::Beside(file) => file.get_ref().as_file(),
+            Sink::Direct(file) => file.get_ref(),
+        })
+    }
+
+    /// Flushes, syncs, and renames the file into its place.
+    pub fn commit(mut self) -> Result<()> {
+        let path = self.path.clone();
+        self.flush()
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        if let Sink::Beside(file) = self.sink {
+            let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.as_file()
+                .sync_all()
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            file.persist(&path)
+                .map_err(|failed| failed.error)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            sync_directory(parent_of(&path))?;
+        }
+        Ok(())
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        match &mut self.sink {
+            Sink::Beside(file) => file.write(data),
+            Sink::Direct(file) => file.write(data),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.sink {
+            Sink::Beside(file) => file.flush(),
+            Sink::Direct(file) => file.flush(),
+        }
+    }
+}
+
+/// Writes `data` to `path`, whole or not at all.
+pub fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(data)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    file.commit()
+}
+
+/// A directory that appears under its name only by [`AtomicDir::commit`]. Dropping it removes it.
+#[derive(Debug)]
+pub struct AtomicDir {
+    path: PathBuf,
+    beside: TempDir,
+}
+
+impl AtomicDir {
+    /// Missing parents of `path` are made.
+    pub fn create(path: &Path) -> Result<Self> {
+        let parent = parent_of(path);
+        fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the directory {}", parent.display()))?;
+        let beside = tempfile::Builder::new()
+            .prefix(".hearth-")
+            .permissions(Permissions::from_mode(0o777))
+            .tempdir_in(parent)
+            .with_context(|| format!("cannot write in {}", parent.display()))?;
+        Ok(AtomicDir {
+            path: path.to_path_buf(),
+            beside,
+        })
+    }
+
+    /// Where to put the files.
+    pub fn path(&self) -> &Path {
+        self.beside.path()
+    }
+
+    /// Puts the directory in its place; what was there before is exchanged in one step, then removed.
+    pub fn commit(self) -> Result<()> {
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        let failed = || format!("cannot put {} in its place", self.path.display());
+        nix::unistd::syncfs(File::open(self.beside.path())?).with_context(failed)?;
+        if fs::symlink_metadata(&self.path).is_ok() {
+            renameat2(
+                AT_FDCWD,
+                self.beside.path(),
+                AT_FDCWD,
+                &self.path,
+                RenameFlags::RENAME_EXCHANGE,
+            )
+            .with_context(failed)?;
+            sync_directory(parent_of(&self.path))?;
+            self.beside.close().with_context(failed)
+        } else {
+            let made = self.beside.keep();
+            fs::rename(&made, &self.path).with_context(failed)?;
+            sync_directory(parent_of(&self.path))
+        }
+    }
+}
+
+fn is_special(meta: &fs::Metadata) -> bool {
+    let kind = meta.file_type();
+    kind.is_char_device() || kind.is_block_device() || kind.is_fifo() || kind.is_socket()
+}
+
+/// The directory that holds `path`; `.` for a bare file name.
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes a rename in `directory` last through a power cut.
+fn sync_directory(directory: &Path) -> Result<()> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("cannot sync {}", directory.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropping_keeps_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "old").unwrap();
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"new").unwrap();
+        drop(file);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        write_atomically(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_directory_replaces_the_old_one_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        for generation in ["one", "two"] {
+            let out = AtomicDir::create(&path).unwrap();
+            fs::write(out.path().join(generation), generation).unwrap();
+            out.commit().unwrap();
+        }
+        assert!(path.join("two").exists() && !path.join("one").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_device_is_written_not_replaced() {
+        write_atomically(Path::new("/dev/null"), b"x").unwrap();
+        assert!(is_special(&fs::metadata("/dev/null").unwrap()));
+    }
+}

@@ -1,0 +1,175 @@
+//! Owns the recipe: what goes into a master image (`recipes/*.toml`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Arch;
+
+/// A recipe, as its author wrote it. Paths in it are relative to its own directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Recipe {
+    /// One line for people.
+    pub description: String,
+    pub arch: Arch,
+    pub archive: ArchiveSource,
+    /// The kernel's package, such as `linux-image-armmp`; none for an image that is not booted.
+    pub kernel: Option<String>,
+    /// Beyond what is essential or required.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Never to be installed, even where something recommends them or offers them as an alternative.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Local packages to install as well.
+    #[serde(default)]
+    pub debs: Vec<PathBuf>,
+    /// Board types that the image is for; empty for all of its architecture.
+    #[serde(default)]
+    pub boards: Vec<String>,
+    #[serde(default)]
+    pub system: System,
+    #[serde(default, rename = "user")]
+    pub users: Vec<User>,
+    #[serde(default, rename = "file")]
+    pub files: Vec<FileEntry>,
+    #[serde(default, rename = "command")]
+    pub commands: Vec<Command>,
+    #[serde(default)]
+    pub strip: Strip,
+    #[serde(default)]
+    pub initrd: InitrdOptions,
+    /// For templates of files.
+    #[serde(default)]
+    pub values: BTreeMap<String, toml::Value>,
+}
+
+/// Where packages come from. The mirror's address is never part of a recipe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ArchiveSource {
+    /// Such as `trixie`, `trixie-updates`, `trixie-security`.
+    pub suites: Vec<String>,
+    #[serde(default = "main_component")]
+    pub components: Vec<String>,
+    /// OpenPGP keyring that the releases must be signed with; Debian's archive keyring by default.
+    pub keyring: Option<PathBuf>,
+    #[serde(default)]
+    pub recommends: bool,
+}
+
+fn main_component() -> Vec<String> {
+    vec!["main".into()]
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct System {
+    /// `LANG`; `C.UTF-8` by default.
+    pub locale: Option<String>,
+    /// As below `/usr/share/zoneinfo`; `Etc/UTC` by default.
+    pub timezone: Option<String>,
+    pub units: Units,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Units {
+    pub enable: Vec<String>,
+    pub disable: Vec<String>,
+    pub mask: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct User {
+    pub name: String,
+    pub uid: Option<u32>,
+    #[serde(default)]
+    pub groups: Vec<String>,
+    pub shell: Option<String>,
+    pub home: Option<String>,
+    /// As in `/etc/shadow`; without one the account is locked for passwords. `""` lets anybody in.
+    pub password_hash: Option<String>,
+    #[serde(default)]
+    pub authorized_keys: Vec<String>,
+}
+
+/// A file or directory laid over the image: exactly one of `source`, `content`, `template`,
+/// `link` and `directory`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FileEntry {
+    /// Where it goes in the image, absolute.
+    pub path: String,
+    /// A file, or a directory with all that is in it.
+    pub source: Option<PathBuf>,
+    pub content: Option<String>,
+    /// A Handlebars template that gets the recipe's `values`.
+    pub template: Option<PathBuf>,
+    /// The target of a symbolic link.
+    pub link: Option<String>,
+    #[serde(default)]
+    pub directory: bool,
+    /// `user` or `user:group`, by name or number; `root:root` by default.
+    pub owner: Option<String>,
+    /// Octal, as `"0755"`; 0644 for files and 0755 for directories and executable sources by default.
+    pub mode: Option<String>,
+}
+
+/// A shell command run inside the image, under qemu-user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Command {
+    pub run: String,
+    #[serde(default)]
+    pub network: bool,
+}
+
+/// What to leave out of the image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Strip {
+    /// Documentation and manual pages; copyright files stay.
+    pub docs: bool,
+    /// All locales but those listed in `keep_locales`.
+    pub locales: bool,
+    pub keep_locales: Vec<String>,
+    /// Paths to remove, with `*` and `**`.
+    pub paths: Vec<String>,
+    /// Paths to keep although something above would remove them.
+    pub keep: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct InitrdOptions {
+    pub builder: Builder,
+    pub compression: Compression,
+    /// As in a board type's `[initrd]`.
+    pub modules: Vec<String>,
+    /// Programs of the image to take along, absolute.
+    pub binaries: Vec<String>,
+    /// For the chroot builder: directories of initramfs-tools hooks and scripts.
+    pub hooks: Option<PathBuf>,
+    pub scripts: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Builder {
+    #[default]
+    Native,
+    Chroot,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    #[default]
+    Gzip,
+    Zstd,
+    None,
+}

@@ -1,0 +1,2 @@
+//! Owns the namespaces in which foreign maintainer scripts run: mounts, private binfmt_misc, syscall filter.
+//! Never decides what runs in them.

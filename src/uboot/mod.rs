@@ -1,0 +1,2 @@
+//! Owns what U-Boot loads: legacy uImages, vendor headers, boot scripts, extlinux.
+//! Never knows of recipes.
