@@ -1,2 +1,4 @@
 //! Owns the way from packages to a master image: unpack, dpkg database, configure, customise, normalise, tar.
 //! Never fetches, and never knows of boards.
+
+pub mod index;
