@@ -1,2 +1,9 @@
 //! Owns what U-Boot loads: legacy uImages, vendor headers, boot scripts, extlinux.
 //! Never knows of recipes.
+
+pub mod ids;
+pub mod script;
+pub mod timestamp;
+pub mod uimage;
+
+pub use ids::{Comp, ImageArch, Kind, Os};
