@@ -1,0 +1,137 @@
+//! Owns the merging of what a board says over its network and over its console, so that neither channel's
+//! loss loses a result and no result counts twice. Never looks into a line.
+//!
+//! The board numbers the lines of a job from 1 and repeats each on the console as `hearth:N:LENGTH:TEXT`, with
+//! TEXT's length in bytes: a console line that a message of the kernel tore is recognised and
+//! left to the network.
+
+use std::collections::BTreeMap;
+
+const PREFIX: &str = "hearth:";
+
+/// A line of a job's output, as the agent numbers them from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NumberedLine {
+    pub number: u64,
+    pub text: String,
+}
+
+impl NumberedLine {
+    /// Finds a numbered line in a line of console output; `None` if there is none or it is damaged.
+    pub fn from_console(line: &str) -> Option<Self> {
+        let start = line.find(PREFIX)?;
+        let mut parts = line[start + PREFIX.len()..].splitn(3, ':');
+        let number = parts.next()?.parse().ok()?;
+        let length: usize = parts.next()?.parse().ok()?;
+        let text = parts.next()?.trim_end_matches(['\r', '\n']);
+        (length == text.len()).then(|| NumberedLine {
+            number,
+            text: text.into(),
+        })
+    }
+}
+
+/// Puts numbered lines from any number of channels in order, each once.
+#[derive(Debug)]
+pub struct Merger {
+    next: u64,
+    /// Lines that came before one that is still missing.
+    early: BTreeMap<u64, String>,
+}
+
+impl Default for Merger {
+    fn default() -> Self {
+        Merger {
+            next: 1,
+            early: BTreeMap::new(),
+        }
+    }
+}
+
+impl Merger {
+    /// How many lines a channel may be ahead of a missing one before that one is given up.
+    const PATIENCE: usize = 4096;
+
+    /// Takes a line and gives those that can be read now.
+    pub fn add(&mut self, line: NumberedLine) -> Vec<String> {
+        if line.number >= self.next {
+            self.early.entry(line.number).or_insert(line.text);
+        }
+        let mut ready = self.in_order();
+        if self.early.len() > Self::PATIENCE {
+            ready.extend(self.skip());
+        }
+        ready
+    }
+
+    /// The number of the first line that has not come yet.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// No more will come: gives what waited for a missing line, with a note of the gap.
+    pub fn finish(&mut self) -> Vec<String> {
+        let mut ready = Vec::new();
+        while !self.early.is_empty() {
+            ready.extend(self.skip());
+        }
+        ready
+    }
+
+    fn in_order(&mut self) -> Vec<String> {
+        let mut ready = Vec::new();
+        while let Some(text) = self.early.remove(&self.next) {
+            ready.push(text);
+            self.next += 1;
+        }
+        ready
+    }
+
+    fn skip(&mut self) -> Vec<String> {
+        let Some(&first) = self.early.keys().next() else {
+            return Vec::new();
+        };
+        let mut ready = vec![format!(
+            "hearth: {} lines of the board's output are lost here",
+            first - self.next
+        )];
+        self.next = first;
+        ready.extend(self.in_order());
+        ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(number: u64, text: &str) -> NumberedLine {
+        NumberedLine {
+            number,
+            text: text.into(),
+        }
+    }
+
+    #[test]
+    fn a_torn_console_line_is_left_to_the_network() {
+        let text = "<LAVA_SIGNAL_STARTTC a>";
+        let good = format!("hearth:7:{}:{text}\r", text.len());
+        assert_eq!(NumberedLine::from_console(&good), Some(line(7, text)));
+        let torn = good.replace("START", "ST[ 12.3] usb 1-1: hello ART");
+        assert_eq!(NumberedLine::from_console(&torn), None);
+        assert_eq!(NumberedLine::from_console("hearth:x"), None);
+    }
+
+    #[test]
+    fn each_line_is_read_once_and_in_order_whichever_channel_brings_it() {
+        let mut merger = Merger::default();
+        assert_eq!(merger.add(line(2, "b")), Vec::<String>::new());
+        assert_eq!(merger.add(line(1, "a")), ["a", "b"]);
+        assert_eq!(merger.add(line(1, "a")), Vec::<String>::new());
+        assert_eq!(merger.add(line(4, "d")), Vec::<String>::new());
+        let rest = merger.finish();
+        assert!(rest[0].contains("1 lines"), "{rest:?}");
+        assert_eq!(rest[1], "d");
+        assert_eq!(merger.next(), 5);
+    }
+}

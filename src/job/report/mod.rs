@@ -1,0 +1,218 @@
+//! Owns the forms of a report: JUnit XML, JSON, TAP, a text table, and an HTML page.
+//! Never changes what it reports.
+
+mod html;
+mod junit;
+mod table;
+mod tap;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+pub use html::page;
+pub use junit::junit;
+pub use table::table;
+pub use tap::tap;
+
+use super::{Outcome, Report, Verdict};
+use crate::error::Fault;
+
+/// A form of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Junit,
+    Json,
+    Tap,
+    Html,
+    Text,
+}
+
+/// The report in a form, as text.
+pub fn render(report: &Report, format: Format) -> Result<String> {
+    match format {
+        Format::Junit => junit(report),
+        Format::Json => Ok(serde_json::to_string_pretty(report)? + "\n"),
+        Format::Tap => Ok(tap(report)),
+        Format::Html => page(report),
+        Format::Text => Ok(table(report)),
+    }
+}
+
+/// Reads a `report.json`, or the one in a directory.
+pub fn load(path: &Path) -> Result<Report> {
+    let file = if path.is_dir() {
+        path.join("report.json")
+    } else {
+        path.to_path_buf()
+    };
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("cannot read the report {}", file.display()))?;
+    let report: Report = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a report of hearth", file.display()))?;
+    if report.version != 1 {
+        return Err(Fault::input(format!(
+            "{} is a report of version {}, and this hearth knows version 1",
+            file.display(),
+            report.version
+        ))
+        .into());
+    }
+    Ok(report)
+}
+
+/// The verdict in one line: `passed: 12 passed, 1 skipped`.
+pub fn summary(report: &Report) -> String {
+    let mut counts: Vec<String> = [
+        (Outcome::Pass, "passed"),
+        (Outcome::Fail, "failed"),
+        (Outcome::Skip, "skipped"),
+        (Outcome::Unknown, "unknown"),
+    ]
+    .iter()
+    .filter_map(|(outcome, word)| match report.count(*outcome) {
+        0 => None,
+        count => Some(format!("{count} {word}")),
+    })
+    .collect();
+    if counts.is_empty() {
+        counts.push("no test case reported".into());
+    }
+    let verdict = match (report.verdict(), report.failure()) {
+        (Verdict::Passed, _) => "passed".to_string(),
+        (_, Some(failure)) => format!(
+            "{} failure in {}: {}",
+            failure.class.name(),
+            failure.stage,
+            failure.message
+        ),
+        (Verdict::Failed(_), None) => "failed".to_string(),
+    };
+    format!("{verdict}: {}", counts.join(", "))
+}
+
+#[cfg(test)]
+pub(super) mod example {
+    use super::super::{
+        Attempt, Case, Failure, FailureClass, Identity, Outcome, Report, Stage, Suite,
+    };
+    use std::collections::BTreeMap;
+
+    pub(super) fn case(id: &str, outcome: Outcome) -> Case {
+        Case {
+            id: id.into(),
+            outcome,
+            set: None,
+            measurement: None,
+            units: None,
+            at: 50.0,
+            duration: None,
+            problem: None,
+            reference: None,
+            output: Vec::new(),
+        }
+    }
+
+    /// A report with everything in it that a form could lose.
+    pub(super) fn report() -> Report {
+        let measured = Case {
+            measurement: Some("0.10".into()),
+            units: Some("s".into()),
+            duration: Some(1.5),
+            ..case("boot<time>", Outcome::Pass)
+        };
+        let failed = Case {
+            output: vec!["no & route \u{1b}[31m".into()],
+            set: Some("net".into()),
+            ..case("ping", Outcome::Fail)
+        };
+        let odd = Case {
+            problem: Some("`ok` is not a result".into()),
+            ..case("odd", Outcome::Unknown)
+        };
+        Report {
+            version: 1,
+            hearth: "0.1.0".into(),
+            job: "j1".into(),
+            board: "neo1".into(),
+            board_type: "nanopi-neo".into(),
+            image: "trixie-armhf-0123456789ab".into(),
+            started: "2026-11-22T21:00:00Z".into(),
+            duration: 61.0,
+            identity: Identity::default(),
+            attempts: vec![Attempt {
+                stages: vec![
+                    Stage {
+                        name: "bootloader".into(),
+                        at: 0.0,
+                        duration: 4.0,
+                    },
+                    Stage {
+                        name: "kernel".into(),
+                        at: 4.0,
+                        duration: 16.0,
+                    },
+                ],
+                failure: None,
+            }],
+            suites: vec![Suite {
+                name: "0_smoke".into(),
+                at: 45.0,
+                duration: Some(6.0),
+                cases: vec![measured, failed, odd, case("later", Outcome::Skip)],
+                raised: None,
+                problems: Vec::new(),
+            }],
+            problems: Vec::new(),
+            values: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn broken() -> Report {
+        let mut report = report();
+        report.attempts[0].failure = Some(Failure {
+            class: FailureClass::Infrastructure,
+            stage: "kernel".into(),
+            message: "the kernel panicked: VFS: unable to mount root".into(),
+            console: vec!["Kernel panic - not syncing".into()],
+        });
+        report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::FailureClass;
+
+    #[test]
+    fn infrastructure_failures_are_not_test_failures() {
+        assert_eq!(
+            example::report().verdict(),
+            Verdict::Failed(FailureClass::Test)
+        );
+        assert_eq!(
+            example::broken().verdict(),
+            Verdict::Failed(FailureClass::Infrastructure)
+        );
+        assert!(summary(&example::broken()).starts_with("infrastructure failure in kernel"));
+    }
+
+    #[test]
+    fn a_run_without_cases_has_not_passed() {
+        let mut report = example::report();
+        report.suites[0].cases.clear();
+        assert_eq!(report.verdict(), Verdict::Failed(FailureClass::Test));
+        assert!(summary(&report).contains("no test case"));
+    }
+
+    #[test]
+    fn json_is_read_back_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = render(&example::broken(), Format::Json).unwrap();
+        fs::write(dir.path().join("report.json"), text).unwrap();
+        assert_eq!(load(dir.path()).unwrap(), example::broken());
+    }
+}

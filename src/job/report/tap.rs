@@ -1,0 +1,67 @@
+//! Owns the TAP form of a report. Format: TAP version 14.
+
+use crate::job::{Outcome, Report};
+
+/// The report as TAP; measurements are diagnostics of their case.
+pub fn tap(report: &Report) -> String {
+    let cases: Vec<_> = report
+        .suites
+        .iter()
+        .flat_map(|suite| suite.cases.iter().map(move |case| (suite, case)))
+        .collect();
+    let mut text = format!("TAP version 14\n1..{}\n", cases.len());
+    for (index, (suite, case)) in cases.iter().enumerate() {
+        let ok = if matches!(case.outcome, Outcome::Pass | Outcome::Skip) {
+            "ok"
+        } else {
+            "not ok"
+        };
+        let name = escaped(&format!("{}.{}", suite.name, case.id));
+        text.push_str(&format!("{ok} {} - {name}", index + 1));
+        if case.outcome == Outcome::Skip {
+            text.push_str(" # SKIP");
+        }
+        text.push('\n');
+        if let Some(measurement) = &case.measurement {
+            let units = case.units.as_deref().unwrap_or_default();
+            text.push_str(&format!("# measurement: {measurement} {units}\n"));
+        }
+        if let Some(problem) = &case.problem {
+            text.push_str(&format!("# {}\n", problem.replace('\n', " ")));
+        }
+    }
+    if let Some(failure) = report.failure() {
+        text.push_str(&format!(
+            "Bail out! {} failure in {}: {}\n",
+            failure.class.name(),
+            failure.stage,
+            failure.message.replace('\n', " ")
+        ));
+    }
+    text
+}
+
+/// `#` begins a directive and `\` an escape.
+fn escaped(name: &str) -> String {
+    name.replace('\\', r"\\")
+        .replace('#', r"\#")
+        .replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::example;
+    use super::*;
+
+    #[test]
+    fn the_plan_counts_and_unknown_is_not_ok() {
+        let text = tap(&example::broken());
+        assert!(text.starts_with(
+            "TAP version 14\n1..4\nok 1 - 0_smoke.boot<time>\n# measurement: 0.10 s\nnot ok 2"
+        ));
+        assert!(text.contains(
+            "not ok 3 - 0_smoke.odd\n# `ok` is not a result\nok 4 - 0_smoke.later # SKIP\n"
+        ));
+        assert!(text.ends_with("VFS: unable to mount root\n"));
+    }
+}
