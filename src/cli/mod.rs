@@ -3,6 +3,8 @@
 
 mod completions;
 mod report;
+mod run;
+mod shell;
 mod terminal;
 
 use std::process::ExitCode;
@@ -43,10 +45,19 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Completions(completions::Arguments),
+    Run(run::Arguments),
+    Shell(shell::Arguments),
 }
+
+/// The work of hearth that is done inside the sandbox.
+const STEPS: &[&[hearth::sandbox::Step]] = &[];
 
 /// Parses the arguments, runs the command, and tells what went wrong.
 pub fn run() -> ExitCode {
+    // Before any thread is started, and before arguments are looked at.
+    if let Some(done) = hearth::sandbox::inside(STEPS) {
+        return done.unwrap_or_else(|error| report::failure(&error));
+    }
     let cli = Cli::parse();
     let terminal = Terminal::start(&cli.common);
     match dispatch(cli, &terminal) {
@@ -58,5 +69,7 @@ pub fn run() -> ExitCode {
 fn dispatch(cli: Cli, _terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
         Command::Completions(arguments) => completions::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Shell(arguments) => shell::run(&arguments),
     }
 }

@@ -1,2 +1,58 @@
 //! Owns the namespaces in which foreign maintainer scripts run: mounts, private binfmt_misc, syscall filter.
 //! Never decides what runs in them.
+//!
+//! # Two layers
+//!
+//! 1. **The namespaces** ([`Namespaces`]): user, mount, pid, ipc, uts and (unless asked otherwise) net.
+//!    hearth runs itself again in them, as user 0 with all capabilities over files of the mapped ids, so
+//!    that its own code can unpack packages and write tars with the right owners, whoever the caller is.
+//!    The host's files are seen under their usual paths. qemu-user is registered in a `binfmt_misc`
+//!    instance of the user namespace.
+//! 2. **The root** ([`Root`]): what runs a program of the image. It is entered from layer 1 only: a mount
+//!    namespace more, pivoted into the image's directory, with its own `/proc`, `/sys`, `/dev`, `/run` and
+//!    `/tmp`, a fixed environment, and a filter that makes `fsync` cheap.
+//!
+//! ```text
+//! hearth build ── A: unshares, is given its ids ── B: pid 1, runs the step ── qemu-arm /bin/sh …
+//! ```
+//!
+//! A dies with hearth, B with A (`PR_SET_PDEATHSIG`), and with B, as pid 1, the kernel ends everything
+//! in its pid namespace. Mounts exist in the private mount namespaces only and go with their last process.
+//!
+//! # Running hearth's own code inside
+//!
+//! Add a function to [`Step`]s in the list that `main` gives to [`inside`], and call it by name:
+//!
+//! ```ignore
+//! // in rootfs: runs inside; input and output are whatever serde can carry
+//! fn unpack(input: serde_json::Value, progress: &dyn Progress) -> Result<serde_json::Value>
+//! pub const STEPS: &[Step] = &[Step::new("unpack", unpack)];
+//!
+//! // outside, in the pipeline
+//! let done: Unpacked = Namespaces::new().step("unpack", &UnpackInput { .. }, progress)?;
+//!
+//! // inside a step: a program of the image, with its output line by line
+//! let root = Root::new(directory);
+//! let status = root.run(&Program::new(["dpkg", "--audit"]), &mut |line| lines.push(line.to_owned()))?;
+//! ```
+//!
+//! Steps may use threads. Progress, log messages, the result and errors (with their class and
+//! remedy) reach the caller as if the function had been called directly. The step runs with umask 022 and
+//! the working directory of the caller; its standard input is empty and its standard output taken, and
+//! it must not print.
+
+mod binfmt;
+mod environment;
+mod events;
+mod filter;
+mod ids;
+mod inside;
+mod loopback;
+mod mounts;
+mod namespaces;
+mod root;
+
+pub use binfmt::architecture_of;
+pub use inside::{Step, inside};
+pub use namespaces::Namespaces;
+pub use root::{Program, Root};

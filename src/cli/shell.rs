@@ -1,0 +1,28 @@
+//! `hearth shell`: a shell in an image, over a throw-away copy.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use hearth::sandbox::Program;
+
+use super::run::Image;
+
+/// Start a shell in the sandbox, over a throw-away copy of an image
+///
+/// What is done there is gone when the shell ends.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    image: Image,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    // bash where the image has it: it is not in every small one.
+    let program = Program::new([
+        "/bin/sh",
+        "-c",
+        "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi",
+    ]);
+    arguments.image.become_program(program)
+}

@@ -1,0 +1,358 @@
+//! Owns hearth's processes inside: the one that unshares, pid 1 of the namespaces, pid 1 of a root.
+//! Never does what a step does.
+//!
+//! All are hearth itself with a hidden subcommand and run on a single thread until the namespaces are made, as unshare(2)
+//! asks for.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, sethostname, setresgid, setresuid};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::events::{Event, Failure, Sender};
+use super::root::{Program, Root};
+use super::{binfmt, environment, filter, ids, loopback, mounts};
+use crate::error::Fault;
+use crate::progress::Progress;
+use crate::recipe::Arch;
+
+/// hearth, even if its file was replaced meanwhile.
+pub(super) const EXECUTABLE: &str = "/proc/self/exe";
+/// The hidden subcommand.
+pub(super) const HIDDEN: &str = "__sandbox";
+
+/// What to do inside the namespaces.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// The pid of the process to die with; none where the caller was replaced.
+    pub parent: Option<u32>,
+    pub arch: Option<Arch>,
+    pub job: Job,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Job {
+    Step { name: String, log: String },
+    Program { root: Root, program: Program },
+}
+
+/// A piece of hearth's own work that can be run inside: JSON in, JSON out.
+#[derive(Clone, Copy)]
+pub struct Step {
+    name: &'static str,
+    run: fn(Value, &dyn Progress) -> Result<Value>,
+}
+
+impl Step {
+    pub const fn new(name: &'static str, run: fn(Value, &dyn Progress) -> Result<Value>) -> Self {
+        Step { name, run }
+    }
+}
+
+/// What `main` calls before anything else: does the work of the hidden subcommand if that is what the
+/// process was started for, and gives its exit code.
+pub fn inside(steps: &[&[Step]]) -> Option<Result<ExitCode>> {
+    let arguments: Vec<OsString> = env::args_os().skip(1).take(3).collect();
+    let [hidden, role, entry] = &arguments[..] else {
+        return None;
+    };
+    if hidden != HIDDEN {
+        return None;
+    }
+    Some(match (role.to_str(), entry.to_str()) {
+        (Some("outer"), Some(entry)) => parse(entry).and_then(|parsed| outer(&parsed)),
+        (Some("init"), Some(entry)) => parse(entry).and_then(|parsed| init(parsed, steps)),
+        (Some("ids"), Some(pid)) => give_ids(pid),
+        (Some("program"), Some(entry)) => unshare_for_program(entry),
+        (Some("root"), Some(entry)) => {
+            parse(entry).and_then(|(root, program)| in_root(&root, &program))
+        }
+        _ => Err(anyhow!("hearth runs {HIDDEN} itself; it is not for people")),
+    })
+}
+
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).context("a malformed request to the sandbox")
+}
+
+/// Unshares, and waits for pid 1 of the new namespaces.
+fn outer(entry: &Entry) -> Result<ExitCode> {
+    let done = unshare_all(entry);
+    match (&entry.job, done) {
+        (Job::Step { .. }, Err(error)) => {
+            Sender::new(io::stdout()).send(&Event::Failed(Failure::from(&error)));
+            Ok(ExitCode::FAILURE)
+        }
+        (_, done) => done,
+    }
+}
+
+fn unshare_all(entry: &Entry) -> Result<ExitCode> {
+    let mut helper = Command::new(EXECUTABLE)
+        .arg0("hearth")
+        .args([HIDDEN, "ids", &std::process::id().to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run hearth again")?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(no_user_namespace)?;
+    if let Some(mut go) = helper.stdin.take() {
+        go.write_all(b"!")?;
+    }
+    let helper = helper.wait_with_output()?;
+    if !helper.status.success() {
+        return Err(serde_json::from_slice::<Failure>(&helper.stdout)
+            .map_or_else(|_| anyhow!("the helper for user ids failed"), Into::into));
+    }
+    let root = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(root.1, root.1, root.1)?;
+    setresuid(root.0, root.0, root.0)?;
+    unshare(
+        CloneFlags::CLONE_NEWNS
+            | CloneFlags::CLONE_NEWPID
+            | CloneFlags::CLONE_NEWIPC
+            | CloneFlags::CLONE_NEWUTS,
+    )
+    .map_err(no_user_namespace)?;
+    // Only now: a change of credentials clears it.
+    if let Some(parent) = entry.parent {
+        die_with(parent, getppid().as_raw())?;
+    }
+    let interactive = matches!(entry.job, Job::Program { .. });
+    if interactive {
+        leave_interrupts_to_the_program()?;
+    }
+    let inner = Entry {
+        parent: Some(std::process::id()),
+        arch: entry.arch,
+        job: match &entry.job {
+            Job::Step { name, log } => Job::Step {
+                name: name.clone(),
+                log: log.clone(),
+            },
+            Job::Program { root, program } => Job::Program {
+                root: root.clone(),
+                program: program.clone(),
+            },
+        },
+    };
+    let status = Command::new(EXECUTABLE)
+        .arg0("hearth")
+        .args([HIDDEN, "init", &serde_json::to_string(&inner)?])
+        .status()
+        .context("cannot run hearth again")?;
+    Ok(passed_on(status))
+}
+
+fn no_user_namespace(errno: Errno) -> anyhow::Error {
+    let sentence = format!("the kernel allows no user namespace here: {}", errno.desc());
+    let remedy = [
+        ("kernel/unprivileged_userns_clone", "0", "1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+        ("user/max_user_namespaces", "0", "10000"),
+    ]
+    .into_iter()
+    .find(|(name, off, _)| {
+        fs::read_to_string(format!("/proc/sys/{name}")).is_ok_and(|value| value.trim() == *off)
+    })
+    .map_or_else(
+        || "in a container, let it make user namespaces, or run hearth outside it".to_owned(),
+        |(name, _, on)| format!("as root, run: sysctl -w {}={on}", name.replace('/', ".")),
+    );
+    Fault::host(sentence).remedy(remedy).into()
+}
+
+/// The helper, which stays in the caller's user namespace: waits until `pid` has unshared, then gives it its ids.
+fn give_ids(pid: &str) -> Result<ExitCode> {
+    let mut go = [0];
+    if io::stdin().read(&mut go)? == 0 {
+        return Ok(ExitCode::FAILURE);
+    }
+    match pid.parse().context("not a pid").and_then(ids::give) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            serde_json::to_writer(io::stdout(), &Failure::from(&error))?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+/// Asks to be killed when the parent dies, unless it has already: then `seen`, the parent's pid now, is another.
+fn die_with(parent: u32, seen: i32) -> Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if i64::from(seen) != i64::from(parent) {
+        bail!("hearth has died");
+    }
+    Ok(())
+}
+
+/// The parent's pid, in the numbers of the host's `/proc`: getppid(2) gives 0 across a pid namespace.
+fn parent_outside() -> Result<i32> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+        .context("/proc/self/status names no parent")
+}
+
+/// A terminal sends Ctrl-C to all of us; the program decides what it means. Handlers do not outlive an exec.
+fn leave_interrupts_to_the_program() -> Result<()> {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        signal_hook::flag::register(signal as i32, Arc::new(AtomicBool::new(false)))?;
+    }
+    Ok(())
+}
+
+/// Pid 1 of the namespaces: runs the step, or waits for the program.
+fn init(entry: Entry, steps: &[&[Step]]) -> Result<ExitCode> {
+    if let Some(parent) = entry.parent {
+        die_with(parent, parent_outside()?)?;
+    }
+    let prepare = || {
+        umask(Mode::from_bits_truncate(0o022));
+        mounts::make_private()?;
+        sethostname("localhost")?;
+        entry.arch.map_or(Ok(()), binfmt::register)
+    };
+    match &entry.job {
+        Job::Step { name, log } => {
+            let sender = Sender::new(io::stdout());
+            sender.take_log(log.parse().unwrap_or(log::LevelFilter::Warn));
+            let outcome = prepare().and_then(|()| run_step(name, steps, &sender));
+            sender.send(&match outcome {
+                Ok(value) => Event::Done(value),
+                Err(error) => Event::Failed(Failure::from(&error)),
+            });
+            Ok(ExitCode::SUCCESS)
+        }
+        Job::Program { root, program } => {
+            prepare()?;
+            leave_interrupts_to_the_program()?;
+            let status = root.command(program)?.status()?;
+            Ok(passed_on(status))
+        }
+    }
+}
+
+fn run_step(name: &str, steps: &[&[Step]], progress: &Sender) -> Result<Value> {
+    let step = steps
+        .iter()
+        .flat_map(|group| group.iter())
+        .find(|step| step.name == name)
+        .with_context(|| format!("hearth has no step {name}"))?;
+    let input =
+        serde_json::from_reader(io::stdin()).context("a malformed request to the sandbox")?;
+    (step.run)(input, progress)
+}
+
+/// Makes the pid namespace of a program, in which nothing of hearth's or the host's is seen, and waits.
+fn unshare_for_program(entry: &str) -> Result<ExitCode> {
+    let (root, _): (Root, Program) = parse(entry)?;
+    let mut flags = CloneFlags::CLONE_NEWPID;
+    if !root.network {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    unshare(flags).context("cannot make a pid and network namespace")?;
+    leave_interrupts_to_the_program()?;
+    let status = Command::new(EXECUTABLE)
+        .arg0("hearth")
+        .args([HIDDEN, "root", entry])
+        .env_clear()
+        .envs(env::var_os("TERM").map(|term| ("TERM", term)))
+        .status()
+        .context("cannot run hearth again")?;
+    Ok(passed_on(status))
+}
+
+/// Pid 1 of a program's pid namespace: enters the root, runs the program, and reaps what it leaves behind.
+fn in_root(root: &Root, program: &Program) -> Result<ExitCode> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    leave_interrupts_to_the_program()?;
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+    mounts::enter(root)?;
+    if !root.network {
+        loopback::up()?;
+    }
+    umask(Mode::from_bits_truncate(0o022));
+    setgroups(&[]).context("cannot leave the caller's groups")?;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard.min(1024), hard)?;
+    if root.ignore_syncs {
+        filter::ignore_syncs()?;
+    }
+    let terminal = program.terminal.then(|| env::var("TERM").ok()).flatten();
+    let (name, arguments) = program
+        .argv
+        .split_first()
+        .ok_or_else(|| Fault::input("there is no program to run"))?;
+    let child = Command::new(name)
+        .args(arguments)
+        .env_clear()
+        .envs(environment::fixed(root.epoch, terminal))
+        .envs(
+            program
+                .environment
+                .iter()
+                .map(|(name, value)| (name, value)),
+        )
+        .current_dir(&program.directory)
+        .spawn()
+        .map_err(|error| cannot_run(name, error))?;
+    wait_for(Pid::from_raw(child.id().cast_signed()))
+}
+
+fn cannot_run(name: &str, error: io::Error) -> anyhow::Error {
+    match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+        Errno::ENOENT => Fault::input(format!("the image has no program {name}")).into(),
+        Errno::ENOEXEC => Fault::host(format!("nothing on this host runs {name} of the image"))
+            .remedy("check that the recipe's arch is that of its packages")
+            .into(),
+        _ => anyhow::Error::new(error).context(format!("cannot run {name} in the image")),
+    }
+}
+
+/// Reaps all children until `program` has ended.
+fn wait_for(program: Pid) -> Result<ExitCode> {
+    loop {
+        match waitpid(None::<Pid>, None) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == program => {
+                return Ok(ExitCode::from(code.to_le_bytes()[0]));
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == program => {
+                return Ok(ExitCode::from(killed_by(signal as i32)));
+            }
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot wait for the program"),
+        }
+    }
+}
+
+/// A program's status as hearth's own, as shells do: 128 and the signal's number.
+fn passed_on(status: ExitStatus) -> ExitCode {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => ExitCode::from(code.to_le_bytes()[0]),
+        (None, Some(signal)) => ExitCode::from(killed_by(signal)),
+        (None, None) => ExitCode::FAILURE,
+    }
+}
+
+fn killed_by(signal: i32) -> u8 {
+    128 + signal.to_le_bytes()[0]
+}

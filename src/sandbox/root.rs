@@ -1,0 +1,115 @@
+//! Owns what a caller inside the namespaces says about a root directory and the programs to run in it.
+//! Never mounts anything itself.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::inside::{EXECUTABLE, HIDDEN};
+
+/// The directory of an image, and how programs see it. Enter it from inside [`super::Namespaces`] only.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Root {
+    /// Absolute, or relative to the working directory.
+    pub directory: PathBuf,
+    /// What a program writes goes to memory, and is gone when it ends; each program starts afresh.
+    pub throw_away: bool,
+    /// The host's network and `resolv.conf`; otherwise there is only a loopback device.
+    pub network: bool,
+    /// `fsync` and its like do nothing; setuid programs gain nothing then.
+    pub ignore_syncs: bool,
+    /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
+    pub epoch: u64,
+}
+
+impl Root {
+    /// For building: writes stay, no network, syncs ignored, epoch 0.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Root {
+            directory: directory.into(),
+            throw_away: false,
+            network: false,
+            ignore_syncs: true,
+            epoch: 0,
+        }
+    }
+
+    /// Runs a program to its end; its standard input is empty. `output` gets each line of what it writes
+    /// to standard output and standard error, in order, without the line feed.
+    ///
+    /// # Errors
+    /// If the root cannot be entered, the status is that of hearth itself (2 or 3) and the reason is the last line.
+    pub fn run(&self, program: &Program, output: &mut dyn FnMut(&str)) -> Result<ExitStatus> {
+        let (reader, writer) = std::io::pipe()?;
+        let mut command = self.command(program)?;
+        command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer);
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot run {}", program.name()))?;
+        // It holds our copies of the pipe's writing end.
+        drop(command);
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line)? > 0 {
+            output(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
+            line.clear();
+        }
+        Ok(child.wait()?)
+    }
+
+    /// The command that enters the root and runs the program in it; the caller chooses standard input, output
+    /// and error.
+    pub fn command(&self, program: &Program) -> Result<Command> {
+        let entry = serde_json::to_string(&(self, program))?;
+        let mut command = Command::new(EXECUTABLE);
+        command.arg0("hearth").args([HIDDEN, "program", &entry]);
+        Ok(command)
+    }
+}
+
+/// A program of the image, with its arguments.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Program {
+    /// Looked for in the image's `PATH` unless it has a slash.
+    pub argv: Vec<String>,
+    /// Beyond, or instead of, the fixed environment.
+    pub environment: Vec<(String, String)>,
+    /// Where it starts, in the image.
+    pub directory: PathBuf,
+    /// It has the caller's terminal.
+    pub terminal: bool,
+}
+
+impl Program {
+    pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
+        Program {
+            argv: argv.into_iter().map(Into::into).collect(),
+            environment: Vec::new(),
+            directory: Path::new("/").to_owned(),
+            terminal: false,
+        }
+    }
+
+    /// Lines for the image's `/bin/sh`, which stops at the first that fails.
+    pub fn shell(script: &str) -> Self {
+        Program::new(["/bin/sh", "-e", "-c", script])
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.argv.first().map_or("nothing", String::as_str)
+    }
+}
