@@ -1,14 +1,15 @@
 //! Owns the environment of programs of an image. Never passes anything of the host's on.
 
+use super::mounts::SHIMS;
+use super::root::Root;
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Variables that every program gets; `terminal` is the caller's `TERM` where it has a terminal.
 ///
 /// The hash seeds make Perl and Python walk their tables in one order, which ends up in generated files.
-pub fn fixed(epoch: u64, terminal: Option<String>) -> Vec<(String, String)> {
+pub fn fixed(root: &Root, terminal: Option<String>) -> Vec<(String, String)> {
     let mut variables: Vec<(String, String)> = [
-        (
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        ),
         ("HOME", "/root"),
         ("USER", "root"),
         ("LOGNAME", "root"),
@@ -23,7 +24,13 @@ pub fn fixed(epoch: u64, terminal: Option<String>) -> Vec<(String, String)> {
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
-    variables.push(("SOURCE_DATE_EPOCH".into(), epoch.to_string()));
+    let path = if root.shims.is_empty() {
+        PATH.to_owned()
+    } else {
+        format!("{SHIMS}:{PATH}")
+    };
+    variables.push(("PATH".into(), path));
+    variables.push(("SOURCE_DATE_EPOCH".into(), root.epoch.to_string()));
     variables.extend(terminal.map(|term| ("TERM".into(), term)));
     variables
 }

@@ -305,7 +305,7 @@ fn in_root(root: &Root, program: &Program) -> Result<ExitCode> {
     let child = Command::new(name)
         .args(arguments)
         .env_clear()
-        .envs(environment::fixed(root.epoch, terminal))
+        .envs(environment::fixed(root, terminal))
         .envs(
             program
                 .environment

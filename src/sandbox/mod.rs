@@ -54,5 +54,6 @@ mod root;
 
 pub use binfmt::architecture_of;
 pub use inside::{Step, inside};
+pub use mounts::overlay;
 pub use namespaces::Namespaces;
 pub use root::{Program, Root};

@@ -3,13 +3,15 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root, ttyname};
 
 use super::root::Root;
@@ -18,6 +20,9 @@ use crate::error::Fault;
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Files of `/proc` that would reach the host's kernel: user 0 of root's user namespace is the host's.
 const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+
+/// Where the shims of a root are, on a file system that is not the image's: first in `PATH`.
+pub const SHIMS: &str = "/run/hearth/shims";
 
 /// Keeps what is mounted here from reaching the host, and the other way round.
 pub fn make_private() -> Result<()> {
@@ -42,7 +47,9 @@ pub fn enter(root: &Root) -> Result<()> {
     let directory = fs::canonicalize(&root.directory)
         .with_context(|| format!("cannot enter {}", root.directory.display()))?;
     if root.throw_away {
-        chdir(&overlay(&directory)?)?;
+        let mut layers = vec![directory];
+        layers.extend_from_slice(&root.below);
+        chdir(&throw_away(&layers)?)?;
     } else {
         bind(&directory, &directory)?;
         chdir(&directory)?;
@@ -51,7 +58,8 @@ pub fn enter(root: &Root) -> Result<()> {
     pivot_root(".", ".").context("cannot make the image's directory the root")?;
     proc_and_sys(root)?;
     devices(&host)?;
-    file_system("tmpfs", "/run", SAFE, "mode=755")?;
+    let no_device = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    file_system("tmpfs", "/run", no_device, "mode=755")?;
     make("/run/lock", 0o1777)?;
     file_system(
         "tmpfs",
@@ -62,6 +70,10 @@ pub fn enter(root: &Root) -> Result<()> {
     if let Some(resolv_conf) = &host.resolv_conf {
         names(resolv_conf)?;
     }
+    for (source, target) in &host.binds {
+        bind_read_only(source, target)?;
+    }
+    shims(root)?;
     umount2(".", MntFlags::MNT_DETACH).context("cannot leave the host's root")?;
     chdir("/").context("cannot enter the image")
 }
@@ -75,6 +87,7 @@ struct Host {
     devices: Vec<(&'static str, OwnedFd)>,
     terminal: Option<OwnedFd>,
     resolv_conf: Option<Vec<u8>>,
+    binds: Vec<(OwnedFd, PathBuf)>,
 }
 
 impl Host {
@@ -91,10 +104,16 @@ impl Host {
         let resolv_conf = root
             .network
             .then(|| fs::read("/etc/resolv.conf").unwrap_or_default());
+        let binds = root
+            .binds
+            .iter()
+            .map(|(source, target)| Ok((path_only(source)?, target.clone())))
+            .collect::<Result<_>>()?;
         Ok(Host {
             devices,
             terminal,
             resolv_conf,
+            binds,
         })
     }
 }
@@ -104,45 +123,85 @@ fn path_only(path: &Path) -> Result<OwnedFd> {
         .with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Lays memory over a directory, out of sight of the host; gives the path of the merged directory. Its mounts
-/// live on the directory itself, which is the one place that surely exists.
-fn overlay(directory: &Path) -> Result<std::path::PathBuf> {
-    let lower = path_only(directory)?;
+/// Mounts an overlay of directories at `at`, which may be one of them: `lower` is read only, topmost first; changes go to
+/// `upper`; `work` is an empty directory beside it. For a process inside [`super::Namespaces`], and gone with it.
+///
+/// # Errors
+/// [`Fault::host`] where the kernel, or the file system of `upper`, does not do.
+pub fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Result<()> {
+    // By descriptor: an option's value can hold neither comma nor colon, and its length is limited.
+    let open = |path: &Path| path_only(path);
+    let lower = lower
+        .iter()
+        .map(|path| open(path))
+        .collect::<Result<Vec<_>>>()?;
+    let (upper, work) = (open(upper)?, open(work)?);
+    overlay_of(&lower, &upper, &work, at)
+}
+
+fn overlay_of(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, at: &Path) -> Result<()> {
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let lower: Vec<String> = lower.iter().map(name).collect();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},userxattr",
+        lower.join(":"),
+        name(upper),
+        name(work)
+    );
+    mount(
+        Some("overlay"),
+        at,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .map_err(|errno| {
+        Fault::host(format!("the kernel mounts no overlay at {}: {}", at.display(), errno.desc()))
+            .remedy("this needs Linux 5.11 or newer with overlayfs, and HEARTH_CACHE on a file system such as ext4, xfs, btrfs or tmpfs")
+            .into()
+    })
+}
+
+/// Lays memory over directories, out of sight of the host; gives the merged directory. The mounts are made on the
+/// topmost one itself, a place that surely exists.
+fn throw_away(layers: &[PathBuf]) -> Result<PathBuf> {
+    let at = &layers[0];
+    let lower = layers
+        .iter()
+        .map(|path| path_only(path))
+        .collect::<Result<Vec<_>>>()?;
+    let attributes = fs::metadata(at)?;
     mount(
         Some("tmpfs"),
-        directory,
+        at,
         Some("tmpfs"),
         MsFlags::MS_NODEV,
         Some("mode=700"),
     )
     .context("cannot mount a tmpfs")?;
     for name in ["upper", "work", "merged"] {
-        fs::create_dir(directory.join(name))?;
+        fs::create_dir(at.join(name))?;
     }
+    let upper = at.join("upper");
     // The upper directory's mode and owner become those of the merged root.
-    fs::set_permissions(directory.join("upper"), fs::Permissions::from_mode(0o755))?;
-    // By descriptor, and by names relative to here: an option's value can hold neither comma nor colon.
-    chdir(directory)?;
-    let options = format!(
-        "lowerdir=/proc/self/fd/{},upperdir=upper,workdir=work,userxattr",
-        lower.as_raw_fd()
-    );
-    mount(
-        Some("overlay"),
-        "merged",
-        Some("overlay"),
-        MsFlags::empty(),
-        Some(options.as_str()),
-    )
-    .map_err(|errno| {
-        Fault::host(format!(
-            "the kernel mounts no overlay over {}: {}",
-            directory.display(),
-            errno.desc()
-        ))
-        .remedy("hearth run and hearth shell need Linux 5.11 or newer with overlayfs")
-    })?;
-    Ok(directory.join("merged"))
+    chown(&upper, Some(attributes.uid()), Some(attributes.gid())).or_else(not_mapped)?;
+    fs::set_permissions(&upper, attributes.permissions())?;
+    let merged = at.join("merged");
+    overlay_of(
+        &lower,
+        &path_only(&upper)?,
+        &path_only(&at.join("work"))?,
+        &merged,
+    )?;
+    Ok(merged)
+}
+
+/// A tree whose owner has no id in the namespace, such as one that root unpacked, is still good enough to look at.
+fn not_mapped(error: io::Error) -> io::Result<()> {
+    match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+        Errno::EINVAL => Ok(()),
+        _ => Err(error),
+    }
 }
 
 fn proc_and_sys(root: &Root) -> Result<()> {
@@ -154,7 +213,7 @@ fn proc_and_sys(root: &Root) -> Result<()> {
         let path = Path::new("/proc").join(name);
         if path.exists() {
             bind(&path, &path)?;
-            read_only(&path, SAFE)?;
+            read_only(&path)?;
         }
     }
     // sysfs belongs to a net namespace; the host's, writable for its root, is not for the image.
@@ -221,6 +280,34 @@ fn names(resolv_conf: &[u8]) -> Result<()> {
     }
 }
 
+fn bind_read_only(source: &OwnedFd, target: &Path) -> Result<()> {
+    let name = format!("/proc/self/fd/{}", source.as_raw_fd());
+    if fs::symlink_metadata(target).is_err() {
+        if fs::metadata(&name)?.is_dir() {
+            fs::create_dir_all(target)?;
+        } else {
+            File::create(target)?;
+        }
+    }
+    bind(Path::new(&name), target)?;
+    read_only(target)
+}
+
+/// Writes the shims where [`SHIMS`] says.
+fn shims(root: &Root) -> Result<()> {
+    if root.shims.is_empty() {
+        return Ok(());
+    }
+    fs::create_dir_all(SHIMS)?;
+    for (name, text) in &root.shims {
+        let path = Path::new(SHIMS).join(name);
+        fs::write(&path, text)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
 /// Mounts a fresh file system on a directory of the image, which is made if it is missing.
 fn file_system(kind: &str, target: &str, flags: MsFlags, options: &str) -> Result<()> {
     match fs::symlink_metadata(target) {
@@ -251,13 +338,24 @@ fn bind(source: &Path, target: &Path) -> Result<()> {
     .with_context(|| format!("cannot bind to {}", target.display()))
 }
 
-fn read_only(target: &Path, flags: MsFlags) -> Result<()> {
-    mount(
-        None::<&str>,
-        target,
-        None::<&str>,
-        MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | flags,
-        None::<&str>,
-    )
-    .with_context(|| format!("cannot make {} read-only", target.display()))
+/// Of a bind mount, whose other restrictions stay: those of the host cannot be lifted in a user namespace.
+fn read_only(target: &Path) -> Result<()> {
+    let kept = statvfs(target)?.flags();
+    let restrictions = [
+        (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
+        (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
+        (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
+        (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
+        (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
+        (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
+    ];
+    let flags = restrictions
+        .into_iter()
+        .filter(|(has, _)| kept.contains(*has))
+        .fold(
+            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY,
+            |flags, (_, restriction)| flags | restriction,
+        );
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+        .with_context(|| format!("cannot make {} read-only", target.display()))
 }

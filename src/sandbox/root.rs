@@ -18,6 +18,14 @@ pub struct Root {
     pub directory: PathBuf,
     /// What a program writes goes to memory, and is gone when it ends; each program starts afresh.
     pub throw_away: bool,
+    /// With `throw_away`: further layers below `directory`, topmost first.
+    pub below: Vec<PathBuf>,
+    /// Files and directories of the host and where they are seen, read-only, in the root (where they are made,
+    /// unless they are there or in one of the root's own file systems, such as `/run`).
+    pub binds: Vec<(PathBuf, PathBuf)>,
+    /// Names and texts of scripts that take the place of the image's programs of the same names; they are not
+    /// written into the image.
+    pub shims: Vec<(String, String)>,
     /// The host's network and `resolv.conf`; otherwise there is only a loopback device.
     pub network: bool,
     /// `fsync` and its like do nothing; setuid programs gain nothing then.
@@ -32,6 +40,9 @@ impl Root {
         Root {
             directory: directory.into(),
             throw_away: false,
+            below: Vec::new(),
+            binds: Vec::new(),
+            shims: Vec::new(),
             network: false,
             ignore_syncs: true,
             epoch: 0,
