@@ -1,8 +1,11 @@
 //! Owns the description of a model of board (`recipes/boards/*.toml`).
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Arch, Compression};
+use super::diagnostic::{Diagnostic, Step, at};
+use super::{Arch, Compression, Mac, parse_toml};
 
 /// A model of board: what it boots, from where, and how it can be emulated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +28,9 @@ pub struct BoardType {
     /// Kernel arguments that this model needs beyond the usual ones.
     #[serde(default)]
     pub kernel_arguments: Vec<String>,
+    /// Whether the network interface hangs off USB, which U-Boot starts only when told to.
+    #[serde(default)]
+    pub usb_network: bool,
     /// Load addresses, for a U-Boot that does not set `kernel_addr_r` and its kin.
     pub addresses: Option<LoadAddresses>,
     pub bootloader: Option<Bootloader>,
@@ -83,15 +89,17 @@ pub struct Bootloader {
     pub blobs: Vec<Blob>,
 }
 
-/// One file of a bootloader package.
+/// One file of the bootloader: exactly one of `file`, `content` and `device_tree` says where from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Blob {
-    /// Path inside the package, without a leading slash; a trailing `/*` takes a directory's files.
-    /// Absent where `content` gives the bytes.
+    /// Path inside the packages, without a leading slash; a trailing `/*` takes a directory's files.
     pub file: Option<String>,
     /// Text of a small file that no package has, such as the Raspberry Pi's `config.txt`.
     pub content: Option<String>,
+    /// Path below the kernel's device trees (`dtb/` of the build output), for a firmware that hands
+    /// one on to U-Boot.
+    pub device_tree: Option<String>,
     pub place: Place,
 }
 
@@ -162,14 +170,234 @@ pub struct Emulation {
     pub memory: u32,
     #[serde(default = "one")]
     pub cpus: u32,
-    /// The network device: `virtio-net-pci`, or `onboard` for the machine's own.
-    pub network: String,
-    /// How the card is attached: `sd`, or `virtio` for machines without a slot.
-    pub card: String,
-    /// The MAC that U-Boot of this emulated board has before a boot script sets another.
-    pub mac: Option<String>,
+    pub network: EmulatedNetwork,
+    pub card: EmulatedCard,
+    /// The MAC that U-Boot of this emulated board has before a boot script sets another, where
+    /// the emulator gives every such board the same one.
+    pub mac: Option<Mac>,
+}
+
+/// The network device of an emulated board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmulatedNetwork {
+    /// A virtio device on the PCI bus, with the MAC that QEMU is told.
+    VirtioNetPci,
+    /// What the machine has; QEMU cannot give it a MAC that the firmware keeps.
+    Onboard,
+}
+
+/// How the card is attached to an emulated board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmulatedCard {
+    /// In the machine's SD slot; QEMU wants a power of two as its size.
+    Sd,
+    /// As a virtio disk, for machines without a slot.
+    Virtio,
 }
 
 fn one() -> u32 {
     1
+}
+
+impl BoardType {
+    /// Parses a board type and checks what the types of its values cannot say; `file` is only for
+    /// the diagnostic.
+    ///
+    /// # Errors
+    /// The first mistake, with its place in `text`.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Box<Diagnostic>> {
+        let board_type: BoardType = parse_toml(file, text)?;
+        match board_type.first_mistake() {
+            None => Ok(board_type),
+            Some((place, message)) => Err(at(file, text, &place, message)),
+        }
+    }
+
+    fn first_mistake(&self) -> Option<(Vec<Step<'static>>, String)> {
+        let key = |name| vec![Step::Key(name)];
+        if !is_plain_word(&self.console) {
+            return Some((
+                key("console"),
+                format!("`{}` is not a console such as ttyS0,115200", self.console),
+            ));
+        }
+        if let Some(tree) = &self.device_tree
+            && !is_relative_path(tree)
+        {
+            return Some((key("device-tree"), not_relative(tree)));
+        }
+        if self.image == ImageKind::ZImage && !matches!(self.arch, Arch::Armel | Arch::Armhf) {
+            return Some((
+                key("image"),
+                format!("{} has no zImage: its kernel is an `Image`", self.arch),
+            ));
+        }
+        if let Some(argument) = self.kernel_arguments.iter().position(|a| !is_plain_word(a)) {
+            return Some((
+                vec![Step::Key("kernel-arguments"), Step::Index(argument)],
+                "a kernel argument is one word, without spaces, quotes or control characters"
+                    .into(),
+            ));
+        }
+        self.media
+            .first_mistake()
+            .map(|(name, message)| (vec![Step::Key("media"), Step::Key(name)], message))
+            .or_else(|| self.first_mistake_in_blobs())
+    }
+
+    fn first_mistake_in_blobs(&self) -> Option<(Vec<Step<'static>>, String)> {
+        let blobs = &self.bootloader.as_ref()?.blobs;
+        blobs.iter().enumerate().find_map(|(index, blob)| {
+            let (name, message) = blob.first_mistake(&self.media)?;
+            let place = vec![
+                Step::Key("bootloader"),
+                Step::Key("blob"),
+                Step::Index(index),
+            ];
+            Some((
+                place.into_iter().chain(name.map(Step::Key)).collect(),
+                message,
+            ))
+        })
+    }
+
+    /// The MAC that the firmware of every emulated board of this type begins with, if it is one.
+    pub fn emulated_mac(&self) -> Option<Mac> {
+        self.emulation.as_ref()?.mac
+    }
+}
+
+impl Media {
+    fn first_mistake(&self) -> Option<(&'static str, String)> {
+        if !self.fat_offset.is_multiple_of(512) || !self.fat_size.is_multiple_of(512) {
+            let name = if self.fat_offset.is_multiple_of(512) {
+                "fat-size"
+            } else {
+                "fat-offset"
+            };
+            return Some((
+                name,
+                "a card has sectors of 512 bytes: use a multiple".into(),
+            ));
+        }
+        if self.table == Table::None && self.fat_offset != 0 {
+            return Some((
+                "fat-offset",
+                "without a partition table the FAT is the whole card and begins at 0".into(),
+            ));
+        }
+        if self.table != Table::None && self.fat_offset < 512 {
+            return Some((
+                "fat-offset",
+                "the first sector holds the partition table".into(),
+            ));
+        }
+        if self.fat_size < 64 << 10 {
+            return Some((
+                "fat-size",
+                "a FAT of less than 64 KiB holds no boot script".into(),
+            ));
+        }
+        None
+    }
+}
+
+impl Blob {
+    /// The key that is wrong (none for the blob as such) and why.
+    fn first_mistake(&self, media: &Media) -> Option<(Option<&'static str>, String)> {
+        let sources = [&self.file, &self.content, &self.device_tree];
+        if sources.iter().filter(|source| source.is_some()).count() != 1 {
+            return Some((
+                None,
+                "a blob has exactly one of `file`, `content` and `device-tree`".into(),
+            ));
+        }
+        for (name, path) in [("file", &self.file), ("device-tree", &self.device_tree)] {
+            if let Some(path) = path
+                && !is_relative_path(path)
+            {
+                return Some((Some(name), not_relative(path)));
+            }
+        }
+        match &self.place {
+            Place::Offset(offset) if media.table != Table::None && *offset < 512 => Some((
+                Some("place"),
+                "the first sector holds the partition table".into(),
+            )),
+            Place::Offset(offset)
+                if (media.fat_offset..media.fat_offset + media.fat_size).contains(offset) =>
+            {
+                Some((Some("place"), format!("{offset} is inside the FAT")))
+            }
+            Place::Fat(name) if !name.is_empty() && !is_relative_path(name) => {
+                Some((Some("place"), not_relative(name)))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_plain_word(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\'))
+}
+
+/// Whether `path` stays below what it is relative to.
+fn is_relative_path(path: &str) -> bool {
+    !path.chars().any(char::is_control)
+        && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+fn not_relative(path: &str) -> String {
+    format!("`{path}` is not a relative path without `.` and `..`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistake(text: &str) -> String {
+        BoardType::parse(Path::new("x.toml"), text)
+            .unwrap_err()
+            .to_string()
+    }
+
+    const SOUND: &str = "description = 'x'\narch = 'armhf'\nconsole = 'ttyS0'\nimage = 'zImage'\n";
+
+    #[test]
+    fn a_mistake_is_told_with_its_place() {
+        BoardType::parse(Path::new("x.toml"), SOUND).unwrap();
+        for (more, expected) in [
+            ("consol = 'x'", "x.toml:5:1: unknown key `consol`"),
+            ("[media]\ntable = 'gtp'", "x.toml:6:9: unknown value `gtp`"),
+            (
+                "[media]\nfat-offset = 100",
+                "x.toml:6:14: a card has sectors",
+            ),
+            (
+                "[bootloader]\npackages = []\n[[bootloader.blob]]\nplace = 'firmware'",
+                "x.toml:7:1: a blob has exactly one of",
+            ),
+            (
+                "[bootloader]\npackages = []\nblob = [{ file = '/etc/x', place = { fat = 'x' } }]",
+                "x.toml:7:18: `/etc/x` is not a relative path",
+            ),
+            (
+                "kernel-arguments = ['a', 'b c']",
+                "x.toml:5:26: a kernel argument is one word",
+            ),
+        ] {
+            let told = mistake(&format!("{SOUND}{more}\n"));
+            assert!(told.starts_with(expected), "{more:?}: {told}");
+        }
+        let told = mistake(&SOUND.replace("armhf", "arm64"));
+        assert!(
+            told.starts_with("x.toml:4:9: arm64 has no zImage"),
+            "{told}"
+        );
+    }
 }

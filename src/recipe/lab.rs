@@ -1,12 +1,13 @@
-//! Owns the description of a lab and its boards (`lab.toml`).
+//! Owns the description of a lab and its boards (`lab.toml`), as its author wrote it. Never reads a file.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use super::Mac;
 
 /// A lab: where it is, and which boards it has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,7 +114,7 @@ pub enum Console {
     Command {
         run: Vec<String>,
     },
-    Qemu,
+    Qemu {},
 }
 
 /// How to switch a board's power.
@@ -138,66 +139,81 @@ pub enum Power {
         off: Vec<String>,
         status: Option<Vec<String>>,
     },
-    Qemu,
-    Manual,
-}
-
-/// An Ethernet address, written `02:00:5e:10:00:01`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mac(pub [u8; 6]);
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Debug for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for Mac {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a MAC address such as 02:00:5e:10:00:01");
-        let mut bytes = [0; 6];
-        let mut parts = text.split([':', '-']);
-        for byte in &mut bytes {
-            let part = parts
-                .next()
-                .filter(|part| part.len() == 2)
-                .ok_or_else(wrong)?;
-            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
-        }
-        match parts.next() {
-            None => Ok(Mac(bytes)),
-            Some(_) => Err(wrong()),
-        }
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Mac> for String {
-    fn from(mac: Mac) -> String {
-        mac.to_string()
-    }
+    Qemu {},
+    Manual {},
 }
 
 impl LabSettings {
     /// Where the boards find the lab's HTTP API.
     pub fn http(&self) -> SocketAddr {
         SocketAddr::from((self.address, self.ports.http))
+    }
+}
+
+/// An IPv4 network, written `192.168.7.0/24`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: Ipv4Addr,
+    prefix: u8,
+}
+
+impl Network {
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        (u32::from(address) ^ u32::from(self.address)) & u32::from(self.mask()) == 0
+    }
+
+    pub fn mask(self) -> Ipv4Addr {
+        Ipv4Addr::from(
+            u32::MAX
+                .checked_shl(32 - u32::from(self.prefix))
+                .unwrap_or(0),
+        )
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a network such as 192.168.7.0/24");
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let network = Network {
+            address: address.parse().map_err(|_| wrong())?,
+            prefix: prefix
+                .parse()
+                .ok()
+                .filter(|bits| *bits <= 32)
+                .ok_or_else(wrong)?,
+        };
+        let first = Ipv4Addr::from(u32::from(network.address) & u32::from(network.mask()));
+        if first == network.address {
+            Ok(network)
+        } else {
+            Err(format!(
+                "`{text}` has host bits set: write {first}/{}",
+                network.prefix
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_contains_its_hosts() {
+        let network: Network = "192.168.7.0/24".parse().unwrap();
+        assert!(network.contains(Ipv4Addr::new(192, 168, 7, 200)));
+        assert!(!network.contains(Ipv4Addr::new(192, 168, 8, 1)));
+        assert!(
+            "0.0.0.0/0"
+                .parse::<Network>()
+                .unwrap()
+                .contains(Ipv4Addr::new(8, 8, 8, 8))
+        );
+        for wrong in ["192.168.7.0", "192.168.7.0/33", "192.168.7.1/24", "a/8"] {
+            assert!(wrong.parse::<Network>().is_err(), "{wrong}");
+        }
     }
 }

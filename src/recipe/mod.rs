@@ -4,18 +4,23 @@
 mod arch;
 mod board_type;
 mod diagnostic;
+pub mod find;
 mod lab;
+mod lab_file;
 mod lock;
+mod mac;
 mod model;
 
 pub use arch::Arch;
 pub use board_type::{
-    Blob, BoardType, Bootloader, Emulation, ImageKind, InitrdNeeds, LoadAddresses, Media, Place,
-    Table,
+    Blob, BoardType, Bootloader, EmulatedCard, EmulatedNetwork, Emulation, ImageKind, InitrdNeeds,
+    LoadAddresses, Media, Place, Table,
 };
-pub use diagnostic::{Diagnostic, parse_toml};
-pub use lab::{BoardEntry, Console, Dhcp, Lab, LabSettings, Mac, Ports, Power};
+pub use diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
+pub use lab::{BoardEntry, Console, Dhcp, Lab, LabSettings, Network, Ports, Power};
+pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
 pub use lock::{Lock, LockedPackage, LockedRelease, Role};
+pub use mac::Mac;
 pub use model::{
     ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, Recipe, Strip, System,
     Units, User,

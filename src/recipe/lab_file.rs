@@ -1,0 +1,510 @@
+//! Owns reading a lab file: finding it, checking it, and filling in what its author left out.
+//! Never talks to a board.
+
+use std::collections::{BTreeMap, HashMap};
+use std::env;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::diagnostic::{Diagnostic, Step, at, suggestion};
+use super::find::{self, BOARD_TYPE, Source};
+use super::lab::Network;
+use super::{BoardEntry, BoardType, Console, Lab, LabSettings, Mac, Ports, Power, parse_toml};
+use crate::error::Fault;
+
+/// A lab with its boards resolved: board types loaded, addresses derived, defaults filled in.
+#[derive(Clone, Debug)]
+pub struct LoadedLab {
+    /// The lab file; none for a lab made up for one emulated board.
+    pub path: Option<PathBuf>,
+    pub settings: LabSettings,
+    pub boards: Vec<Board>,
+    /// Every board type known, by name.
+    pub types: BTreeMap<String, BoardType>,
+}
+
+/// One board, with everything filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Board {
+    pub name: String,
+    /// Name of its board type.
+    pub type_name: String,
+    pub board_type: BoardType,
+    /// Its own, or one derived from the names of lab and board.
+    pub mac: Mac,
+    pub address: Option<Ipv4Addr>,
+    /// Its own, or its lab's.
+    pub recipe: Option<String>,
+    /// Its own, or its board type's.
+    pub boot_script: String,
+    pub console: Option<Console>,
+    pub power: Option<Power>,
+    pub tags: Vec<String>,
+    pub values: BTreeMap<String, String>,
+}
+
+/// All board types that hearth ships or the user has, by name.
+///
+/// # Errors
+/// The first mistake in any of them.
+pub fn board_types() -> Result<BTreeMap<String, BoardType>> {
+    let mut types = BTreeMap::new();
+    for (name, source) in find::all(BOARD_TYPE)? {
+        types.insert(name, BoardType::parse(&source.path, &source.text)?);
+    }
+    Ok(types)
+}
+
+/// The board type with this name, or in this file.
+pub fn board_type(name: &str) -> Result<BoardType> {
+    let source = find::find(BOARD_TYPE, name)?;
+    Ok(BoardType::parse(&source.path, &source.text)?)
+}
+
+impl LoadedLab {
+    /// The lab file that is meant: the one given, else `HEARTH_LAB`, else `lab.toml` in the working
+    /// directory if there is one.
+    pub fn find(given: Option<&Path>) -> Result<Option<LoadedLab>> {
+        let path = match (given, env::var_os("HEARTH_LAB")) {
+            (Some(path), _) => path.to_path_buf(),
+            (None, Some(path)) => PathBuf::from(path),
+            (None, None) if Path::new("lab.toml").exists() => PathBuf::from("lab.toml"),
+            (None, None) => return Ok(None),
+        };
+        LoadedLab::load(&path).map(Some)
+    }
+
+    /// # Errors
+    /// If the file cannot be read, or the first mistake in it or in a board type.
+    pub fn load(path: &Path) -> Result<LoadedLab> {
+        LoadedLab::from_source(&find::read(path)?, board_types()?)
+    }
+
+    /// Parses and checks the text of a lab file, given the board types there are.
+    pub fn from_source(source: &Source, types: BTreeMap<String, BoardType>) -> Result<LoadedLab> {
+        let lab: Lab = parse_toml(&source.path, &source.text)?;
+        Checker {
+            source,
+            types: &types,
+        }
+        .check(&lab)?;
+        let boards = lab
+            .boards
+            .iter()
+            .map(|entry| Board::resolve(entry, &lab.lab, &types[&entry.board_type]))
+            .collect();
+        Ok(LoadedLab {
+            path: Some(source.path.clone()),
+            settings: lab.lab,
+            boards,
+            types,
+        })
+    }
+
+    /// A lab of one emulated board of a type, named after it, whose server is this host as QEMU's user network
+    /// shows it.
+    pub fn emulated(type_name: &str) -> Result<LoadedLab> {
+        let types = board_types()?;
+        let Some(board_type) = types.get(type_name) else {
+            // Says what is near.
+            find::find(BOARD_TYPE, type_name)?;
+            return Err(Fault::input(format!("`{type_name}` is not a board type's name")).into());
+        };
+        let settings = LabSettings {
+            name: "emulated".into(),
+            address: Ipv4Addr::new(10, 0, 2, 2),
+            recipe: None,
+            ports: Ports::default(),
+            dhcp: None,
+            allow: Vec::new(),
+        };
+        let entry = BoardEntry {
+            name: type_name.into(),
+            board_type: type_name.into(),
+            mac: None,
+            address: None,
+            recipe: None,
+            boot_script: None,
+            console: board_type.emulation.is_some().then_some(Console::Qemu {}),
+            power: board_type.emulation.is_some().then_some(Power::Qemu {}),
+            tags: Vec::new(),
+            values: BTreeMap::new(),
+        };
+        Ok(LoadedLab {
+            path: None,
+            boards: vec![Board::resolve(&entry, &settings, board_type)],
+            settings,
+            types,
+        })
+    }
+
+    /// The board with this name.
+    ///
+    /// # Errors
+    /// If there is none, with the name that was probably meant.
+    pub fn board(&self, name: &str) -> Result<&Board> {
+        if let Some(board) = self.boards.iter().find(|board| board.name == name) {
+            return Ok(board);
+        }
+        let known: Vec<&str> = self
+            .boards
+            .iter()
+            .map(|board| board.name.as_str())
+            .collect();
+        Err(Fault::input(format!(
+            "lab `{}` has no board `{name}`",
+            self.settings.name
+        ))
+        .remedy(suggestion(name, &known))
+        .into())
+    }
+
+    /// The board with this Ethernet address.
+    pub fn board_with_mac(&self, mac: Mac) -> Option<&Board> {
+        self.boards.iter().find(|board| board.mac == mac)
+    }
+}
+
+/// The board that a user means by one word: a board of the lab there is, else a board type, of which it is then an
+/// emulated board in a lab of its own. Returns the lab and the board's place in it.
+pub fn board_or_type(lab: Option<&Path>, name: &str) -> Result<(LoadedLab, Board)> {
+    let lab = match LoadedLab::find(lab)? {
+        Some(lab) if lab.boards.iter().any(|board| board.name == name) => lab,
+        Some(lab) if !lab.types.contains_key(name) => {
+            return Err(lab.board(name).expect_err("no board has the name"));
+        }
+        _ => LoadedLab::emulated(name)?,
+    };
+    let board = lab.board(name)?.clone();
+    Ok((lab, board))
+}
+
+impl Board {
+    fn resolve(entry: &BoardEntry, lab: &LabSettings, board_type: &BoardType) -> Board {
+        Board {
+            name: entry.name.clone(),
+            type_name: entry.board_type.clone(),
+            board_type: board_type.clone(),
+            mac: mac_of(entry, lab),
+            address: entry.address,
+            recipe: entry.recipe.clone().or_else(|| lab.recipe.clone()),
+            boot_script: entry
+                .boot_script
+                .clone()
+                .unwrap_or_else(|| board_type.boot_script.clone()),
+            console: entry.console.clone(),
+            power: entry.power.clone(),
+            tags: entry.tags.clone(),
+            values: entry.values.clone(),
+        }
+    }
+}
+
+fn mac_of(entry: &BoardEntry, lab: &LabSettings) -> Mac {
+    entry
+        .mac
+        .unwrap_or_else(|| Mac::derived(&lab.name, &entry.name))
+}
+
+/// Checks what the types of the values cannot say.
+struct Checker<'a> {
+    source: &'a Source,
+    types: &'a BTreeMap<String, BoardType>,
+}
+
+type Checked = Result<(), Box<Diagnostic>>;
+
+impl Checker<'_> {
+    fn check(&self, lab: &Lab) -> Checked {
+        self.settings(&lab.lab)?;
+        for (index, board) in lab.boards.iter().enumerate() {
+            self.board(index, board, &lab.lab)?;
+        }
+        self.duplicates(lab)
+    }
+
+    fn settings(&self, lab: &LabSettings) -> Checked {
+        if !is_host_name(&lab.name) {
+            return Err(self.lab(&["name"], bad_name("lab", &lab.name)));
+        }
+        if lab.address.is_unspecified() || lab.address.is_broadcast() || lab.address.is_multicast()
+        {
+            return Err(self.lab(&["address"], "boards cannot reach this address"));
+        }
+        for (index, network) in lab.allow.iter().enumerate() {
+            if let Err(wrong) = network.parse::<Network>() {
+                let path = [Step::Key("lab"), Step::Key("allow"), Step::Index(index)];
+                return Err(self.at(&path, wrong));
+            }
+        }
+        let ports = lab.ports;
+        for (name, port) in [
+            ("tftp", ports.tftp),
+            ("nfs", ports.nfs),
+            ("mount", ports.mount),
+            ("http", ports.http),
+        ] {
+            if port == 0 {
+                return Err(self.lab(&["ports", name], "a board cannot ask for port 0"));
+            }
+        }
+        if let Some(dhcp) = &lab.dhcp {
+            let network: Network = dhcp
+                .network
+                .parse()
+                .map_err(|wrong: String| self.lab(&["dhcp", "network"], wrong))?;
+            if !network.contains(lab.address) {
+                return Err(self.lab(
+                    &["dhcp", "network"],
+                    format!("the lab's address, {}, is not in this network", lab.address),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn board(&self, index: usize, board: &BoardEntry, lab: &LabSettings) -> Checked {
+        let wrong = |key, message: String| Err(self.in_board(index, key, message));
+        if !is_host_name(&board.name) {
+            return wrong("name", bad_name("board", &board.name));
+        }
+        let Some(board_type) = self.types.get(&board.board_type) else {
+            let known: Vec<&str> = self.types.keys().map(String::as_str).collect();
+            let message = format!("there is no board type `{}`", board.board_type);
+            return Err(self
+                .in_board(index, "type", message)
+                .help(suggestion(&board.board_type, &known)));
+        };
+        if let Some(mac) = board.mac
+            && !mac.is_unicast()
+        {
+            return wrong("mac", format!("{mac} is no single board's address"));
+        }
+        if let Some(address) = board.address
+            && let Some(dhcp) = &lab.dhcp
+            && let Ok(network) = dhcp.network.parse::<Network>()
+            && !network.contains(address)
+        {
+            return wrong("address", format!("{address} is not in {}", dhcp.network));
+        }
+        if board_type.emulation.is_none() {
+            let what = format!("QEMU cannot emulate a {}", board.board_type);
+            if board.console == Some(Console::Qemu {}) {
+                return wrong("console", what);
+            }
+            if board.power == Some(Power::Qemu {}) {
+                return wrong("power", what);
+            }
+        }
+        self.values(index, board)
+    }
+
+    fn values(&self, index: usize, board: &BoardEntry) -> Checked {
+        for (key, value) in &board.values {
+            let path = [
+                Step::Key("board"),
+                Step::Index(index),
+                Step::Key("values"),
+                Step::Key(key),
+            ];
+            if !is_value_key(key) {
+                return Err(self.at(
+                    &path,
+                    format!(
+                        "`{key}` cannot be a kernel argument: use letters, digits, `_`, `-` and `.`"
+                    ),
+                ));
+            }
+            if let Some(bad) = value
+                .chars()
+                .find(|c| c.is_control() || matches!(c, '\'' | '"' | '\\'))
+            {
+                return Err(self.at(
+                    &path,
+                    format!(
+                        "{bad:?} cannot be passed through U-Boot and the kernel's command line"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn duplicates(&self, lab: &Lab) -> Checked {
+        let mut names = HashMap::new();
+        let mut macs = HashMap::new();
+        let mut addresses = HashMap::new();
+        for (index, board) in lab.boards.iter().enumerate() {
+            if names.insert(&board.name, index).is_some() {
+                let message = format!("two boards are named `{}`", board.name);
+                return Err(self.in_board(index, "name", message));
+            }
+            let mac = mac_of(board, &lab.lab);
+            if let Some(other) = macs.insert(mac, &board.name) {
+                let message = format!("boards `{other}` and `{}` have one MAC, {mac}", board.name);
+                return Err(self.in_board(index, "mac", message));
+            }
+            if let Some(address) = board.address
+                && let Some(other) = addresses.insert(address, &board.name)
+            {
+                let message = format!("boards `{other}` and `{}` have one address", board.name);
+                return Err(self.in_board(index, "address", message));
+            }
+        }
+        Ok(())
+    }
+
+    fn lab(&self, keys: &[&str], message: impl Into<String>) -> Box<Diagnostic> {
+        let path: Vec<Step<'_>> = ["lab"]
+            .iter()
+            .chain(keys)
+            .map(|key| Step::Key(key))
+            .collect();
+        self.at(&path, message)
+    }
+
+    fn in_board(&self, index: usize, key: &str, message: impl Into<String>) -> Box<Diagnostic> {
+        let path = [Step::Key("board"), Step::Index(index), Step::Key(key)];
+        self.at(&path, message)
+    }
+
+    fn at(&self, path: &[Step<'_>], message: impl Into<String>) -> Box<Diagnostic> {
+        at(&self.source.path, &self.source.text, path, message)
+    }
+}
+
+/// One label of a host name (RFC 1123, 2.1), in lower case: boards get their names as host names.
+fn is_host_name(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+fn bad_name(what: &str, name: &str) -> String {
+    format!(
+        "`{name}` cannot name a {what}: use lower-case letters, digits and inner hyphens, at most 63"
+    )
+}
+
+fn is_value_key(key: &str) -> bool {
+    !key.is_empty()
+        && key
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<LoadedLab> {
+        let source = Source {
+            path: "lab.toml".into(),
+            text: text.into(),
+        };
+        LoadedLab::from_source(&source, board_types()?)
+    }
+
+    const LAB: &str = "[lab]\nname = 'desk'\naddress = '192.168.7.1'\n";
+
+    #[test]
+    fn what_is_left_out_is_filled_in() {
+        let lab = load(&format!(
+            "{LAB}recipe = 'trixie-armhf'\n[[board]]\nname = 'neo1'\ntype = 'nanopi-neo'\n"
+        ))
+        .unwrap();
+        let board = lab.board("neo1").unwrap();
+        assert_eq!(board.mac, Mac::derived("desk", "neo1"));
+        assert_eq!(board.recipe.as_deref(), Some("trixie-armhf"));
+        assert_eq!(board.boot_script, "nfs");
+        assert_eq!(lab.board_with_mac(board.mac), Some(board));
+    }
+
+    #[test]
+    fn a_mistake_points_at_its_place() {
+        let neo = "[[board]]\ntype = 'nanopi-neo'\nname = 'neo1'\n";
+        let derived = Mac::derived("desk", "neo1");
+        for (text, expected) in [
+            (
+                format!("{LAB}{neo}{neo}"),
+                "lab.toml:9:8: two boards are named `neo1`",
+            ),
+            (
+                format!(
+                    "{LAB}{neo}[[board]]\ntype = 'nanopi-neo'\nname = 'neo2'\nmac = '{derived}'\n"
+                ),
+                "lab.toml:10:7: boards `neo1` and `neo2` have one MAC",
+            ),
+            (
+                format!("{LAB}[[board]]\nname = 'a'\ntype = 'nanopi'\n"),
+                "lab.toml:6:8: there is no board type `nanopi`",
+            ),
+            (
+                format!("{LAB}{neo}mac = '01:00:5e:00:00:01'\n"),
+                "lab.toml:7:7: 01:00:5e:00:00:01 is no",
+            ),
+            (
+                format!("{LAB}{neo}mac = 'x'\n"),
+                "lab.toml:7:7: `x` is not a MAC",
+            ),
+            (
+                format!("{LAB}{neo}values.a = \"x'y\"\n"),
+                "lab.toml:7:12: '\\'' cannot be passed",
+            ),
+            (
+                format!("{LAB}{neo}console = {{ driver = 'tpc', address = 'x' }}\n"),
+                "lab.toml:7:",
+            ),
+            (
+                format!("{LAB}{neo}power = {{ driver = 'qemu', por = 1 }}\n"),
+                "lab.toml:7:",
+            ),
+            (
+                format!(
+                    "{LAB}[[board]]\nname = 'p'\ntype = 'pandaboard'\npower = {{ driver = 'qemu' }}\n"
+                ),
+                "lab.toml:7:9: QEMU cannot emulate",
+            ),
+            (
+                format!("{LAB}allow = ['10.0.0.1/8']\n"),
+                "lab.toml:4:10: `10.0.0.1/8` has host bits set",
+            ),
+            (
+                LAB.replace("desk", "my desk"),
+                "lab.toml:2:8: `my desk` cannot name a lab",
+            ),
+        ] {
+            let told = load(&text).unwrap_err().to_string();
+            assert!(told.starts_with(expected), "{told}\n  not: {expected}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_board_is_recognised() {
+        let lab = load(&format!(
+            "{LAB}[[board]]\nname = 'panda01'\ntype = 'pandaboard'\n"
+        ))
+        .unwrap();
+        let error = lab.board("pnada01").unwrap_err();
+        assert_eq!(
+            crate::error::help_of(&error),
+            Some("did you mean `panda01`?")
+        );
+    }
+
+    #[test]
+    fn the_example_lab_and_every_board_type_are_sound() {
+        let types = board_types().unwrap();
+        assert_eq!(types.len(), 9);
+        let example = find::find_file("recipes/lab-example.toml")
+            .unwrap()
+            .unwrap();
+        let lab = LoadedLab::from_source(&example, types).unwrap();
+        assert!(lab.boards.len() > 3);
+    }
+}
