@@ -3,7 +3,11 @@
 
 pub mod ids;
 pub mod script;
+pub mod template;
 pub mod timestamp;
 pub mod uimage;
+pub mod values;
 
 pub use ids::{Comp, ImageArch, Kind, Os};
+pub use template::Templates;
+pub use values::Values;

@@ -1,0 +1,456 @@
+//! Owns the rendering of boot scripts: Handlebars templates, and how a value is quoted for U-Boot.
+//! Never decides which values a board has.
+//!
+//! The rule of quoting, for U-Boot's hush shell (U-Boot manual, "Hush shell"; `common/cli_hush.c`):
+//! a value of letters, digits and `_ . / : , @ % + -` stands as it is; any other stands between single
+//! quotes, inside which hush knows no special character. Hush has no way to write a single quote there; a
+//! backslash is lost when hush goes over a word for the second time; and control characters mean things to
+//! it. Values with those are refused. A value inside double quotes is refused too, since quoting it
+//! there would end them. So a value is always one word, or part of one, and never a command.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use handlebars::{Handlebars, RenderError, RenderErrorReason, TemplateError};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::Fault;
+use crate::recipe::Diagnostic;
+use crate::recipe::find::{self, Kind, Source};
+
+/// What the file names of script templates end in, after the template's name.
+const SCRIPT: &str = ".cmd";
+/// The same for extlinux templates.
+const EXTLINUX: &str = ".extlinux";
+
+const TEMPLATE: Kind = Kind {
+    noun: "boot script",
+    directory: "boot-scripts",
+    suffix: ".hbs",
+};
+
+// They surround each value that a template puts out until it is known how to quote it there. Neither values nor
+// templates can have them: control characters are refused in both.
+const BEGIN: char = '\u{1}';
+const END: char = '\u{2}';
+
+/// Templates of boot scripts, parsed once for any number of boards.
+pub struct Templates {
+    registry: Handlebars<'static>,
+    sources: BTreeMap<String, Source>,
+}
+
+impl Templates {
+    /// All templates that hearth ships or the user has.
+    ///
+    /// # Errors
+    /// A [`Diagnostic`] for the first mistake in a template.
+    pub fn load() -> Result<Self> {
+        Templates::new(find::all(TEMPLATE)?)
+    }
+
+    /// Templates by name: `nfs.cmd` is a script, `nfs.extlinux` its equivalent, others are parts.
+    pub fn new(sources: BTreeMap<String, Source>) -> Result<Self> {
+        let mut registry = Handlebars::new();
+        registry.set_strict_mode(true);
+        registry.register_escape_fn(|value| format!("{BEGIN}{value}{END}"));
+        let mut templates = Templates {
+            registry,
+            sources: BTreeMap::new(),
+        };
+        for (name, source) in sources {
+            templates.add(&name, source)?;
+        }
+        Ok(templates)
+    }
+
+    /// Adds the template in a file of the user's, as a script with this name.
+    pub fn add_script(&mut self, name: &str, source: Source) -> Result<()> {
+        self.add(&format!("{name}{SCRIPT}"), source)
+    }
+
+    fn add(&mut self, name: &str, source: Source) -> Result<()> {
+        refuse_raw(&source)?;
+        self.registry
+            .register_template_string(name, &source.text)
+            .map_err(|error| syntax(&source, &error))?;
+        self.sources.insert(name.to_string(), source);
+        Ok(())
+    }
+
+    /// Names of the scripts there are.
+    pub fn scripts(&self) -> Vec<&str> {
+        self.sources
+            .keys()
+            .filter_map(|name| name.strip_suffix(SCRIPT))
+            .collect()
+    }
+
+    /// Renders the script `name` for U-Boot's shell.
+    ///
+    /// # Errors
+    /// A [`Diagnostic`] for a variable that is not defined; a value that U-Boot cannot represent; a value between
+    /// double quotes.
+    pub fn script(&self, name: &str, values: &impl Serialize) -> Result<String> {
+        let template = format!("{name}{SCRIPT}");
+        if !self.sources.contains_key(&template) {
+            return Err(Fault::input(format!("there is no boot script `{name}`"))
+                .remedy(crate::recipe::suggestion(name, &self.scripts()))
+                .into());
+        }
+        quote_for_hush(&template, &self.marked(&template, values)?)
+    }
+
+    /// Renders the `extlinux.conf` that does the same as the script `name`, where there is one.
+    ///
+    /// # Errors
+    /// As [`Templates::script`].
+    pub fn extlinux(&self, name: &str, values: &impl Serialize) -> Result<Option<String>> {
+        let template = format!("{name}{EXTLINUX}");
+        if !self.sources.contains_key(&template) {
+            return Ok(None);
+        }
+        // The format has no quoting: a line is a keyword and the rest.
+        let marked = self.marked(&template, values)?;
+        Ok(Some(marked.replace([BEGIN, END], "")))
+    }
+
+    fn marked(&self, template: &str, values: &impl Serialize) -> Result<String> {
+        let values = serde_json::to_value(values)?;
+        refuse_values("", &values)?;
+        self.registry
+            .render(template, &values)
+            .map_err(|error| self.rendering(template, &error).into())
+    }
+
+    fn rendering(&self, template: &str, error: &RenderError) -> Box<Diagnostic> {
+        let name = error.template_name.as_deref().unwrap_or(template);
+        let message = match error.reason() {
+            RenderErrorReason::MissingVariable(Some(name)) => {
+                format!("`{name}` is not defined for this board")
+            }
+            RenderErrorReason::MissingVariable(None) => {
+                "a variable is not defined for this board".to_string()
+            }
+            other => other.to_string(),
+        };
+        let source = self
+            .sources
+            .get(name)
+            .unwrap_or_else(|| &self.sources[template]);
+        place(
+            source,
+            error.line_no.unwrap_or(1),
+            error.column_no.unwrap_or(1),
+            message,
+        )
+    }
+}
+
+fn syntax(source: &Source, error: &TemplateError) -> Box<Diagnostic> {
+    let (line, column) = error.pos().unwrap_or((1, 1));
+    place(source, line, column, error.reason().to_string())
+}
+
+/// A diagnostic at a line and column, both from 1.
+fn place(source: &Source, line: usize, column: usize, message: String) -> Box<Diagnostic> {
+    let before: usize = source
+        .text
+        .split_inclusive('\n')
+        .take(line.saturating_sub(1))
+        .map(str::len)
+        .sum();
+    let rest = source.text[before..].lines().next().unwrap_or_default();
+    let start = rest
+        .char_indices()
+        .nth(column.saturating_sub(1))
+        .map_or(rest.len(), |(offset, _)| offset);
+    let end = rest[start..]
+        .find("}}")
+        .map_or(rest.len(), |length| start + length + 2);
+    Box::new(Diagnostic {
+        file: source.path.clone(),
+        text: source.text.clone(),
+        span: before + start..before + end,
+        message,
+        help: None,
+    })
+}
+
+/// Refuses what would put a value into a script without the quoting: `{{{x}}}` and `{{&x}}`.
+fn refuse_raw(source: &Source) -> Result<(), Box<Diagnostic>> {
+    let text = &source.text;
+    let wrong = |offset: usize, length: usize, message: &str| {
+        Box::new(Diagnostic {
+            file: PathBuf::from(&source.path),
+            text: text.clone(),
+            span: offset..offset + length,
+            message: message.into(),
+            help: None,
+        })
+    };
+    for (offset, _) in text.match_indices("{{") {
+        let inside = text[offset + 2..].trim_start_matches('~').trim_start();
+        if inside.starts_with(['{', '&']) {
+            return Err(wrong(offset, 3, "a value must not go around the quoting")
+                .help("write {{name}}; a value is quoted where that is needed"));
+        }
+    }
+    if let Some((offset, c)) = text
+        .char_indices()
+        .find(|(_, c)| c.is_control() && !matches!(c, '\n' | '\t'))
+    {
+        return Err(wrong(
+            offset,
+            c.len_utf8(),
+            "a boot script has no control characters",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses strings that U-Boot's shell has no notation for, anywhere in `values`.
+fn refuse_values(name: &str, values: &Value) -> Result<(), Fault> {
+    match values {
+        Value::String(text) => match text.chars().find(|c| !is_representable(*c)) {
+            None => Ok(()),
+            Some(c) => Err(Fault::input(format!(
+                "the value of `{name}` has {c:?} in it, which U-Boot's shell cannot quote"
+            ))),
+        },
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .try_for_each(|(index, item)| refuse_values(&format!("{name}[{index}]"), item)),
+        Value::Object(map) => map.iter().try_for_each(|(key, item)| {
+            let inner = if name.is_empty() {
+                key.clone()
+            } else {
+                format!("{name}.{key}")
+            };
+            if key.chars().all(is_representable) {
+                refuse_values(&inner, item)
+            } else {
+                Err(Fault::input(format!(
+                    "{inner:?} cannot be the name of a value"
+                )))
+            }
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
+    }
+}
+
+fn is_representable(c: char) -> bool {
+    !c.is_control() && !matches!(c, '\'' | '\\')
+}
+
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_./:,@%+-".contains(c)
+}
+
+/// One value as a word, or a part of a word, of U-Boot's shell. It must be representable.
+fn quoted(value: &str) -> String {
+    if !value.is_empty() && value.chars().all(is_plain) {
+        value.to_string()
+    } else {
+        format!("'{value}'")
+    }
+}
+
+/// Where in a script a character stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Between words, where `#` begins a comment.
+    Blank,
+    Word,
+    SingleQuotes,
+    DoubleQuotes,
+    Comment,
+}
+
+/// Follows hush's rules through a rendered script and quotes the marked values.
+fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
+    let mut out = String::with_capacity(marked.len());
+    let mut state = State::Blank;
+    let mut rest = marked.chars();
+    while let Some(c) = rest.next() {
+        if c == BEGIN {
+            let value: String = rest.by_ref().take_while(|c| *c != END).collect();
+            match state {
+                State::Blank | State::Word => {
+                    out.push_str(&quoted(&value));
+                    state = State::Word;
+                }
+                // Runs to the end of the line, which no value has.
+                State::Comment => out.push_str(&value),
+                State::SingleQuotes | State::DoubleQuotes => {
+                    return Err(misplaced(template, &out, &value).into());
+                }
+            }
+            continue;
+        }
+        out.push(c);
+        if c == '\\' && matches!(state, State::Blank | State::Word | State::DoubleQuotes) {
+            match rest.next() {
+                Some(BEGIN) => return Err(misplaced(template, &out, "").into()),
+                Some(escaped) => out.push(escaped),
+                None => {}
+            }
+            if state == State::Blank {
+                state = State::Word;
+            }
+            continue;
+        }
+        state = after(state, c);
+    }
+    Ok(out)
+}
+
+/// The state after the character `c`, which no backslash precedes.
+fn after(state: State, c: char) -> State {
+    match (state, c) {
+        (State::SingleQuotes, '\'') | (State::DoubleQuotes, '"') => State::Word,
+        (State::SingleQuotes | State::DoubleQuotes, _) => state,
+        (_, '\n') => State::Blank,
+        (State::Comment, _) | (State::Blank, '#') => State::Comment,
+        (_, '\'') => State::SingleQuotes,
+        (_, '"') => State::DoubleQuotes,
+        (_, ' ' | '\t' | ';' | '&' | '|') => State::Blank,
+        _ => State::Word,
+    }
+}
+
+fn misplaced(template: &str, before: &str, value: &str) -> Fault {
+    let line = before.matches('\n').count() + 1;
+    Fault::input(format!(
+        "{template}: the value `{value}` stands inside quotes or after a backslash (line {line} of the script)"
+    ))
+    .remedy("close the quotes before a value and open them after it: \"board \" {{board}} \" boots\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn templates(name: &str, text: &str) -> Result<Templates> {
+        let source = Source {
+            path: format!("boot-scripts/{name}.hbs").into(),
+            text: text.into(),
+        };
+        Templates::new(BTreeMap::from([(name.to_string(), source)]))
+    }
+
+    fn render(text: &str, values: Value) -> Result<String> {
+        templates("t.cmd", text)?.script("t", &values)
+    }
+
+    #[test]
+    fn values_are_quoted_where_they_stand() {
+        let values = json!({"a": "x y", "b": "10.0.2.2", "c": "$(reset); #"});
+        for (template, expected) in [
+            ("setenv a {{a}}", "setenv a 'x y'"),
+            ("setenv a p={{b}}:/{{a}}", "setenv a p=10.0.2.2:/'x y'"),
+            (
+                "echo {{c}} \"z\" 'y'{{a}}",
+                "echo '$(reset); #' \"z\" 'y''x y'",
+            ),
+            ("# it's {{a}}\nrun {{b}}", "# it's x y\nrun 10.0.2.2"),
+            ("a#{{a}}", "a#'x y'"),
+            ("setenv e \\' {{a}}", "setenv e \\' 'x y'"),
+        ] {
+            assert_eq!(render(template, values.clone()).unwrap(), expected);
+        }
+        assert_eq!(
+            render("setenv a {{a}}", json!({"a": ""})).unwrap(),
+            "setenv a ''"
+        );
+    }
+
+    #[test]
+    fn a_value_between_quotes_is_refused() {
+        for template in [
+            "echo \"{{a}}\"",
+            "echo '{{a}}'",
+            "\necho \\{{{a}}}",
+            "echo \"x\\\" {{a}}\"",
+        ] {
+            assert!(render(template, json!({"a": "x"})).is_err(), "{template}");
+        }
+        let told = render("\necho \"{{a}}\"", json!({"a": "x"}))
+            .unwrap_err()
+            .to_string();
+        assert!(told.contains("line 2 of the script"), "{told}");
+    }
+
+    #[test]
+    fn an_undefined_variable_is_told_with_its_place() {
+        let told = render("a\nb {{nonsense}}\n", json!({}))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            told,
+            "boot-scripts/t.cmd.hbs:2:3: `nonsense` is not defined for this board"
+        );
+        let told = render("{{#if a}}\nb\n", json!({})).unwrap_err().to_string();
+        assert!(told.starts_with("boot-scripts/t.cmd.hbs:"), "{told}");
+        for raw in ["b {{{a}}}", "b {{&a}}", "b {{~ & a}}"] {
+            let told = render(raw, json!({"a": "x"})).unwrap_err().to_string();
+            assert!(
+                told.starts_with("boot-scripts/t.cmd.hbs:1:3: a value must not"),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_hush_cannot_quote_is_refused() {
+        for bad in [
+            "it's", "a\nb", "a\0b", "a\\b", "a\u{85}b", "\u{1}", "\u{7f}",
+        ] {
+            let told = render("{{a.b}}", json!({"a": {"b": bad}}))
+                .unwrap_err()
+                .to_string();
+            assert!(told.contains("`a.b`"), "{told}");
+        }
+    }
+
+    /// Splits a line as hush does, without expansions: the words of one simple command, or
+    /// nothing if the line has more than that.
+    fn words(line: &str) -> Option<Vec<String>> {
+        let mut words: Vec<String> = Vec::new();
+        let mut word: Option<String> = None;
+        let mut chars = line.chars();
+        while let Some(c) = chars.next() {
+            match c {
+                ' ' | '\t' => words.extend(word.take()),
+                '\'' => {
+                    let inside: String = chars.by_ref().take_while(|c| *c != '\'').collect();
+                    word.get_or_insert_default().push_str(&inside);
+                }
+                '"' | '\\' | '$' | ';' | '&' | '|' | '\n' | '#' | '(' | ')' | '<' | '>' | '`' => {
+                    return None;
+                }
+                _ => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        Some(words)
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_breaks_out_of_its_word(a in "\\PC{0,12}|[ -~\\n]{0,12}", b in "[ -~]{0,8}") {
+            match render("setenv x p{{a}}s {{b}} end", json!({"a": a, "b": b})) {
+                Ok(line) => prop_assert_eq!(
+                    words(&line),
+                    Some(vec!["setenv".into(), "x".into(), format!("p{a}s"), b, "end".into()])
+                ),
+                Err(_) => prop_assert!(!a.chars().chain(b.chars()).all(is_representable)),
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Owns which values the boot scripts of one board get: the names that a template may use.
+//! Never renders.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+
+use crate::recipe::{Board, LabSettings, LoadAddresses};
+
+/// The port that TFTP has unless somebody says otherwise (RFC 1350, section 4).
+const TFTP_PORT: u16 = 69;
+
+/// What a template of a boot script may use. A field that is absent is an undefined variable.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Values {
+    pub board: String,
+    pub board_type: String,
+    pub lab: String,
+    /// `02:00:5e:10:00:01`.
+    pub mac: String,
+    /// The lab's address as the boards see it.
+    pub server: Ipv4Addr,
+    /// Absent (and false in an `{{#if}}`) for TFTP's own port, 69.
+    pub tftp_port: Option<u16>,
+    pub nfs_port: u16,
+    pub mount_port: u16,
+    pub http_port: u16,
+    /// Path of the board's own script on the TFTP server.
+    pub script: String,
+    #[serde(flatten)]
+    pub image: Option<Image>,
+    /// The device tree's path below `dtb/`; null where the kernel gets U-Boot's own.
+    pub fdtfile: Option<String>,
+    /// `bootz`, `booti` or `bootm`.
+    pub boot_command: &'static str,
+    pub console: String,
+    pub kernel_arguments: Vec<String>,
+    pub usb_network: bool,
+    /// Null where U-Boot has its own.
+    pub addresses: Option<Addresses>,
+    /// For the `local` script: the number of the partition it boots from.
+    pub partition: u8,
+    /// The board's own, each ready to stand on a kernel command line.
+    pub values: BTreeMap<String, String>,
+}
+
+/// Paths of a master image's boot artifacts on the TFTP server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Image {
+    /// The image id, which is its NFS export's name too.
+    pub image: String,
+    pub kernel: String,
+    /// The plain initrd, for extlinux.
+    pub initrd: String,
+    /// The initrd as a uImage, for scripts.
+    pub uinitrd: String,
+    /// Null where the kernel gets U-Boot's own tree.
+    pub fdt: Option<String>,
+}
+
+/// Load addresses as U-Boot writes them: `0x42000000`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Addresses {
+    pub kernel: String,
+    pub ramdisk: String,
+    pub fdt: String,
+    pub script: String,
+}
+
+impl Values {
+    /// The values of one board. Without an image id the variables about the image are undefined, which suits
+    /// scripts that need none, such as the card's.
+    pub fn of(board: &Board, lab: &LabSettings, image: Option<&str>) -> Values {
+        let board_type = &board.board_type;
+        Values {
+            board: board.name.clone(),
+            board_type: board.type_name.clone(),
+            lab: lab.name.clone(),
+            mac: board.mac.to_string(),
+            server: lab.address,
+            tftp_port: Some(lab.ports.tftp).filter(|port| *port != TFTP_PORT),
+            nfs_port: lab.ports.nfs,
+            mount_port: lab.ports.mount,
+            http_port: lab.ports.http,
+            script: format!("boards/{}/boot.scr.uimg", board.name),
+            image: image.map(|id| Image::new(id, board_type.device_tree.as_deref())),
+            fdtfile: board_type.device_tree.clone(),
+            boot_command: board_type.image.boot_command(),
+            console: board_type.console.clone(),
+            kernel_arguments: board_type.kernel_arguments.clone(),
+            usb_network: board_type.usb_network,
+            addresses: board_type.addresses.map(Addresses::from),
+            partition: 2,
+            values: board
+                .values
+                .iter()
+                .map(|(key, value)| (key.clone(), kernel_argument(value)))
+                .collect(),
+        }
+    }
+}
+
+impl Image {
+    fn new(id: &str, device_tree: Option<&str>) -> Image {
+        let below = |name: &str| format!("images/{id}/{name}");
+        Image {
+            image: id.to_string(),
+            kernel: below("vmlinuz"),
+            initrd: below("initrd.img"),
+            uinitrd: below("uInitrd"),
+            fdt: device_tree.map(|tree| below(&format!("dtb/{tree}"))),
+        }
+    }
+}
+
+impl From<LoadAddresses> for Addresses {
+    fn from(addresses: LoadAddresses) -> Addresses {
+        let hex = |address: u64| format!("{address:#x}");
+        Addresses {
+            kernel: hex(addresses.kernel),
+            ramdisk: hex(addresses.ramdisk),
+            fdt: hex(addresses.fdt),
+            script: hex(addresses.script),
+        }
+    }
+}
+
+/// A value with spaces stands between double quotes on a kernel command line
+/// (Linux, Documentation/admin-guide/kernel-parameters.rst).
+fn kernel_argument(value: &str) -> String {
+    if value.contains(' ') {
+        format!("\"{value}\"")
+    } else {
+        value.to_string()
+    }
+}
