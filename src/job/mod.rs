@@ -17,7 +17,5 @@ pub use ktap::{Ktap, KtapCase};
 pub use merge::{Merger, NumberedLine};
 pub use pattern::Pattern;
 pub use payload::{Payload, payload};
-pub use result::{
-    Attempt, Case, Failure, FailureClass, Identity, Outcome, Report, Stage, Suite, Verdict,
-};
+pub use result::{Attempt, Case, Identity, Outcome, Report, Suite, Verdict};
 pub use signal::{BadSignal, CaseSignal, Parsed, Signal, scan};

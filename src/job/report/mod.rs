@@ -95,9 +95,8 @@ pub fn summary(report: &Report) -> String {
 
 #[cfg(test)]
 pub(super) mod example {
-    use super::super::{
-        Attempt, Case, Failure, FailureClass, Identity, Outcome, Report, Stage, Suite,
-    };
+    use super::super::{Attempt, Case, Identity, Outcome, Report, Suite};
+    use crate::board::{Failure, FailureClass, Stage};
     use std::collections::BTreeMap;
 
     pub(super) fn case(id: &str, outcome: Outcome) -> Case {
@@ -185,7 +184,7 @@ pub(super) mod example {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::FailureClass;
+    use crate::board::FailureClass;
 
     #[test]
     fn infrastructure_failures_are_not_test_failures() {

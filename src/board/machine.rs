@@ -1,0 +1,495 @@
+//! Owns the state of a booting board: which stage it is in, how long it may take, and what went wrong.
+//! Never reads a clock, a console or a socket: time and events are given to it.
+
+use super::outcome::{Failure, FailureClass, Stage};
+use super::watch::Event;
+
+/// The stages of a boot, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    Off,
+    /// Power is on and nothing was heard yet.
+    Power,
+    Bootloader,
+    Kernel,
+    Userspace,
+    CheckedIn,
+    Running,
+    Done,
+}
+
+impl State {
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Off => "off",
+            State::Power => "power",
+            State::Bootloader => "bootloader",
+            State::Kernel => "kernel",
+            State::Userspace => "userspace",
+            State::CheckedIn => "checked-in",
+            State::Running => "running",
+            State::Done => "done",
+        }
+    }
+}
+
+/// How long a board may stay in each state, in seconds. Generous: an emulated board on a busy
+/// machine is ten times slower than a real one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timeouts {
+    pub power: f64,
+    pub bootloader: f64,
+    pub kernel: f64,
+    pub userspace: f64,
+    pub checked_in: f64,
+    /// For all tests together.
+    pub running: f64,
+    /// Without a sign of life while tests run: neither heartbeat nor console.
+    pub silence: f64,
+    /// For the lines that follow a crash's first one.
+    pub aftermath: f64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            power: 60.0,
+            bootloader: 300.0,
+            kernel: 420.0,
+            userspace: 420.0,
+            checked_in: 120.0,
+            running: 3600.0,
+            silence: 240.0,
+            aftermath: 3.0,
+        }
+    }
+}
+
+/// How often a bootloader may begin before the board counts as looping. SPL and U-Boot proper each say so.
+const BOOTLOADER_STARTS: u32 = 8;
+
+/// A board on its way from power-on to the end of its job. All times are seconds since the run began.
+#[derive(Debug)]
+pub struct Machine {
+    timeouts: Timeouts,
+    state: State,
+    since: f64,
+    stages: Vec<Stage>,
+    heard: bool,
+    last_sign: f64,
+    bootloader_starts: u32,
+    bootloader_trouble: Option<String>,
+    shutting_down: bool,
+    /// A failure that waits for the lines that explain it.
+    pending: Option<(f64, Failure)>,
+}
+
+impl Machine {
+    pub fn new(timeouts: Timeouts) -> Self {
+        Machine {
+            timeouts,
+            state: State::Off,
+            since: 0.0,
+            stages: Vec::new(),
+            heard: false,
+            last_sign: 0.0,
+            bootloader_starts: 0,
+            bootloader_trouble: None,
+            shutting_down: false,
+            pending: None,
+        }
+    }
+
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Power was switched on.
+    pub fn power_on(&mut self, at: f64) {
+        self.enter(State::Power, at);
+    }
+
+    /// The agent checked in. A board may do so before its console shows that it has booted.
+    pub fn checked_in(&mut self, at: f64) {
+        self.sign(at);
+        self.enter(State::CheckedIn, at);
+    }
+
+    /// The agent began the job.
+    pub fn running(&mut self, at: f64) {
+        self.sign(at);
+        self.enter(State::Running, at);
+    }
+
+    /// A heartbeat or output came over the network.
+    pub fn sign(&mut self, at: f64) {
+        self.last_sign = at;
+    }
+
+    /// The tests are over; what the board does now is of no matter.
+    pub fn done(&mut self, at: f64) {
+        self.pending = None;
+        self.enter(State::Done, at);
+    }
+
+    /// Takes what the console showed.
+    pub fn event(&mut self, event: &Event, at: f64) {
+        self.heard = true;
+        self.sign(at);
+        match event {
+            Event::Line(_) => {}
+            Event::Bootloader => self.bootloader(at),
+            Event::BootloaderPrompt if self.state <= State::Bootloader => self.fail_soon(
+                at,
+                FailureClass::Infrastructure,
+                with_detail(
+                    "U-Boot stopped at its prompt",
+                    self.bootloader_trouble.as_deref(),
+                ),
+            ),
+            Event::BootloaderPrompt => {}
+            Event::BootloaderTrouble(message) => {
+                if self.state <= State::Bootloader {
+                    self.bootloader_trouble = Some(message.clone());
+                }
+            }
+            Event::Kernel => self.kernel(at),
+            Event::Userspace | Event::Login => self.enter(State::Userspace, at),
+            Event::Shutdown => self.shutting_down = true,
+            Event::Crash { kind, message } => {
+                self.fail_soon(
+                    at,
+                    FailureClass::Infrastructure,
+                    format!("{kind}: {message}"),
+                );
+            }
+        }
+    }
+
+    /// Says why the board failed, once it has: by what the console showed, or by taking too long.
+    pub fn failure(&mut self, at: f64) -> Option<Failure> {
+        if self.pending.as_ref().is_some_and(|(due, _)| at >= *due) {
+            return self.pending.take().map(|(_, failure)| failure);
+        }
+        if self.state == State::Done || self.state == State::Off {
+            return None;
+        }
+        if self.state == State::Running && at - self.last_sign > self.timeouts.silence {
+            return Some(self.failed(
+                FailureClass::Infrastructure,
+                format!(
+                    "the board hangs: no heartbeat and no console output for {:.0} s",
+                    at - self.last_sign
+                ),
+            ));
+        }
+        let (limit, message) = self.limit();
+        (at - self.since > limit).then(|| {
+            let class = match self.state {
+                // The board was alive to the end: it is the tests that did not come to one.
+                State::Running => FailureClass::Test,
+                _ => FailureClass::Infrastructure,
+            };
+            self.failed(class, format!("{message} in {limit:.0} s"))
+        })
+    }
+
+    /// The stages so far; the last one lasts until `at`.
+    pub fn stages(&self, at: f64) -> Vec<Stage> {
+        let mut stages = self.stages.clone();
+        if !matches!(self.state, State::Off | State::Done) {
+            stages.push(self.stage(at));
+        }
+        stages
+    }
+
+    fn bootloader(&mut self, at: f64) {
+        if self.state > State::Bootloader {
+            return self.reset(at);
+        }
+        self.bootloader_starts += 1;
+        if self.bootloader_starts > BOOTLOADER_STARTS {
+            let message = with_detail(
+                "the bootloader starts over and over",
+                self.bootloader_trouble.as_deref(),
+            );
+            return self.fail_soon(at, FailureClass::Infrastructure, message);
+        }
+        self.enter(State::Bootloader, at);
+    }
+
+    fn kernel(&mut self, at: f64) {
+        if self.state > State::Kernel {
+            return self.reset(at);
+        }
+        self.enter(State::Kernel, at);
+    }
+
+    fn reset(&mut self, at: f64) {
+        if self.state == State::Done {
+            return;
+        }
+        let (class, message) = match (self.shutting_down, self.state) {
+            (true, State::Running) => (FailureClass::Test, "the tests rebooted the board"),
+            (true, _) => (FailureClass::Infrastructure, "the board rebooted by itself"),
+            (false, _) => (
+                FailureClass::Infrastructure,
+                "unexpected reset: the board starts anew",
+            ),
+        };
+        self.fail_soon(at, class, message.into());
+    }
+
+    /// Enters a state unless the board is past it already.
+    fn enter(&mut self, state: State, at: f64) {
+        if state <= self.state {
+            return;
+        }
+        if self.state != State::Off {
+            self.stages.push(self.stage(at));
+        }
+        // A prompt or a stall that the board got over was none.
+        if state <= State::Kernel {
+            self.pending = None;
+        }
+        self.state = state;
+        self.since = at;
+    }
+
+    fn stage(&self, at: f64) -> Stage {
+        Stage {
+            name: self.state.name().into(),
+            at: self.since,
+            duration: at - self.since,
+        }
+    }
+
+    /// The first failure counts: what follows a crash is its consequence.
+    fn fail_soon(&mut self, at: f64, class: FailureClass, message: String) {
+        if self.pending.is_none() && self.state != State::Done {
+            let failure = self.failed(class, message);
+            self.pending = Some((at + self.timeouts.aftermath, failure));
+        }
+    }
+
+    fn failed(&self, class: FailureClass, message: String) -> Failure {
+        Failure {
+            class,
+            stage: self.state.name().into(),
+            message,
+            console: Vec::new(),
+        }
+    }
+
+    fn limit(&self) -> (f64, String) {
+        let t = &self.timeouts;
+        match self.state {
+            State::Power if self.heard => (
+                t.power,
+                "the console shows no bootloader that hearth knows".into(),
+            ),
+            State::Power => (
+                t.power,
+                "the console stayed silent after power-on: no power, or not this board's console"
+                    .into(),
+            ),
+            State::Bootloader => (
+                t.bootloader,
+                with_detail(
+                    "the bootloader did not start a kernel",
+                    self.bootloader_trouble.as_deref(),
+                ),
+            ),
+            State::Kernel => (
+                t.kernel,
+                "the kernel started, and did not reach userspace".into(),
+            ),
+            State::Userspace => (
+                t.userspace,
+                "the system booted, and its agent did not check in".into(),
+            ),
+            State::CheckedIn => (
+                t.checked_in,
+                "the agent checked in, and did not take the job".into(),
+            ),
+            State::Running => (t.running, "the tests did not end".into()),
+            State::Off | State::Done => (f64::INFINITY, String::new()),
+        }
+    }
+}
+
+fn with_detail(message: &str, detail: Option<&str>) -> String {
+    match detail {
+        Some(detail) => format!("{message} (it said: {detail})"),
+        None => message.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::Watch;
+
+    /// Runs a scripted console of (seconds, text) pairs and gives the first failure within 10,000 s.
+    fn fails(script: &[(f64, &str)]) -> Option<Failure> {
+        let mut machine = Machine::new(Timeouts::default());
+        let mut watch = Watch::default();
+        machine.power_on(0.0);
+        for (at, text) in script {
+            match *text {
+                "<check-in>" => machine.checked_in(*at),
+                "<run>" => machine.running(*at),
+                "<done>" => machine.done(*at),
+                "<heartbeat>" => machine.sign(*at),
+                text => watch
+                    .feed(text.as_bytes())
+                    .iter()
+                    .for_each(|event| machine.event(event, *at)),
+            }
+            if let Some(failure) = machine.failure(*at) {
+                return Some(failure);
+            }
+        }
+        let last = script.last().map_or(0.0, |(at, _)| *at);
+        (0..10_000).find_map(|second| machine.failure(last + f64::from(second)))
+    }
+
+    const UBOOT: &str = "U-Boot 2025.01 (Apr 01 2025)\r\n";
+    const LINUX: &str = "[    0.0] Linux version 6.12.74\r\n";
+    const SYSTEMD: &str = "[    9.0] systemd[1]: systemd 257 running in system mode (+X)\r\n";
+
+    #[test]
+    fn each_way_to_fail_is_named_in_its_stage() {
+        use FailureClass::{Infrastructure, Test};
+        for (script, class, stage, message) in [
+            (vec![], Infrastructure, "power", "stayed silent"),
+            (
+                vec![(1.0, "garbage\r\n")],
+                Infrastructure,
+                "power",
+                "no bootloader",
+            ),
+            (
+                vec![(1.0, UBOOT), (2.0, "=> ")],
+                Infrastructure,
+                "bootloader",
+                "stopped at its prompt",
+            ),
+            (
+                vec![(1.0, UBOOT), (5.0, "TFTP error: 'File not found' (1)\r\n")],
+                Infrastructure,
+                "bootloader",
+                "File not found",
+            ),
+            (
+                vec![(1.0, UBOOT), (5.0, LINUX)],
+                Infrastructure,
+                "kernel",
+                "did not reach userspace",
+            ),
+            (
+                vec![
+                    (1.0, UBOOT),
+                    (5.0, LINUX),
+                    (6.0, "Kernel panic - not syncing: no init\r\n"),
+                ],
+                Infrastructure,
+                "kernel",
+                "kernel panic: no init",
+            ),
+            (
+                vec![(1.0, UBOOT), (5.0, LINUX), (9.0, SYSTEMD)],
+                Infrastructure,
+                "userspace",
+                "did not check in",
+            ),
+            (
+                vec![(1.0, UBOOT), (5.0, LINUX), (9.0, SYSTEMD), (10.0, UBOOT)],
+                Infrastructure,
+                "userspace",
+                "unexpected reset",
+            ),
+            (
+                vec![
+                    (1.0, UBOOT),
+                    (5.0, LINUX),
+                    (9.0, "<check-in>"),
+                    (10.0, "<run>"),
+                ],
+                Infrastructure,
+                "running",
+                "hangs",
+            ),
+            (
+                vec![
+                    (5.0, LINUX),
+                    (9.0, "<run>"),
+                    (10.0, "reboot: Restarting system\r\n"),
+                    (11.0, UBOOT),
+                ],
+                Test,
+                "running",
+                "rebooted the board",
+            ),
+        ] {
+            let failure = fails(&script).unwrap_or_else(|| panic!("{script:?} does not fail"));
+            assert_eq!(
+                (failure.class, failure.stage.as_str()),
+                (class, stage),
+                "{failure:?}"
+            );
+            assert!(failure.message.contains(message), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_board_that_lives_but_does_not_end_its_tests_fails_the_tests() {
+        let mut script = vec![
+            (1.0, UBOOT),
+            (5.0, LINUX),
+            (9.0, "<check-in>"),
+            (10.0, "<run>"),
+        ];
+        script.extend((0..100).map(|beat| (10.0 + 60.0 * f64::from(beat), "<heartbeat>")));
+        let failure = fails(&script).unwrap();
+        assert_eq!(failure.class, FailureClass::Test);
+        assert!(failure.message.contains("did not end"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_good_run_has_its_stages_and_no_failure() {
+        let mut machine = Machine::new(Timeouts::default());
+        machine.power_on(0.0);
+        machine.event(&Event::Bootloader, 1.0);
+        machine.event(&Event::Bootloader, 2.0);
+        machine.event(&Event::Kernel, 5.0);
+        machine.event(&Event::Userspace, 20.0);
+        machine.checked_in(50.0);
+        machine.running(51.0);
+        machine.done(60.0);
+        assert_eq!(machine.failure(1e9), None);
+        let stages: Vec<(String, f64)> = machine
+            .stages(99.0)
+            .into_iter()
+            .map(|stage| (stage.name, stage.duration))
+            .collect();
+        let expected = [
+            ("power", 1.0),
+            ("bootloader", 4.0),
+            ("kernel", 15.0),
+            ("userspace", 30.0),
+            ("checked-in", 1.0),
+            ("running", 9.0),
+        ];
+        assert_eq!(
+            stages,
+            expected.map(|(name, time)| (name.to_string(), time))
+        );
+    }
+
+    #[test]
+    fn a_looping_bootloader_is_recognised() {
+        let script: Vec<(f64, &str)> = (0..20).map(|n| (f64::from(n) * 20.0, UBOOT)).collect();
+        assert!(fails(&script).unwrap().message.contains("over and over"));
+    }
+}

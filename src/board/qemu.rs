@@ -1,0 +1,283 @@
+//! Owns emulated boards: a QEMU process whose console is a pty and whose power is the process itself.
+//! Never decides what network the board is on: it is given QEMU's arguments for it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::console::{self, Console};
+use crate::error::Fault;
+use crate::recipe::{self, Arch, Emulation};
+
+/// How long QEMU may take to answer on its control socket.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What an emulated board is made of.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub arch: Arch,
+    pub emulation: Emulation,
+    /// The bootloader as `-bios`, for machines that do not read it from their card.
+    pub firmware: Option<PathBuf>,
+    /// The raw image of the card. The board writes to it.
+    pub card: Option<PathBuf>,
+    /// `-netdev` and its value's like: the network without the device.
+    pub network: Vec<String>,
+    /// The MAC of the network device, where the machine lets one choose.
+    pub mac: Option<recipe::Mac>,
+}
+
+/// A running emulator. Dropping it ends the process.
+#[derive(Debug)]
+pub struct Emulator {
+    child: Child,
+    control: Control,
+    /// Holds the control socket.
+    _directory: TempDir,
+}
+
+impl Emulator {
+    /// Starts the board and gives it with its console; nothing that it prints is lost.
+    ///
+    /// `launcher` is put before QEMU's command line, such as hearth's own program that ends its
+    /// child when hearth dies.
+    pub fn start(spec: &Spec, launcher: &[String]) -> Result<(Self, Box<dyn Console>)> {
+        let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let socket = directory.path().join("qmp");
+        let errors = directory.path().join("stderr");
+        let mut command = command(spec, launcher, &socket);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&errors)?)
+            .spawn()
+            .map_err(|error| missing(&command, &error))?;
+        match Control::connect(&socket, &mut child, &errors).and_then(|mut control| {
+            let pty = control.pty()?;
+            let console = console::open(&recipe::Console::Serial {
+                device: pty,
+                speed: None,
+            })?;
+            control.execute("cont", json!({}))?;
+            Ok((control, console))
+        }) {
+            Ok((control, console)) => Ok((
+                Emulator {
+                    child,
+                    control,
+                    _directory: directory,
+                },
+                console,
+            )),
+            Err(error) => {
+                end(&mut child);
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the board still runs; it does not once it powered itself off.
+    pub fn is_on(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until the board powered itself off; `false` if it did not within `patience`.
+    pub fn wait_off(&mut self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while self.is_on() && Instant::now() < end {
+            sleep(Duration::from_millis(50));
+        }
+        !self.is_on()
+    }
+
+    /// Cuts the power.
+    pub fn off(&mut self) {
+        // The answer may not come any more; what counts is that the process ends.
+        let _ = self.control.execute("quit", json!({}));
+        if !self.wait_off(Duration::from_secs(5)) {
+            end(&mut self.child);
+        }
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn missing(command: &Command, error: &std::io::Error) -> anyhow::Error {
+    let program = command.get_program().to_string_lossy();
+    let package = if program.contains("aarch64") || program.contains("arm") {
+        "qemu-system-arm"
+    } else {
+        "qemu-system-misc"
+    };
+    Fault::host(format!("cannot start {program}: {error}"))
+        .remedy(format!("install the package {package}"))
+        .into()
+}
+
+fn command(spec: &Spec, launcher: &[String], socket: &Path) -> Command {
+    let qemu = format!("qemu-system-{}", spec.arch.qemu());
+    let mut words = launcher.iter().cloned().chain([qemu]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
+    let emulation = &spec.emulation;
+    command.args([
+        "-M",
+        &emulation.machine,
+        "-m",
+        &emulation.memory.to_string(),
+    ]);
+    command.args([
+        "-smp",
+        &emulation.cpus.to_string(),
+        "-nodefaults",
+        "-display",
+        "none",
+        "-S",
+    ]);
+    if let Some(cpu) = &emulation.cpu {
+        command.args(["-cpu", cpu]);
+    }
+    if let Some(firmware) = &spec.firmware {
+        command.arg("-bios").arg(firmware);
+    }
+    // A reset is the board's end or a surprise; either way the state machine is to see it.
+    command.args(["-chardev", "pty,id=console", "-serial", "chardev:console"]);
+    command
+        .arg("-qmp")
+        .arg(format!("unix:{},server=on,wait=off", socket.display()));
+    if let Some(card) = &spec.card {
+        let drive = format!(
+            "format=raw,file={}",
+            card.display().to_string().replace(',', ",,")
+        );
+        if emulation.card == "virtio" {
+            command.args([
+                "-drive",
+                &format!("{drive},if=none,id=card"),
+                "-device",
+                "virtio-blk-pci,drive=card",
+            ]);
+        } else {
+            command.args(["-drive", &format!("{drive},if=sd")]);
+        }
+    }
+    network(&mut command, spec);
+    command
+}
+
+fn network(command: &mut Command, spec: &Spec) {
+    let mac = spec
+        .mac
+        .map(|mac| format!(",mac={mac}"))
+        .unwrap_or_default();
+    command.args(&spec.network);
+    if spec.emulation.network == "onboard" {
+        // The machine's own controller takes the network named `net` by the legacy option.
+        command.args([
+            "-net",
+            &format!("nic,netdev=net{}", mac.replace("mac=", "macaddr=")),
+        ]);
+    } else {
+        command.args([
+            "-device",
+            &format!("{},netdev=net{mac}", spec.emulation.network),
+        ]);
+    }
+}
+
+/// QEMU's control socket. Protocol: QEMU's `docs/interop/qmp-spec`.
+#[derive(Debug)]
+struct Control {
+    reader: BufReader<UnixStream>,
+    writer: UnixStream,
+}
+
+impl Control {
+    /// `errors` is the file to which QEMU says why it ended, if it does.
+    fn connect(socket: &Path, child: &mut Child, errors: &Path) -> Result<Self> {
+        let end = Instant::now() + CONTROL_TIMEOUT;
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(_) if child.try_wait()?.is_some() => {
+                    let said = fs::read_to_string(errors).unwrap_or_default();
+                    return Err(Fault::infrastructure(format!(
+                        "QEMU ended at once: {}",
+                        said.trim()
+                    ))
+                    .into());
+                }
+                Err(error) if Instant::now() > end => {
+                    return Err(
+                        Fault::infrastructure(format!("QEMU does not answer: {error}")).into(),
+                    );
+                }
+                Err(_) => sleep(Duration::from_millis(20)),
+            }
+        };
+        stream.set_read_timeout(Some(CONTROL_TIMEOUT))?;
+        let mut control = Control {
+            reader: BufReader::new(stream.try_clone()?),
+            writer: stream,
+        };
+        control.message()?;
+        control.execute("qmp_capabilities", json!({}))?;
+        Ok(control)
+    }
+
+    fn execute(&mut self, name: &str, arguments: Value) -> Result<Value> {
+        writeln!(
+            self.writer,
+            "{}",
+            json!({ "execute": name, "arguments": arguments })
+        )?;
+        loop {
+            let mut message = self.message()?;
+            if let Some(error) = message.get("error") {
+                return Err(Fault::infrastructure(format!("QEMU refused {name}: {error}")).into());
+            }
+            // Events come in between.
+            if let Some(answer) = message.get_mut("return") {
+                return Ok(answer.take());
+            }
+        }
+    }
+
+    fn message(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        self.reader
+            .read_line(&mut line)
+            .context("QEMU's control socket failed")?;
+        serde_json::from_str(&line).context("QEMU closed its control socket")
+    }
+
+    /// The device of the console's pty.
+    fn pty(&mut self) -> Result<PathBuf> {
+        let devices = self.execute("query-chardev", json!({}))?;
+        devices
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|device| device["label"] == "console")
+            .and_then(|device| device["filename"].as_str()?.strip_prefix("pty:"))
+            .map(PathBuf::from)
+            .ok_or_else(|| Fault::infrastructure("QEMU has no pty for the console").into())
+    }
+}
