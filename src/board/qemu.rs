@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::console::{self, Console};
 use crate::error::Fault;
-use crate::recipe::{self, Arch, Emulation};
+use crate::recipe::{self, Arch, EmulatedCard, EmulatedNetwork, Emulation};
 
 /// How long QEMU may take to answer on its control socket.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -167,7 +167,7 @@ fn command(spec: &Spec, launcher: &[String], socket: &Path) -> Command {
             "format=raw,file={}",
             card.display().to_string().replace(',', ",,")
         );
-        if emulation.card == "virtio" {
+        if emulation.card == EmulatedCard::Virtio {
             command.args([
                 "-drive",
                 &format!("{drive},if=none,id=card"),
@@ -188,17 +188,15 @@ fn network(command: &mut Command, spec: &Spec) {
         .map(|mac| format!(",mac={mac}"))
         .unwrap_or_default();
     command.args(&spec.network);
-    if spec.emulation.network == "onboard" {
-        // The machine's own controller takes the network named `net` by the legacy option.
-        command.args([
-            "-net",
-            &format!("nic,netdev=net{}", mac.replace("mac=", "macaddr=")),
-        ]);
-    } else {
-        command.args([
-            "-device",
-            &format!("{},netdev=net{mac}", spec.emulation.network),
-        ]);
+    match spec.emulation.network {
+        // The machine's own controller takes its network by the legacy option.
+        EmulatedNetwork::Onboard => {
+            let mac = mac.replace("mac=", "macaddr=");
+            command.args(["-net", &format!("nic,netdev=net{mac}")]);
+        }
+        EmulatedNetwork::VirtioNetPci => {
+            command.args(["-device", &format!("virtio-net-pci,netdev=net{mac}")]);
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub fn open(console: &recipe::Console) -> Result<Box<dyn Console>> {
         recipe::Console::Tcp { address } => Ok(Box::new(tcp::Tcp::raw(address)?)),
         recipe::Console::Telnet { address } => Ok(Box::new(tcp::Tcp::telnet(address)?)),
         recipe::Console::Command { run } => Ok(Box::new(command::Program::start(run)?)),
-        recipe::Console::Qemu => Err(Fault::input(
+        recipe::Console::Qemu {} => Err(Fault::input(
             "the console of an emulated board opens with the board, not by itself",
         )
         .into()),

@@ -58,8 +58,8 @@ pub fn open(power: &recipe::Power, ask: Ask) -> Result<Box<dyn Power>> {
             off.clone(),
             status.clone(),
         )),
-        recipe::Power::Manual => Box::new(manual::Manual::new(ask)),
-        recipe::Power::Qemu => {
+        recipe::Power::Manual {} => Box::new(manual::Manual::new(ask)),
+        recipe::Power::Qemu {} => {
             return Err(Fault::input("an emulated board has no power switch of its own: `hearth test` and `hearth boot` start it").into());
         }
     })
