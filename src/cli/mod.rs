@@ -2,6 +2,9 @@
 //! would miss.
 
 mod completions;
+mod image;
+mod listing;
+mod mkimage;
 mod report;
 mod run;
 mod shell;
@@ -45,6 +48,8 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Completions(completions::Arguments),
+    Image(image::Arguments),
+    Mkimage(mkimage::Arguments),
     Run(run::Arguments),
     Shell(shell::Arguments),
 }
@@ -69,6 +74,8 @@ pub fn run() -> ExitCode {
 fn dispatch(cli: Cli, _terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
         Command::Completions(arguments) => completions::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments),
+        Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
         Command::Run(arguments) => run::run(&arguments),
         Command::Shell(arguments) => shell::run(&arguments),
     }

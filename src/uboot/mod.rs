@@ -2,12 +2,17 @@
 //! Never knows of recipes.
 
 pub mod ids;
+pub mod read;
 pub mod script;
+mod stream;
 pub mod template;
 pub mod timestamp;
 pub mod uimage;
 pub mod values;
+pub mod vendor;
+pub mod write;
 
 pub use ids::{Comp, ImageArch, Kind, Os};
+pub use stream::Input;
 pub use template::Templates;
 pub use values::Values;

@@ -10,7 +10,10 @@
 //! | 12 | size of the data in bytes | 32 | name, 32 bytes padded with zeros |
 //! | 16 | load address | | |
 
+use serde::Serialize;
+
 use super::ids::{Comp, ImageArch, Kind, Os};
+use super::timestamp;
 
 /// Bytes in a header.
 pub const HEADER_LEN: usize = 64;
@@ -20,7 +23,8 @@ pub const NAME_LEN: usize = 32;
 pub const MAGIC: [u8; 4] = [0x27, 0x05, 0x19, 0x56];
 
 /// The fields of a header, but for magic and header checksum, which follow from the rest.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "Fields")]
 pub struct Header {
     /// Seconds since 1970, UTC.
     pub time: u32,
@@ -34,6 +38,41 @@ pub struct Header {
     pub kind: Kind,
     pub comp: Comp,
     pub name: [u8; NAME_LEN],
+}
+
+/// The header as JSON shows it.
+#[derive(Serialize)]
+struct Fields {
+    name: String,
+    created: String,
+    time: u32,
+    os: Os,
+    arch: ImageArch,
+    #[serde(rename = "type")]
+    kind: Kind,
+    compression: Comp,
+    size: u32,
+    load: u32,
+    entry: u32,
+    data_crc: u32,
+}
+
+impl From<Header> for Fields {
+    fn from(header: Header) -> Self {
+        Fields {
+            name: String::from_utf8_lossy(header.name()).into_owned(),
+            created: timestamp::rfc3339(header.time),
+            time: header.time,
+            os: header.os,
+            arch: header.arch,
+            kind: header.kind,
+            compression: header.comp,
+            size: header.size,
+            load: header.load,
+            entry: header.entry,
+            data_crc: header.data_crc,
+        }
+    }
 }
 
 /// A checksum as it is stored, and as it was computed.
