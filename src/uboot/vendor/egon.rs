@@ -1,7 +1,7 @@
 //! Owns Allwinner's eGON header, as written before U-Boot's SPL. Never decides where on a card it goes.
 //!
 //! Source: U-Boot, `include/sunxi_image.h`, `tools/sunxi_egon.c`. 96 bytes, little-endian: a branch over the header,
-//! `eGON.BT0`, a checksum, the length of the whole image, `SPL` and a version, then from byte 28 the offset of
+//! `eGON.BT0`, a checksum, the length of the whole image, `SPL` and a version, then from byte 32 the offset of
 //! the device tree's name, and from byte 44 room for that name. The checksum is the sum of all words, its own
 //! field taken as 5F0A6C39.
 
@@ -24,6 +24,8 @@ const BLOCK: u64 = 8192;
 pub const SECTOR: u32 = 512;
 const MAGIC: &[u8; 8] = b"eGON.BT0";
 const STAMP: u32 = 0x5f0a_6c39;
+/// Where the offset of the name stands.
+const DT_NAME_AT: usize = 32;
 const NAME_AT: usize = 44;
 /// Bytes for the name, the last of which stays zero.
 const NAME_LEN: usize = 52;
@@ -98,7 +100,7 @@ fn write(
         );
     } else if !name.is_empty() {
         bytes[23] = 2;
-        bytes[28..32].copy_from_slice(&(NAME_AT as u32).to_le_bytes());
+        bytes[DT_NAME_AT..DT_NAME_AT + 4].copy_from_slice(&(NAME_AT as u32).to_le_bytes());
         bytes[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
     }
     let checksum = Sum::of_header(&bytes).value().wrapping_add(sum.value());
@@ -150,8 +152,8 @@ impl Header {
         };
         let spl_version = (bytes[20..23] == *b"SPL").then(|| (bytes[23] >> 5, bytes[23] & 0x1f));
         // A name may lie anywhere in the image by the format; every known writer puts it into the header.
-        let name_at = word(28) as usize;
-        let device_tree = (spl_version >= Some((0, 2)) && (28..HEADER_LEN).contains(&name_at))
+        let name_at = word(DT_NAME_AT) as usize;
+        let device_tree = (spl_version >= Some((0, 2)) && (NAME_AT..HEADER_LEN).contains(&name_at))
             .then(|| {
                 let name = bytes[name_at..].split(|byte| *byte == 0).next();
                 String::from_utf8_lossy(name.unwrap_or_default()).into_owned()
