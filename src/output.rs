@@ -2,14 +2,18 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use tempfile::{NamedTempFile, TempDir};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::unistd::linkat;
+use tempfile::{NamedTempFile, TempDir, TempPath};
 
-/// A file that appears under its name only by [`AtomicFile::commit`]: it is written beside its
-/// place, synced, and renamed. Dropping it leaves what was there before.
+/// A file that appears under its name only by [`AtomicFile::commit`]: it is written without a name, synced, and then
+/// takes its place. Dropping it, or killing hearth, leaves what was there before and nothing else. (Where the file
+/// system has no nameless files, as FAT, it is a `.hearth-…` beside its place, which a kill leaves behind.)
 ///
 /// `/dev/stdout`, `/dev/null`, pipes and other special files are written directly, since a rename would
 /// replace them.
@@ -21,6 +25,7 @@ pub struct AtomicFile {
 
 #[derive(Debug)]
 enum Sink {
+    Nameless(BufWriter<File>),
     Beside(BufWriter<NamedTempFile>),
     Direct(BufWriter<File>),
 }
@@ -46,14 +51,8 @@ impl AtomicFile {
                     .with_context(|| format!("cannot write {}", path.display()))?;
                 Sink::Direct(BufWriter::with_capacity(1 << 16, file))
             }
-            _ => {
-                let file = tempfile::Builder::new()
-                    .prefix(".hearth-")
-                    .permissions(Permissions::from_mode(0o666))
-                    .tempfile_in(parent_of(&target))
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-                Sink::Beside(BufWriter::with_capacity(1 << 16, file))
-            }
+            _ => unfinished(parent_of(&target))
+                .with_context(|| format!("cannot write {}", path.display()))?,
         };
         Ok(AtomicFile { path: target, sink })
     }
@@ -63,33 +62,83 @@ impl AtomicFile {
         self.flush()?;
         Ok(match &self.sink {
             Sink::Beside(file) => file.get_ref().as_file(),
+            Sink::Nameless(file) => file.get_ref(),
             Sink::Direct(file) => file.get_ref(),
         })
     }
 
-    /// Flushes, syncs, and renames the file into its place.
+    /// Flushes, syncs, and puts the file into its place.
     pub fn commit(mut self) -> Result<()> {
         let path = self.path.clone();
         self.flush()
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        if let Sink::Beside(file) = self.sink {
-            let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.as_file()
-                .sync_all()
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            file.persist(&path)
-                .map_err(|failed| failed.error)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            sync_directory(parent_of(&path))?;
-        }
-        Ok(())
+            .and_then(|()| self.sink.commit(&path))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+impl Sink {
+    fn commit(self, path: &Path) -> io::Result<()> {
+        let named = match self {
+            Sink::Direct(_) => return Ok(()),
+            Sink::Beside(file) => {
+                let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+                file.as_file().sync_all()?;
+                file.into_temp_path()
+            }
+            Sink::Nameless(file) => {
+                let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+                file.sync_all()?;
+                give_name(&file, parent_of(path))?
+            }
+        };
+        named.persist(path).map_err(|failed| failed.error)?;
+        sync_directory(parent_of(path))
+    }
+}
+
+/// A file on the file system of `dir` that is still to get its name.
+fn unfinished(dir: &Path) -> io::Result<Sink> {
+    const BUFFER: usize = 1 << 16;
+    let nameless = File::options()
+        .read(true)
+        .write(true)
+        .mode(0o666)
+        .custom_flags(OFlag::O_TMPFILE.bits())
+        .open(dir);
+    // A nameless file gets its name by way of /proc.
+    if let Ok(file) = nameless
+        && fs::exists(link_to(&file)).unwrap_or(false)
+    {
+        return Ok(Sink::Nameless(BufWriter::with_capacity(BUFFER, file)));
+    }
+    let file = tempfile::Builder::new()
+        .prefix(".hearth-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(dir)?;
+    Ok(Sink::Beside(BufWriter::with_capacity(BUFFER, file)))
+}
+
+fn link_to(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Names a nameless file, so that it can be renamed over one that exists.
+fn give_name(file: &File, dir: &Path) -> io::Result<TempPath> {
+    let link = link_to(file);
+    let named = tempfile::Builder::new()
+        .prefix(".hearth-")
+        .make_in(dir, |name| {
+            linkat(AT_FDCWD, &link, AT_FDCWD, name, AtFlags::AT_SYMLINK_FOLLOW)
+                .map_err(io::Error::from)
+        })?;
+    Ok(named.into_temp_path())
 }
 
 impl Write for AtomicFile {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         match &mut self.sink {
             Sink::Beside(file) => file.write(data),
+            Sink::Nameless(file) => file.write(data),
             Sink::Direct(file) => file.write(data),
         }
     }
@@ -97,6 +146,7 @@ impl Write for AtomicFile {
     fn flush(&mut self) -> io::Result<()> {
         match &mut self.sink {
             Sink::Beside(file) => file.flush(),
+            Sink::Nameless(file) => file.flush(),
             Sink::Direct(file) => file.flush(),
         }
     }
@@ -141,7 +191,7 @@ impl AtomicDir {
 
     /// Puts the directory in its place; what was there before is exchanged in one step, then removed.
     pub fn commit(self) -> Result<()> {
-        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        use nix::fcntl::{RenameFlags, renameat2};
         let failed = || format!("cannot put {} in its place", self.path.display());
         nix::unistd::syncfs(File::open(self.beside.path())?).with_context(failed)?;
         if fs::symlink_metadata(&self.path).is_ok() {
@@ -153,12 +203,12 @@ impl AtomicDir {
                 RenameFlags::RENAME_EXCHANGE,
             )
             .with_context(failed)?;
-            sync_directory(parent_of(&self.path))?;
+            sync_directory(parent_of(&self.path)).with_context(failed)?;
             self.beside.close().with_context(failed)
         } else {
             let made = self.beside.keep();
             fs::rename(&made, &self.path).with_context(failed)?;
-            sync_directory(parent_of(&self.path))
+            sync_directory(parent_of(&self.path)).with_context(failed)
         }
     }
 }
@@ -177,10 +227,8 @@ fn parent_of(path: &Path) -> &Path {
 }
 
 /// Makes a rename in `directory` last through a power cut.
-fn sync_directory(directory: &Path) -> Result<()> {
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .with_context(|| format!("cannot sync {}", directory.display()))
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]
@@ -212,6 +260,22 @@ mod tests {
         }
         assert!(path.join("two").exists() && !path.join("one").exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_unfinished_file_has_no_name_and_gets_the_usual_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        file.flush().unwrap();
+        // So that nothing is left where hearth is killed just now.
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        file.commit().unwrap();
+        let plain = dir.path().join("plain");
+        File::create(&plain).unwrap();
+        let mode = |path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&path), mode(&plain));
     }
 
     #[test]
