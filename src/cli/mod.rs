@@ -1,9 +1,11 @@
 //! Owns the command line: arguments in, text and an exit code out. Holds no logic that a user of the library
 //! would miss.
 
+mod changes;
 mod completions;
 mod image;
 mod listing;
+mod lock;
 mod mkimage;
 mod report;
 mod run;
@@ -50,6 +52,7 @@ pub enum Command {
     Completions(completions::Arguments),
     Image(image::Arguments),
     Mkimage(mkimage::Arguments),
+    Lock(lock::Arguments),
     Run(run::Arguments),
     Shell(shell::Arguments),
 }
@@ -71,11 +74,12 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, _terminal: &Terminal) -> Result<ExitCode> {
+fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Image(arguments) => image::run(&arguments),
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
+        Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Run(arguments) => run::run(&arguments),
         Command::Shell(arguments) => shell::run(&arguments),
     }

@@ -3,7 +3,9 @@
 
 mod arch;
 mod board_type;
+mod date;
 mod diagnostic;
+mod file;
 pub mod find;
 mod lab;
 mod lab_file;
@@ -16,10 +18,12 @@ pub use board_type::{
     Blob, BoardType, Bootloader, EmulatedCard, EmulatedNetwork, Emulation, ImageKind, InitrdNeeds,
     LoadAddresses, Media, Place, Table,
 };
+pub use date::parse_date;
 pub use diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
+pub use file::RecipeFile;
 pub use lab::{BoardEntry, Console, Dhcp, Lab, LabSettings, Network, Ports, Power};
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
-pub use lock::{Lock, LockedPackage, LockedRelease, Role};
+pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role};
 pub use mac::Mac;
 pub use model::{
     ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, Recipe, Strip, System,

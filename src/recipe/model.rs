@@ -1,11 +1,13 @@
 //! Owns the recipe: what goes into a master image (`recipes/*.toml`).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::Arch;
+use super::{Arch, RecipeFile, parse_toml};
 
 /// A recipe, as its author wrote it. Paths in it are relative to its own directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +46,39 @@ pub struct Recipe {
     /// For templates of files.
     #[serde(default)]
     pub values: BTreeMap<String, toml::Value>,
+}
+
+impl Recipe {
+    /// Reads a recipe by path or name; [`RecipeFile::open`] also says where it was found.
+    pub fn load(argument: &str) -> Result<Self> {
+        RecipeFile::open(argument).map(|file| file.recipe)
+    }
+
+    /// Reads a recipe's text; `path` is only for messages.
+    ///
+    /// # Errors
+    /// The first mistake, as a [`Diagnostic`](super::Diagnostic).
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let recipe: Recipe = parse_toml(path, text)?;
+        Ok(recipe)
+    }
+
+    /// SHA-256, in hex, of the parts that decide which packages are chosen: architecture, archive, kernel,
+    /// packages, exclusions and local packages.
+    pub fn selection_digest(&self) -> String {
+        // Only what is listed here counts: a change of the description leaves the lock valid.
+        let selection = serde_json::json!({
+            "arch": self.arch,
+            "suites": self.archive.suites,
+            "components": self.archive.components,
+            "recommends": self.archive.recommends,
+            "kernel": self.kernel,
+            "packages": self.packages,
+            "exclude": self.exclude,
+            "debs": self.debs,
+        });
+        hex::encode(Sha256::digest(selection.to_string()))
+    }
 }
 
 /// Where packages come from. The mirror's address is never part of a recipe.

@@ -1,0 +1,119 @@
+//! Owns how a recipe is found by name or path, together with its lock. Never writes either.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use sha2::{Digest, Sha256};
+
+use super::find::{self, RECIPE, Source};
+use super::{Lock, Recipe};
+use crate::error::Fault;
+
+/// A recipe and where it comes from.
+#[derive(Clone, Debug)]
+pub struct RecipeFile {
+    /// The file's name without `.toml`; part of the names of what is built.
+    pub name: String,
+    /// The file; for a recipe in the binary a path that does not exist.
+    pub path: PathBuf,
+    pub text: String,
+    pub recipe: Recipe,
+}
+
+impl RecipeFile {
+    /// Finds a recipe by path (anything with a `/`, or that ends in `.toml`) or by name, in the `recipes/` of
+    /// [`dirs::data`](crate::dirs::data), then in the binary.
+    ///
+    /// # Errors
+    /// If there is none, or it is wrong; the latter is a [`Diagnostic`](super::Diagnostic).
+    pub fn open(argument: &str) -> Result<Self> {
+        let Source { path, text } = find::find(RECIPE, argument)?;
+        let recipe = Recipe::parse(&path, &text)?;
+        let name = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .filter(|name| is_name(name))
+            .ok_or_else(|| {
+                Fault::input(format!(
+                    "{} is no name for a recipe: only letters, digits, `.`, `_` and `-`",
+                    path.display()
+                ))
+                .remedy("rename the file")
+            })?;
+        Ok(RecipeFile {
+            name: name.to_string(),
+            path: path.clone(),
+            text,
+            recipe,
+        })
+    }
+
+    /// Whether it is one of those in the binary, of which there is no file.
+    pub fn is_built_in(&self) -> bool {
+        self.path.starts_with("<hearth>")
+    }
+
+    /// What paths in the recipe are relative to.
+    pub fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+
+    /// SHA-256 of the recipe's text, in hex.
+    pub fn digest(&self) -> String {
+        hex::encode(Sha256::digest(&self.text))
+    }
+
+    /// Where the lock is: beside the recipe.
+    pub fn lock_path(&self) -> PathBuf {
+        self.path.with_extension("lock")
+    }
+
+    /// The lock, if there is one, whether it fits or not.
+    pub fn existing_lock(&self) -> Result<Option<Lock>> {
+        let path = self.lock_path();
+        if let Ok(embedded) = path.strip_prefix("<hearth>") {
+            return match find::find_file(&embedded.to_string_lossy())? {
+                Some(source) => Lock::parse(&path, &source.text).map(Some),
+                None => Ok(None),
+            };
+        }
+        if path.exists() {
+            return Lock::load(&path).map(Some);
+        }
+        Ok(None)
+    }
+
+    /// The lock, which must fit the recipe.
+    ///
+    /// # Errors
+    /// If there is none, or the recipe has changed since.
+    pub fn lock(&self) -> Result<Lock> {
+        let remedy = format!("run hearth lock {}", self.path.display());
+        let Some(lock) = self.existing_lock()? else {
+            return Err(
+                Fault::input(format!("the recipe {} has no lock yet", self.name))
+                    .remedy(remedy)
+                    .into(),
+            );
+        };
+        if !lock.is_of(&self.recipe) {
+            return Err(Fault::input(format!(
+                "{} does not fit the recipe any more: its architecture, suites or packages have changed",
+                self.lock_path().display()
+            ))
+            .remedy(remedy)
+            .into());
+        }
+        Ok(lock)
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
+}
