@@ -28,21 +28,36 @@ pub fn oracle(program: &str) -> Command {
 /// Runs to the end; panics with the output if it fails.
 pub fn succeed(command: &mut Command) -> Output {
     let output = run(command);
-    assert!(output.status.success(), "{command:?}: {}\n{}", output.status, text(&output));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        text(&output)
+    );
     output
 }
 
 /// Runs to the end and asserts the exit code and a part of what is said on standard error.
 pub fn fail(command: &mut Command, code: i32, says: &str) -> Output {
     let output = run(command);
-    assert_eq!(output.status.code(), Some(code), "{command:?}\n{}", text(&output));
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{command:?}\n{}",
+        text(&output)
+    );
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains(says), "{command:?} does not say {says:?} but:\n{stderr}");
+    assert!(
+        stderr.contains(says),
+        "{command:?} does not say {says:?} but:\n{stderr}"
+    );
     output
 }
 
 pub fn run(command: &mut Command) -> Output {
-    command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+    command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
 fn text(output: &Output) -> String {

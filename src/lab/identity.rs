@@ -1,0 +1,114 @@
+//! Owns who a board is: what it claims, what the lab knows, and where the two disagree.
+//! Never decides what to do about it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::recipe::Mac;
+
+/// What a board's agent says of it when it checks in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Claim {
+    /// The name that the card's boot script put on the kernel's command line.
+    pub board: String,
+    pub mac: String,
+    /// `serial-number` of the device tree.
+    pub serial: String,
+    /// `model` of the device tree.
+    pub model: String,
+    /// `soc_id` of the kernel's soc bus.
+    pub soc: String,
+    /// CID register of the card.
+    pub card: String,
+    /// The kernel's random id of this boot.
+    pub boot: String,
+    /// The id of the image that the board runs.
+    pub image: String,
+}
+
+/// What the lab knows of a board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub name: String,
+    pub mac: Mac,
+    /// The image that it should run; `None` while any will do.
+    pub image: Option<String>,
+}
+
+/// Compares a claim with what the lab knows and with the other boards that are up. Gives what is
+/// wrong, in one sentence.
+pub fn check(claim: &Claim, known: &[Known], others: &[Claim]) -> Option<String> {
+    let mac: Option<Mac> = claim.mac.parse().ok();
+    let Some(board) = known.iter().find(|known| known.name == claim.board) else {
+        let by_mac = known.iter().find(|known| Some(known.mac) == mac);
+        return Some(match by_mac {
+            Some(board) => format!(
+                "the board with {}'s MAC {} calls itself `{}`: does it have another board's card?",
+                board.name, board.mac, claim.board
+            ),
+            None => format!(
+                "`{}` (MAC {}) is not a board of this lab",
+                claim.board, claim.mac
+            ),
+        });
+    };
+    if let Some(twin) = others.iter().find(|other| other.board == claim.board) {
+        return Some(format!(
+            "two boards are `{}`: one has MAC {} and boot id {}, the other MAC {} and boot id {}",
+            claim.board, claim.mac, claim.boot, twin.mac, twin.boot
+        ));
+    }
+    if mac != Some(board.mac) {
+        let owner = known.iter().find(|known| Some(known.mac) == mac);
+        let whose = owner
+            .map(|owner| format!(", which is {}'s", owner.name))
+            .unwrap_or_default();
+        return Some(format!(
+            "`{}` should have MAC {} and has {}{whose}: is its card in another board?",
+            claim.board, board.mac, claim.mac
+        ));
+    }
+    match &board.image {
+        Some(image) if *image != claim.image => Some(format!(
+            "`{}` should run the image {image} and runs {}",
+            claim.board, claim.image
+        )),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(name: &str, last: u8) -> Known {
+        Known {
+            name: name.into(),
+            mac: Mac([2, 0, 0, 0, 0, last]),
+            image: Some("img-1".into()),
+        }
+    }
+
+    fn claim(board: &str, last: u8, image: &str, boot: &str) -> Claim {
+        Claim {
+            board: board.into(),
+            mac: format!("02:00:00:00:00:{last:02x}"),
+            image: image.into(),
+            boot: boot.into(),
+            ..Claim::default()
+        }
+    }
+
+    #[test]
+    fn each_wrong_identity_is_named_as_what_it_is() {
+        let lab = [known("neo1", 1), known("neo2", 2)];
+        let said = |claim: &Claim, others: &[Claim]| check(claim, &lab, others).unwrap_or_default();
+        assert_eq!(check(&claim("neo1", 1, "img-1", "a"), &lab, &[]), None);
+        assert!(said(&claim("new", 9, "img-1", "a"), &[]).contains("not a board of this lab"));
+        assert!(said(&claim("new", 2, "img-1", "a"), &[]).contains("another board's card"));
+        assert!(said(&claim("neo1", 2, "img-1", "a"), &[]).contains("which is neo2's"));
+        assert!(said(&claim("neo1", 1, "img-0", "a"), &[]).contains("should run the image img-1"));
+        let twin = claim("neo1", 1, "img-1", "b");
+        assert!(said(&claim("neo1", 1, "img-1", "a"), &[twin]).contains("two boards are `neo1`"));
+    }
+}
