@@ -1,2 +1,28 @@
-//! Owns the bytes of a card: partition table, FAT, raw blobs, and writing them to a device.
-//! Never serves anything.
+//! Owns the SD image of one board: partition table, raw blobs and one small FAT, and how it gets onto a card.
+//! Never knows what a boot script says nor where a bootloader comes from: both arrive as bytes.
+//!
+//! An image is a list of extents ([`CardImage`]): nothing else of the card matters, so the file is
+//! sparse, the bmap is short, and flashing takes seconds.
+
+mod bmap;
+mod card;
+mod device;
+mod fat;
+mod flash;
+mod image;
+mod layout;
+mod table;
+
+pub use bmap::bmap;
+pub use card::{CardRequest, Contents, compose, contents};
+pub use device::{Device, Doubt, Host};
+pub use fat::{FatFile, build as build_fat};
+pub use flash::{flash, update};
+pub use image::{BLOCK, CardImage, Extent};
+pub use layout::{Layout, RawBlob, TestPartition, parse_size};
+
+/// Bytes of one sector, of every card hearth writes.
+pub const SECTOR: u64 = 512;
+
+/// A card may take this many bytes beside its bootloader.
+pub const LIMIT: u64 = 8 << 20;

@@ -1,0 +1,46 @@
+//! Owns the block map that goes with an SD image: bmap 2.0 (bmap-tools, `BmapCreate.py`).
+//! Never reads an image file.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+use super::image::{BLOCK, CardImage};
+
+/// The text of the bmap: which blocks hold something, with a SHA-256 of each run of them.
+pub fn bmap(image: &CardImage) -> String {
+    let blocks = image.layout.size.div_ceil(BLOCK);
+    let mapped: u64 = image
+        .extents()
+        .iter()
+        .map(|extent| (extent.data.len() as u64).div_ceil(BLOCK))
+        .sum();
+    let nothing = "0".repeat(64);
+    let mut text = format!(
+        "<?xml version=\"1.0\" ?>\n<bmap version=\"2.0\">\n\
+         \x20   <ImageSize> {} </ImageSize>\n\
+         \x20   <BlockSize> {BLOCK} </BlockSize>\n\
+         \x20   <BlocksCount> {blocks} </BlocksCount>\n\
+         \x20   <MappedBlocksCount> {mapped} </MappedBlocksCount>\n\
+         \x20   <ChecksumType> sha256 </ChecksumType>\n\
+         \x20   <BmapFileChecksum> {nothing} </BmapFileChecksum>\n\
+         \x20   <BlockMap>\n",
+        image.layout.size
+    );
+    for extent in image.extents() {
+        let first = extent.offset / BLOCK;
+        let last = extent.end().div_ceil(BLOCK) - 1;
+        let range = if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        };
+        let sum = hex::encode(Sha256::digest(&extent.data));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "        <Range chksum=\"{sum}\"> {range} </Range>");
+    }
+    text.push_str("    </BlockMap>\n</bmap>\n");
+    // The file's own checksum is taken with zeros in its place.
+    let sum = hex::encode(Sha256::digest(&text));
+    text.replacen(&nothing, &sum, 1)
+}
