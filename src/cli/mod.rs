@@ -3,9 +3,11 @@
 
 mod changes;
 mod completions;
+mod flash;
 mod image;
 mod listing;
 mod lock;
+mod media;
 mod mkimage;
 mod report;
 mod run;
@@ -50,9 +52,11 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Completions(completions::Arguments),
+    Flash(flash::Arguments),
     Image(image::Arguments),
-    Mkimage(mkimage::Arguments),
     Lock(lock::Arguments),
+    Media(media::Arguments),
+    Mkimage(mkimage::Arguments),
     Run(run::Arguments),
     Shell(shell::Arguments),
 }
@@ -77,6 +81,8 @@ pub fn run() -> ExitCode {
 fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
         Command::Completions(arguments) => completions::run(&arguments),
+        Command::Flash(arguments) => flash::run(&arguments, terminal),
+        Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
         Command::Lock(arguments) => lock::run(&arguments, terminal),

@@ -11,7 +11,8 @@ use super::image::{CardImage, Extent};
 use super::layout::{Layout, RawBlob, TestPartition};
 use super::{SECTOR, table};
 use crate::error::Fault;
-use crate::recipe::{Blob, Media, Place};
+use crate::recipe::{Blob, Board, LabSettings, Media, Place};
+use crate::uboot::{Templates, Values, script};
 
 /// What a card is made of, apart from where it goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,33 +35,34 @@ pub struct CardRequest<'a> {
     pub card: Option<u64>,
 }
 
-/// Reads the blobs of a board type out of `bootloader`, where they have the paths they have in their
-/// packages, and adds the board's `own` files behind them.
+/// Where a build left what a card needs.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// Holds the bootloader's files under the paths they have in their packages.
+    pub bootloader: &'a Path,
+    /// Holds the kernel's device trees.
+    pub device_trees: &'a Path,
+}
+
+/// Reads the blobs of a board type, and adds the board's `own` files behind them.
 ///
 /// # Errors
 /// If a blob is missing, or is no file.
-pub fn contents(blobs: &[Blob], bootloader: &Path, own: Vec<FatFile>) -> Result<Contents> {
+pub fn contents(blobs: &[Blob], sources: Sources<'_>, own: Vec<FatFile>) -> Result<Contents> {
     let mut contents = Contents::default();
-    for blob in blobs {
-        let read = match (&blob.file, &blob.content) {
-            (Some(file), _) => read_blob(bootloader, file)?,
-            (None, Some(text)) => vec![(String::new(), text.clone().into_bytes())],
-            (None, None) => {
-                return Err(Fault::input("a blob of the board type has neither `file` nor `content`").into());
-            }
-        };
+    for blob in blobs.iter().filter(|blob| blob.place != Place::Firmware) {
         let many = blob.file.as_ref().is_some_and(|file| file.ends_with("/*"));
-        for (name, data) in read {
+        for (name, data) in read(blob, sources)? {
             match &blob.place {
                 Place::Offset(offset) if !many => contents.raw.push(RawBlob {
-                    name: blob.file.clone().unwrap_or_else(|| "a blob's text".into()),
+                    name: describe(blob),
                     offset: *offset,
                     data,
                 }),
                 Place::Offset(_) => {
                     return Err(Fault::input(format!(
-                        "the blob {} is several files, which cannot share one offset",
-                        blob.file.as_deref().unwrap_or_default()
+                        "{} is several files, which cannot share one offset",
+                        describe(blob)
                     ))
                     .into());
                 }
@@ -81,13 +83,32 @@ pub fn contents(blobs: &[Blob], bootloader: &Path, own: Vec<FatFile>) -> Result<
     Ok(contents)
 }
 
+/// The files of one blob, each with its name.
+fn read(blob: &Blob, sources: Sources<'_>) -> Result<Vec<(String, Vec<u8>)>> {
+    match (&blob.file, &blob.device_tree, &blob.content) {
+        (Some(file), _, _) => read_blob(sources.bootloader, file),
+        (None, Some(tree), _) => read_blob(sources.device_trees, tree),
+        (None, None, text) => {
+            let text = text.clone().unwrap_or_default();
+            Ok(vec![(String::new(), text.into_bytes())])
+        }
+    }
+}
+
+fn describe(blob: &Blob) -> String {
+    let path = blob.file.as_ref().or(blob.device_tree.as_ref());
+    format!("the bootloader's {}", path.map_or("text", String::as_str))
+}
+
 /// The file `path`, or the files of a directory if it ends in `/*`, sorted; with the name of each.
-fn read_blob(bootloader: &Path, path: &str) -> Result<Vec<(String, Vec<u8>)>> {
+fn read_blob(root: &Path, path: &str) -> Result<Vec<(String, Vec<u8>)>> {
     let (directory, single) = match path.strip_suffix("/*") {
         Some(directory) => (directory, None),
-        None => path.rsplit_once('/').map_or(("", Some(path)), |(d, n)| (d, Some(n))),
+        None => path
+            .rsplit_once('/')
+            .map_or(("", Some(path)), |(d, n)| (d, Some(n))),
     };
-    let directory = inside(bootloader, directory)?;
+    let directory = inside(root, directory)?;
     let names = match single {
         Some(name) => vec![name.to_string()],
         None => list(&directory)?,
@@ -123,9 +144,12 @@ fn inside(root: &Path, path: &str) -> Result<PathBuf> {
 }
 
 fn missing(path: &Path, error: &std::io::Error) -> anyhow::Error {
-    Fault::input(format!("cannot read the bootloader's {}: {error}", path.display()))
-        .remedy("build the recipe again, or correct the board type's `bootloader.blob`")
-        .into()
+    Fault::input(format!(
+        "cannot read the bootloader's {}: {error}",
+        path.display()
+    ))
+    .remedy("build the recipe again, or correct the board type's `bootloader.blob`")
+    .into()
 }
 
 /// Lays the contents out and makes the image.
@@ -146,8 +170,8 @@ pub fn compose(contents: &Contents, request: CardRequest<'_>) -> Result<CardImag
         layout.fat.start / SECTOR,
         u32::from_le_bytes(table::id(request.identity, "volume")),
     )?;
-    let mut parts = table::build(&layout, request.identity)
-        .context("cannot make the partition table")?;
+    let mut parts =
+        table::build(&layout, request.identity).context("cannot make the partition table")?;
     parts.push(Extent {
         offset: layout.fat.start,
         data: volume,
@@ -157,4 +181,79 @@ pub fn compose(contents: &Contents, request: CardRequest<'_>) -> Result<CardImag
         data: blob.data.clone(),
     }));
     Ok(CardImage::new(layout, parts))
+}
+
+/// What the image of a board's own card is made from.
+#[derive(Clone, Copy)]
+pub struct BoardCard<'a> {
+    pub board: &'a Board,
+    pub lab: &'a LabSettings,
+    pub templates: &'a Templates,
+    /// The output directory of `hearth build`, if there is one. Boards whose bootloader is not on their card
+    /// need none.
+    pub build: Option<&'a Path>,
+    pub test: Option<TestPartition>,
+    /// The card's size in bytes, where it is known.
+    pub size: Option<u64>,
+}
+
+impl BoardCard<'_> {
+    /// Makes the image: the bootloader of the board's type, and the `card` boot script as this board has it.
+    ///
+    /// # Errors
+    /// If the bootloader is not there, the script cannot be rendered, or the parts do not fit.
+    pub fn image(&self) -> Result<CardImage> {
+        let board_type = &self.board.board_type;
+        let blobs: &[Blob] = match &board_type.bootloader {
+            Some(bootloader) => &bootloader.blobs,
+            None => &[],
+        };
+        let needs_build = blobs.iter().any(|blob| {
+            blob.place != Place::Firmware && (blob.file.is_some() || blob.device_tree.is_some())
+        });
+        let build = match self.build {
+            Some(build) => build,
+            None if needs_build => return Err(no_bootloader(self.board)),
+            None => Path::new(""),
+        };
+        let sources = Sources {
+            bootloader: &build.join("bootloader").join(&self.board.type_name),
+            device_trees: &build.join("dtb"),
+        };
+        let contents = contents(blobs, sources, vec![self.script()?])
+            .with_context(|| format!("cannot make the card of board `{}`", self.board.name))?;
+        let identity = format!("{}/{}", self.lab.name, self.board.name);
+        compose(
+            &contents,
+            CardRequest {
+                identity: &identity,
+                media: &board_type.media,
+                test: self.test,
+                card: self.size,
+            },
+        )
+        .with_context(|| format!("cannot make the card of board `{}`", self.board.name))
+    }
+
+    /// U-Boot asks a FAT for `boot.scr.uimg` and then for `boot.scr`; one of them does.
+    fn script(&self) -> Result<FatFile> {
+        let values = Values::of(self.board, self.lab, None);
+        let text = self.templates.script("card", &values)?;
+        let arch = self.board.board_type.arch.uboot().parse()?;
+        let title = format!("{} card", self.board.name);
+        Ok(FatFile {
+            path: "boot.scr".into(),
+            // The time would only make cards differ.
+            data: script::wrap(text.as_bytes(), arch, &title, 0)?,
+        })
+    }
+}
+
+fn no_bootloader(board: &Board) -> anyhow::Error {
+    Fault::input(format!(
+        "the card of board `{}` needs a bootloader, but no recipe is known that has it",
+        board.name
+    ))
+    .remedy("give the board a `recipe` in the lab file, or name a build with --from DIR")
+    .into()
 }

@@ -61,7 +61,13 @@ impl fmt::Display for Doubt {
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}, {}", self.path.display(), self.model, Size(self.size))
+        write!(
+            f,
+            "{}: {}, {}",
+            self.path.display(),
+            self.model,
+            Size(self.size)
+        )
     }
 }
 
@@ -98,13 +104,17 @@ impl Host {
         let shown = path.display();
         let class = self.sys.join("class/block").join(name);
         if class.join("partition").exists() {
-            return Err(Fault::input(format!("{shown} is a partition, not a whole disk"))
-                .remedy("name the disk that it is on")
-                .into());
+            return Err(
+                Fault::input(format!("{shown} is a partition, not a whole disk"))
+                    .remedy("name the disk that it is on")
+                    .into(),
+            );
         }
         let sys = self.sys.join("block").join(name);
         if !sys.exists() {
-            return Err(Fault::input(format!("{shown} is not a disk that the kernel knows")).into());
+            return Err(
+                Fault::input(format!("{shown} is not a disk that the kernel knows")).into(),
+            );
         }
         let sectors: u64 = attribute(&sys, "size").parse().unwrap_or(0);
         if sectors == 0 {
@@ -113,9 +123,11 @@ impl Host {
                 .into());
         }
         if attribute(&sys, "ro") == "1" {
-            return Err(Fault::input(format!("the card in {shown} is write-protected"))
-                .remedy("move the slider at the side of the card")
-                .into());
+            return Err(
+                Fault::input(format!("the card in {shown} is write-protected"))
+                    .remedy("move the slider at the side of the card")
+                    .into(),
+            );
         }
         self.refuse_used(path, name, &sys)?;
         let model = [attribute(&sys, "device/vendor"), model(&sys)]
@@ -124,9 +136,17 @@ impl Host {
             .to_string();
         Ok(Device {
             path: path.to_path_buf(),
-            model: if model.is_empty() { "no model".into() } else { model },
+            model: if model.is_empty() {
+                "no model".into()
+            } else {
+                model
+            },
             size: sectors * 512,
-            doubts: if removable(&sys) { vec![] } else { vec![Doubt::NotRemovable] },
+            doubts: if removable(&sys) {
+                vec![]
+            } else {
+                vec![Doubt::NotRemovable]
+            },
         })
     }
 
@@ -160,16 +180,31 @@ impl Host {
         for part in &parts {
             let numbers = attribute(&self.sys.join("class/block").join(part), "dev");
             if let Some(at) = mount_point(&mounts, &numbers, part) {
-                return Err(in_use(path, &format!("{part} is mounted at {at}"), &format!("umount {at}")));
+                return Err(in_use(
+                    path,
+                    &format!("{part} is mounted at {at}"),
+                    &format!("umount {at}"),
+                ));
             }
-            if swaps.lines().any(|line| line.split_whitespace().next() == Some(&format!("/dev/{part}"))) {
-                return Err(in_use(path, &format!("{part} is swap"), &format!("swapoff /dev/{part}")));
+            if swaps
+                .lines()
+                .any(|line| line.split_whitespace().next() == Some(&format!("/dev/{part}")))
+            {
+                return Err(in_use(
+                    path,
+                    &format!("{part} is swap"),
+                    &format!("swapoff /dev/{part}"),
+                ));
             }
             let holders = self.sys.join("class/block").join(part).join("holders");
             let mut holders = fs::read_dir(holders).into_iter().flatten().flatten();
             if let Some(holder) = holders.next() {
                 let holder = holder.file_name().to_string_lossy().into_owned();
-                return Err(in_use(path, &format!("{part} is part of {holder}"), &format!("stop {holder}")));
+                return Err(in_use(
+                    path,
+                    &format!("{part} is part of {holder}"),
+                    &format!("stop {holder}"),
+                ));
             }
         }
         Ok(())
@@ -291,7 +326,11 @@ mod tests {
             fixture.write("sys/block/mmcblk0/size", "100\n");
             fixture.write("sys/block/mmcblk0/removable", "0\n");
             fixture.write("sys/block/mmcblk0/device/type", kind);
-            assert_eq!(fixture.disk("mmcblk0").unwrap().doubts.len(), doubts, "{kind}");
+            assert_eq!(
+                fixture.disk("mmcblk0").unwrap().doubts.len(),
+                doubts,
+                "{kind}"
+            );
         }
     }
 
@@ -299,7 +338,11 @@ mod tests {
     fn a_partition_an_empty_reader_and_a_locked_card_are_refused() {
         let fixture = Fixture::new();
         assert!(fixture.refusal("sdb1").contains("is a partition"));
-        assert!(fixture.refusal("sdz").contains("not a disk that the kernel knows"));
+        assert!(
+            fixture
+                .refusal("sdz")
+                .contains("not a disk that the kernel knows")
+        );
         fixture.write("sys/block/sdb/ro", "1\n");
         assert!(fixture.refusal("sdb").contains("write-protected"));
         fixture.write("sys/block/sdb/size", "0\n");
@@ -309,8 +352,15 @@ mod tests {
     #[test]
     fn a_disk_in_use_is_refused_and_its_use_named() {
         let fixture = Fixture::new();
-        fixture.write("mounts", "30 22 8:17 / /media/card rw - vfat /dev/sdb1 rw\n");
-        assert!(fixture.refusal("sdb").contains("sdb1 is mounted at /media/card"));
+        fixture.write(
+            "mounts",
+            "30 22 8:17 / /media/card rw - vfat /dev/sdb1 rw\n",
+        );
+        assert!(
+            fixture
+                .refusal("sdb")
+                .contains("sdb1 is mounted at /media/card")
+        );
         fixture.write("mounts", "30 22 0:40 / /pool rw - btrfs /dev/sdb rw\n");
         assert!(fixture.refusal("sdb").contains("sdb is mounted at /pool"));
         fixture.write("mounts", "");

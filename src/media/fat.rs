@@ -224,7 +224,11 @@ mod tests {
 
     #[test]
     fn the_same_files_make_the_same_bytes() {
-        let files = [file("MLO", 70_000), file("overlays/a.dtbo", 3), file("empty", 0)];
+        let files = [
+            file("MLO", 70_000),
+            file("overlays/a.dtbo", 3),
+            file("empty", 0),
+        ];
         let build = || build(&files, 4 << 20, 8192, 1).unwrap();
         assert_eq!(build(), build());
         assert!(build().len() < 200_000);

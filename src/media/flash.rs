@@ -186,7 +186,10 @@ mod tests {
         let flashed = std::fs::read(&card).unwrap();
         assert_eq!(flashed.len(), 40_000);
         assert_eq!((flashed[0], flashed[4096], flashed[8192]), (1, 9, 1));
-        assert_eq!((flashed[13_191], flashed[13_192], flashed[16384]), (1, 0, 9));
+        assert_eq!(
+            (flashed[13_191], flashed[13_192], flashed[16384]),
+            (1, 0, 9)
+        );
         update(&image(2), &card, &NoProgress).unwrap();
         let updated = std::fs::read(&card).unwrap();
         assert_eq!((updated[0], updated[8192]), (1, 2));

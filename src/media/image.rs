@@ -95,7 +95,8 @@ impl CardImage {
         let sparse = output.file()?.metadata()?.is_file();
         if sparse {
             let file: &File = output.file()?;
-            file.set_len(self.layout.size).context("cannot size the image")?;
+            file.set_len(self.layout.size)
+                .context("cannot size the image")?;
             for extent in &self.extents {
                 file.write_all_at(&extent.data, extent.offset)
                     .context("cannot write the image")?;
@@ -132,7 +133,11 @@ pub(super) fn first_difference(file: &mut File, extent: &Extent) -> std::io::Res
         let want = buffer.len().min(extent.data.len() - at);
         file.read_exact(&mut buffer[..want])?;
         let expected = &extent.data[at..at + want];
-        if let Some(wrong) = buffer[..want].iter().zip(expected).position(|(a, b)| a != b) {
+        if let Some(wrong) = buffer[..want]
+            .iter()
+            .zip(expected)
+            .position(|(a, b)| a != b)
+        {
             return Ok(Some(extent.offset + (at + wrong) as u64));
         }
         at += want;
@@ -164,8 +169,15 @@ mod tests {
 
     #[test]
     fn extents_are_whole_blocks_joined_where_they_touch() {
-        let image = image(65_536 + 512, &[(8192, 1), (0, 512), (9000, 5000), (65_536, 512)]);
-        let ranges: Vec<_> = image.extents().iter().map(|e| (e.offset, e.end())).collect();
+        let image = image(
+            65_536 + 512,
+            &[(8192, 1), (0, 512), (9000, 5000), (65_536, 512)],
+        );
+        let ranges: Vec<_> = image
+            .extents()
+            .iter()
+            .map(|e| (e.offset, e.end()))
+            .collect();
         assert_eq!(ranges, [(0, 4096), (8192, 16384), (65_536, 66_048)]);
         assert_eq!(image.extents()[1].data[0], 7);
         assert_eq!(image.extents()[1].data[1], 0);

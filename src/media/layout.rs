@@ -327,7 +327,14 @@ mod tests {
         assert!(refusal(Table::Mbr, &[blob(1024, 1024), blob(2047, 1)]).contains("overlaps"));
         assert!(refusal(Table::Mbr, &[blob((4 << 20) - 1, 2)]).contains("the FAT"));
         assert!(refusal(Table::Mbr, &[blob(0, 512)]).contains("MBR"));
-        Layout::plan(&media(Table::Mbr), &[blob(0, 440), blob(512, 1)], 0, None, None).unwrap();
+        Layout::plan(
+            &media(Table::Mbr),
+            &[blob(0, 440), blob(512, 1)],
+            0,
+            None,
+            None,
+        )
+        .unwrap();
     }
 
     #[test]
@@ -337,8 +344,18 @@ mod tests {
         assert_eq!(sized.test, Some((8 << 20)..(18 << 20)));
         let rest = plan(TestPartition::Rest, Some(100 << 20)).unwrap();
         assert_eq!(rest.test, Some((8 << 20)..(100 << 20)));
-        assert!(plan(TestPartition::Rest, None).unwrap_err().to_string().contains("how large"));
-        assert!(plan(TestPartition::Rest, Some(8 << 20)).unwrap_err().to_string().contains("no room"));
+        assert!(
+            plan(TestPartition::Rest, None)
+                .unwrap_err()
+                .to_string()
+                .contains("how large")
+        );
+        assert!(
+            plan(TestPartition::Rest, Some(8 << 20))
+                .unwrap_err()
+                .to_string()
+                .contains("no room")
+        );
         let small = plan(TestPartition::Size(1 << 30), Some(1 << 29)).unwrap_err();
         assert!(small.to_string().contains("the card has only 512.0 MiB"));
     }
@@ -347,7 +364,12 @@ mod tests {
     fn a_card_beside_its_bootloader_stays_small() {
         let mut large = media(Table::Mbr);
         large.fat_size = 12 << 20;
-        assert!(Layout::plan(&large, &[], 0, None, None).unwrap_err().to_string().contains("8.0 MiB"));
+        assert!(
+            Layout::plan(&large, &[], 0, None, None)
+                .unwrap_err()
+                .to_string()
+                .contains("8.0 MiB")
+        );
         Layout::plan(&large, &[], 8 << 20, None, None).unwrap();
     }
 

@@ -1,5 +1,5 @@
 //! Owns the SD image of one board: partition table, raw blobs and one small FAT, and how it gets onto a card.
-//! Never knows what a boot script says nor where a bootloader comes from: both arrive as bytes.
+//! Never fetches or builds: the bootloader comes out of a build's output directory.
 //!
 //! An image is a list of extents ([`CardImage`]): nothing else of the card matters, so the file is
 //! sparse, the bmap is short, and flashing takes seconds.
@@ -14,7 +14,7 @@ mod layout;
 mod table;
 
 pub use bmap::bmap;
-pub use card::{CardRequest, Contents, compose, contents};
+pub use card::{BoardCard, CardRequest, Contents, Sources, compose, contents};
 pub use device::{Device, Doubt, Host};
 pub use fat::{FatFile, build as build_fat};
 pub use flash::{flash, update};

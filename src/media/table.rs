@@ -48,7 +48,8 @@ fn mbr(layout: &Layout, identity: &str) -> Result<Vec<Extent>> {
     if let Some(test) = &layout.test {
         mbr[2] = mbr_partition(test, MBR_LINUX, mbrman::BOOT_INACTIVE)?;
     }
-    mbr.write_into(&mut disk).context("cannot make the partition table")?;
+    mbr.write_into(&mut disk)
+        .context("cannot make the partition table")?;
     // Only from the disk signature on: in front of it a blob may hold boot code.
     Ok(vec![extent(&disk, 440..SECTOR)?])
 }
@@ -71,14 +72,23 @@ fn gpt(layout: &Layout, identity: &str) -> Result<Vec<Extent>> {
     let end = (gpt.header.last_usable_lba + 1) * SECTOR;
     gpt[1] = gptman::GPTPartitionEntry {
         attribute_bits: GPT_BOOTABLE,
-        ..gpt_partition(&layout.fat, GPT_BASIC_DATA, guid(identity, "boot"), "hearth-boot")
+        ..gpt_partition(
+            &layout.fat,
+            GPT_BASIC_DATA,
+            guid(identity, "boot"),
+            "hearth-boot",
+        )
     };
     if let Some(test) = &layout.test {
         gpt[2] = gpt_partition(test, GPT_LINUX, guid(identity, "test"), "hearth-test");
     }
     gptman::GPT::write_protective_mbr_into(&mut disk, SECTOR)?;
-    gpt.write_into(&mut disk).context("cannot make the partition table")?;
-    Ok(vec![extent(&disk, 0..first)?, extent(&disk, end..layout.size)?])
+    gpt.write_into(&mut disk)
+        .context("cannot make the partition table")?;
+    Ok(vec![
+        extent(&disk, 0..first)?,
+        extent(&disk, end..layout.size)?,
+    ])
 }
 
 fn gpt_partition(
@@ -104,7 +114,12 @@ pub(super) fn first_partition(
     mut sector: impl FnMut(u64) -> Result<[u8; 512]>,
 ) -> Result<Option<(u64, u64)>> {
     let word = |bytes: &[u8], at: usize| {
-        u64::from(u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]))
+        u64::from(u32::from_le_bytes([
+            bytes[at],
+            bytes[at + 1],
+            bytes[at + 2],
+            bytes[at + 3],
+        ]))
     };
     Ok(match table {
         Table::None => None,
