@@ -19,6 +19,8 @@ use tempfile::{NamedTempFile, TempDir, TempPath};
 /// replace them.
 #[derive(Debug)]
 pub struct AtomicFile {
+    /// As the user calls it.
+    name: PathBuf,
     path: PathBuf,
     sink: Sink,
 }
@@ -54,7 +56,11 @@ impl AtomicFile {
             _ => unfinished(parent_of(&target))
                 .with_context(|| format!("cannot write {}", path.display()))?,
         };
-        Ok(AtomicFile { path: target, sink })
+        Ok(AtomicFile {
+            name: path.to_path_buf(),
+            path: target,
+            sink,
+        })
     }
 
     /// The file under construction, for callers that seek or reserve space. Flushes what is buffered.
@@ -69,10 +75,9 @@ impl AtomicFile {
 
     /// Flushes, syncs, and puts the file into its place.
     pub fn commit(mut self) -> Result<()> {
-        let path = self.path.clone();
         self.flush()
-            .and_then(|()| self.sink.commit(&path))
-            .with_context(|| format!("cannot write {}", path.display()))
+            .and_then(|()| self.sink.commit(&self.path))
+            .with_context(|| format!("cannot write {}", self.name.display()))
     }
 }
 

@@ -99,8 +99,9 @@ fn show(files: &[PathBuf], json: bool) -> Result<ExitCode> {
 }
 
 fn print(file: &Path, report: &Report) -> Result<()> {
-    let what = match report.image {
+    let what = match &report.image {
         Image::Uimage(_) => "uImage".to_string(),
+        Image::Omapimage(header) if header.byteswapped => "omapimage, byte-swapped".to_string(),
         _ => report.image.kind().to_string(),
     };
     let mut text = format!("{}: {what}\n", name_of(file));
@@ -126,7 +127,7 @@ fn extract(file: &Path, part: Option<usize>, output: &Path) -> Result<ExitCode> 
     } else {
         output
     };
-    read::extract(input, length, part, output).with_context(|| name_of(file))?;
+    read::extract(&name_of(file), input, length, part, output)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -24,7 +24,7 @@ use super::listing;
 /// Writes legacy uImages (single, multi-file, script) and the vendor images
 /// omapimage, gpimage and sunxi_egon. The time is SOURCE_DATE_EPOCH, else now.
 #[derive(Debug, Args)]
-#[command(args_override_self = true)]
+#[command(args_override_self = true, infer_long_args = true)]
 pub struct Arguments {
     /// List an existing image instead, after checking it
     #[arg(short, long, conflicts_with_all = ["data", "no_copy"])]

@@ -99,13 +99,15 @@ macro_rules! ids {
     };
 }
 
+/// The name within a typing error or two, fewer in a short name.
 fn closest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
+    let errors = 1 + name.len() / 5;
     known
         .iter()
-        .map(|candidate| (strsim::jaro_winkler(&name, candidate), *candidate))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|candidate| (strsim::osa_distance(&name, candidate), *candidate))
+        .filter(|(distance, _)| *distance <= errors)
+        .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 

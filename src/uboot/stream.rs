@@ -23,21 +23,24 @@ impl Input {
     /// Opens a file or a pipe.
     ///
     /// # Errors
-    /// If it can't be opened, or is a directory or an endless device.
+    /// If it can't be opened, is a directory or an endless device, or has 4 GiB or more.
     pub fn open(path: &Path) -> Result<Self, Fault> {
         let name = path.display().to_string();
-        let kind = fs::metadata(path)
-            .map_err(|error| Fault::input(format!("cannot read {name}: {error}")))?
-            .file_type();
-        if kind.is_dir() {
+        let meta = fs::metadata(path)
+            .map_err(|error| Fault::input(format!("cannot read {name}: {error}")))?;
+        if meta.is_dir() {
             return Err(Fault::input(format!(
                 "{name} is a directory, not a file of data"
             )));
         }
-        if kind.is_char_device() {
+        if meta.file_type().is_char_device() {
             return Err(Fault::input(format!(
                 "{name} is a device without an end, not a file of data"
             )));
+        }
+        // Told before gigabytes are copied; what comes out of a pipe is counted on the way.
+        if meta.len() > u64::from(u32::MAX) {
+            return Err(too_large(&name));
         }
         let file = File::open(path)
             .map_err(|error| Fault::input(format!("cannot read {name}: {error}")))?;
@@ -79,7 +82,7 @@ impl Input {
             let read = self.fill(&mut piece)?;
             total += read as u64;
             if total > limit {
-                return Err(self.too_large().into());
+                return Err(too_large(&self.name).into());
             }
             each(&piece[..read])?;
             if read < piece.len() {
@@ -95,13 +98,12 @@ impl Input {
         ))
         .remedy("-s makes a header without data")
     }
+}
 
-    pub(super) fn too_large(&self) -> Fault {
-        Fault::input(format!(
-            "{} is too large: an image's header counts its bytes in 32 bits, which ends at 4 GiB",
-            self.name
-        ))
-    }
+fn too_large(name: &str) -> Fault {
+    Fault::input(format!(
+        "{name} is too large: an image's header counts its bytes in 32 bits, which end at 4 GiB"
+    ))
 }
 
 /// Writes a file whose beginning is known last: `build` may seek. The file appears whole or not at all; into a

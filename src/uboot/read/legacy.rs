@@ -49,9 +49,6 @@ pub(super) fn read<R: Read>(mut source: Source<R>, extract: Option<Extract<'_>>)
     } else {
         Vec::new()
     };
-    if header.kind == Kind::SCRIPT && sizes.is_empty() {
-        problems.push("it has no text, and U-Boot refuses to run it".to_string());
-    }
     let parts = read_files(&mut data, &header, &sizes, extract)?;
     data.pass(data.left, |_| Ok(()))?;
     let (missing, computed) = (data.left, data.crc.finalize());
@@ -67,6 +64,9 @@ pub(super) fn read<R: Read>(mut source: Source<R>, extract: Option<Extract<'_>>)
         ));
     }
     if missing == 0 {
+        if header.kind == Kind::SCRIPT && sizes.is_empty() {
+            problems.push("it has no text, and U-Boot refuses to run it".to_string());
+        }
         check_rest(&mut source, header.kind, &mut problems)?;
     }
     Ok(Report {
@@ -155,7 +155,10 @@ fn read_table<R: Read>(data: &mut Data<'_, R>, problems: &mut Vec<String>) -> io
                 return Ok(Vec::new());
             }
             None => {
-                problems.push("the table of its files has no end".to_string());
+                // Of truncated data nothing else needs to be said.
+                if data.left < 4 {
+                    problems.push("its table of files has no end".to_string());
+                }
                 return Ok(Vec::new());
             }
         }

@@ -8,7 +8,7 @@ mod vendor;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::error::Fault;
@@ -116,11 +116,12 @@ pub fn inspect(
     Err(unknown(&head).into())
 }
 
-/// Writes one file of the image to `output`, if the image is whole; else nothing.
+/// Writes one file of the image to `output`, if the image is whole; else nothing. `name` is what to call the image.
 ///
 /// # Errors
-/// As [`inspect`]; and if the image is damaged, which then is a [`Fault`] that tells all that is wrong.
+/// As [`inspect`], with the name; and if the image is damaged, a [`Fault`] that tells all that is wrong.
 pub fn extract(
+    name: &str,
     input: impl Read,
     length: Option<u64>,
     part: Option<usize>,
@@ -135,14 +136,14 @@ pub fn extract(
         out: &mut out,
     };
     let report = inspect(input, length, Some(request)).map_err(|error| {
-        if out.failed {
-            error.context(format!("cannot write {}", output.display()))
+        error.context(if out.failed {
+            format!("cannot write {}", output.display())
         } else {
-            error
-        }
+            name.to_string()
+        })
     })?;
     if let Some(damage) = report.damage() {
-        return Err(damage.into());
+        return Err(damage).context(name.to_string());
     }
     out.file.commit()?;
     Ok(report)
