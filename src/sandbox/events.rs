@@ -4,12 +4,14 @@
 //! One JSON object a line, from the step's standard output.
 
 use std::collections::HashMap;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use log::{Level, Log, Metadata, Record};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -162,11 +164,43 @@ impl Drop for SentStage {
     }
 }
 
+/// Starts a process that runs a step, gives it its input, and waits for the answer.
+///
+/// # Errors
+/// The step's own error, or that it ended without saying anything.
+pub fn exchange<I, O>(
+    mut command: Command,
+    name: &str,
+    input: &I,
+    progress: &dyn Progress,
+) -> Result<O>
+where
+    I: Serialize,
+    O: DeserializeOwned,
+{
+    let input = serde_json::to_vec(input)?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run hearth again")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that failed early does not read it, and says why in its answer.
+        let _ = stdin.write_all(&input);
+    }
+    let answer = match child.stdout.take() {
+        Some(stdout) => receive(BufReader::new(stdout), progress),
+        None => Err(anyhow!("the sandbox has no standard output")),
+    };
+    child.wait()?;
+    serde_json::from_value(answer?).with_context(|| format!("the answer of step {name}"))
+}
+
 /// The outer end: passes events on until the stream ends, and gives the result.
 ///
 /// # Errors
 /// The step's own error, or that it ended without saying anything.
-pub fn receive(stream: impl BufRead, progress: &dyn Progress) -> Result<Value> {
+fn receive(stream: impl BufRead, progress: &dyn Progress) -> Result<Value> {
     let mut stages: HashMap<u64, Box<dyn Stage>> = HashMap::new();
     let mut outcome = None;
     for line in stream.lines() {

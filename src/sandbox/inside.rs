@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::events::{Event, Failure, Sender};
-use super::root::{Program, Root};
+use super::root::{Program, Root, Work};
 use super::{binfmt, environment, filter, ids, loopback, mounts};
 use crate::error::Fault;
 use crate::progress::Progress;
@@ -47,10 +47,26 @@ pub(super) struct Entry {
     pub job: Job,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Job {
-    Step { name: String, log: String },
+    Step(StepName),
     Program { root: Root, program: Program },
+}
+
+/// Which step, and how much of what it logs is wanted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct StepName {
+    name: String,
+    log: String,
+}
+
+impl StepName {
+    pub fn new(name: &str) -> Self {
+        StepName {
+            name: name.to_owned(),
+            log: log::max_level().to_string(),
+        }
+    }
 }
 
 /// A piece of hearth's own work that can be run inside: JSON in, JSON out.
@@ -82,7 +98,7 @@ pub fn inside(steps: &[&[Step]]) -> Option<Result<ExitCode>> {
         (Some("ids"), Some(pid)) => give_ids(pid),
         (Some("program"), Some(entry)) => unshare_for_program(entry),
         (Some("root"), Some(entry)) => {
-            parse(entry).and_then(|(root, program)| in_root(&root, &program))
+            parse(entry).and_then(|(root, work)| in_root(&root, work, steps))
         }
         _ => Err(anyhow!("hearth runs {HIDDEN} itself; it is not for people")),
     })
@@ -96,7 +112,7 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
 fn outer(entry: &Entry) -> Result<ExitCode> {
     let done = unshare_all(entry);
     match (&entry.job, done) {
-        (Job::Step { .. }, Err(error)) => {
+        (Job::Step(_), Err(error)) => {
             Sender::new(io::stdout()).send(&Event::Failed(Failure::from(&error)));
             Ok(ExitCode::FAILURE)
         }
@@ -142,16 +158,7 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
     let inner = Entry {
         parent: Some(std::process::id()),
         arch: entry.arch,
-        job: match &entry.job {
-            Job::Step { name, log } => Job::Step {
-                name: name.clone(),
-                log: log.clone(),
-            },
-            Job::Program { root, program } => Job::Program {
-                root: root.clone(),
-                program: program.clone(),
-            },
-        },
+        job: entry.job.clone(),
     };
     let status = Command::new(EXECUTABLE)
         .arg0("hearth")
@@ -232,14 +239,8 @@ fn init(entry: Entry, steps: &[&[Step]]) -> Result<ExitCode> {
         entry.arch.map_or(Ok(()), binfmt::register)
     };
     match &entry.job {
-        Job::Step { name, log } => {
-            let sender = Sender::new(io::stdout());
-            sender.take_log(log.parse().unwrap_or(log::LevelFilter::Warn));
-            let outcome = prepare().and_then(|()| run_step(name, steps, &sender));
-            sender.send(&match outcome {
-                Ok(value) => Event::Done(value),
-                Err(error) => Event::Failed(Failure::from(&error)),
-            });
+        Job::Step(step) => {
+            answer(step, steps, prepare);
             Ok(ExitCode::SUCCESS)
         }
         Job::Program { root, program } => {
@@ -251,20 +252,30 @@ fn init(entry: Entry, steps: &[&[Step]]) -> Result<ExitCode> {
     }
 }
 
-fn run_step(name: &str, steps: &[&[Step]], progress: &Sender) -> Result<Value> {
-    let step = steps
-        .iter()
-        .flat_map(|group| group.iter())
-        .find(|step| step.name == name)
-        .with_context(|| format!("hearth has no step {name}"))?;
-    let input =
-        serde_json::from_reader(io::stdin()).context("a malformed request to the sandbox")?;
-    (step.run)(input, progress)
+/// Runs a step, with its input from standard input, after a preparation; tells the outcome on standard output.
+fn answer(step: &StepName, steps: &[&[Step]], prepare: impl FnOnce() -> Result<()>) {
+    let sender = Sender::new(io::stdout());
+    sender.take_log(step.log.parse().unwrap_or(log::LevelFilter::Warn));
+    let run = || {
+        prepare()?;
+        let found = steps
+            .iter()
+            .flat_map(|group| group.iter())
+            .find(|known| known.name == step.name)
+            .with_context(|| format!("hearth has no step {}", step.name))?;
+        let input =
+            serde_json::from_reader(io::stdin()).context("a malformed request to the sandbox")?;
+        (found.run)(input, &sender)
+    };
+    sender.send(&match run() {
+        Ok(value) => Event::Done(value),
+        Err(error) => Event::Failed(Failure::from(&error)),
+    });
 }
 
 /// Makes the pid namespace of a program, in which nothing of hearth's or the host's is seen, and waits.
 fn unshare_for_program(entry: &str) -> Result<ExitCode> {
-    let (root, _): (Root, Program) = parse(entry)?;
+    let (root, _): (Root, Work) = parse(entry)?;
     let mut flags = CloneFlags::CLONE_NEWPID;
     if !root.network {
         flags |= CloneFlags::CLONE_NEWNET;
@@ -281,10 +292,23 @@ fn unshare_for_program(entry: &str) -> Result<ExitCode> {
     Ok(passed_on(status))
 }
 
-/// Pid 1 of a program's pid namespace: enters the root, runs the program, and reaps what it leaves behind.
-fn in_root(root: &Root, program: &Program) -> Result<ExitCode> {
+/// Pid 1 of a program's pid namespace: enters the root, and does the work.
+fn in_root(root: &Root, work: Work, steps: &[&[Step]]) -> Result<ExitCode> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
-    leave_interrupts_to_the_program()?;
+    match work {
+        Work::Program(program) => {
+            leave_interrupts_to_the_program()?;
+            enter(root)?;
+            run_program(root, &program)
+        }
+        Work::Step(step) => {
+            answer(&step, steps, || enter(root));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn enter(root: &Root) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     mounts::enter(root)?;
     if !root.network {
@@ -297,6 +321,11 @@ fn in_root(root: &Root, program: &Program) -> Result<ExitCode> {
     if root.ignore_syncs {
         filter::ignore_syncs()?;
     }
+    Ok(())
+}
+
+/// Runs a program, and reaps what it leaves behind.
+fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
     let terminal = program.terminal.then(|| env::var("TERM").ok()).flatten();
     let (name, arguments) = program
         .argv

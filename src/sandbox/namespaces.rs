@@ -1,15 +1,14 @@
 //! Owns the way into the namespaces from outside. Never runs anything in them itself.
 
-use std::io::{BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::events;
-use super::inside::{EXECUTABLE, Entry, HIDDEN, Job};
+use super::inside::{EXECUTABLE, Entry, HIDDEN, Job, StepName};
 use super::root::{Program, Root};
 use crate::progress::Progress;
 use crate::recipe::Arch;
@@ -43,27 +42,8 @@ impl Namespaces {
         I: Serialize,
         O: DeserializeOwned,
     {
-        let job = Job::Step {
-            name: name.to_owned(),
-            log: log::max_level().to_string(),
-        };
-        let input = serde_json::to_vec(input)?;
-        let mut child = self
-            .command(job, Some(std::process::id()))?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run hearth again")?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // One that failed early does not read it, and says why in its answer.
-            let _ = stdin.write_all(&input);
-        }
-        let answer = match child.stdout.take() {
-            Some(stdout) => events::receive(BufReader::new(stdout), progress),
-            None => Err(anyhow::anyhow!("the sandbox has no standard output")),
-        };
-        child.wait()?;
-        serde_json::from_value(answer?).with_context(|| format!("the answer of step {name}"))
+        let command = self.command(Job::Step(StepName::new(name)), Some(std::process::id()))?;
+        events::exchange(command, name, input, progress)
     }
 
     /// Becomes a program of an image: same terminal, same standard input and output; its exit code becomes

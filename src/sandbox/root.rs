@@ -9,7 +9,11 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::inside::{EXECUTABLE, HIDDEN};
+use serde::de::DeserializeOwned;
+
+use super::events;
+use super::inside::{EXECUTABLE, HIDDEN, StepName};
+use crate::progress::Progress;
 
 /// The directory of an image, and how programs see it. Enter it from inside [`super::Namespaces`] only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,14 +79,39 @@ impl Root {
         Ok(child.wait()?)
     }
 
+    /// Runs a [`super::Step`] in the root: its paths are the image's, and none leads out of it. `throw_away` does not
+    /// make sense here.
+    ///
+    /// # Errors
+    /// The step's own.
+    pub fn step<I, O>(&self, name: &str, input: &I, progress: &dyn Progress) -> Result<O>
+    where
+        I: Serialize,
+        O: DeserializeOwned,
+    {
+        let work = Work::Step(StepName::new(name));
+        events::exchange(self.enter(&work)?, name, input, progress)
+    }
+
     /// The command that enters the root and runs the program in it; the caller chooses standard input, output
     /// and error.
     pub fn command(&self, program: &Program) -> Result<Command> {
-        let entry = serde_json::to_string(&(self, program))?;
+        self.enter(&Work::Program(program.clone()))
+    }
+
+    fn enter(&self, work: &Work) -> Result<Command> {
+        let entry = serde_json::to_string(&(self, work))?;
         let mut command = Command::new(EXECUTABLE);
         command.arg0("hearth").args([HIDDEN, "program", &entry]);
         Ok(command)
     }
+}
+
+/// What is done in a root.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Work {
+    Program(Program),
+    Step(StepName),
 }
 
 /// A program of the image, with its arguments.
