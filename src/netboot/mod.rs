@@ -1,2 +1,10 @@
 //! Owns what boards load over the network: the netboot tree, exports, NFS, TFTP, DHCP and HTTP servers.
 //! Never writes to an image.
+
+pub mod access;
+pub mod exports;
+pub mod mount;
+pub mod nfs;
+pub mod portmap;
+pub mod rpc;
+pub mod rpc_net;

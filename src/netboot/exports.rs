@@ -1,0 +1,115 @@
+//! Owns which images are served, each under its id. An image that was replaced stays for those who use it.
+//! Never looks for images itself.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::rootfs::index::{Image, Number};
+
+/// As much of an image's SHA-256 as its file handles carry.
+pub type HashPrefix = [u8; 16];
+
+/// An image that is served under `/<id>`.
+#[derive(Debug)]
+pub struct Export {
+    pub id: String,
+    /// The SHA-256 of the tar: file handles, directory cookies and the file system's id come from it.
+    pub hash: [u8; 32],
+    pub image: Arc<Image>,
+}
+
+impl Export {
+    pub fn prefix(&self) -> HashPrefix {
+        let mut prefix = HashPrefix::default();
+        prefix.copy_from_slice(&self.hash[..16]);
+        prefix
+    }
+
+    pub fn first_u64(&self) -> u64 {
+        let mut first = [0; 8];
+        first.copy_from_slice(&self.hash[..8]);
+        u64::from_be_bytes(first)
+    }
+}
+
+/// The images that are served. They change while clients use them.
+#[derive(Debug, Default)]
+pub struct Exports(RwLock<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: HashMap<String, Arc<Export>>,
+    by_prefix: HashMap<HashPrefix, Arc<Export>>,
+}
+
+impl Exports {
+    /// Serves the image from now on; what was served under the same id before keeps its file handles.
+    pub fn insert(&self, export: Export) -> Arc<Export> {
+        let export = Arc::new(export);
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        table.by_id.insert(export.id.clone(), export.clone());
+        table.by_prefix.insert(export.prefix(), export.clone());
+        export
+    }
+
+    /// Serves the image no longer: its file handles become stale.
+    pub fn remove(&self, id: &str) {
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        table.by_id.remove(id);
+        table.by_prefix.retain(|_, export| export.id != id);
+    }
+
+    pub fn by_id(&self, id: &str) -> Option<Arc<Export>> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.by_id.get(id).cloned()
+    }
+
+    pub fn by_prefix(&self, prefix: &HashPrefix) -> Option<Arc<Export>> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.by_prefix.get(prefix).cloned()
+    }
+
+    /// The ids of all images, sorted.
+    pub fn ids(&self) -> Vec<String> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let mut ids: Vec<String> = table.by_id.keys().cloned().collect();
+        ids.sort();
+        ids
+    }
+}
+
+/// What a file handle names: 4 bytes `hth1`, 16 bytes of the image's SHA-256, and the inode's number as a
+/// big-endian u32. Nothing in it depends on the running server, so that handles outlive a restart; no
+/// generation is needed, since an inode of an image never becomes another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handle {
+    pub prefix: HashPrefix,
+    pub number: Number,
+}
+
+impl Handle {
+    pub const LENGTH: usize = 24;
+    const MAGIC: [u8; 4] = *b"hth1";
+
+    pub fn to_bytes(self) -> [u8; Handle::LENGTH] {
+        let mut bytes = [0; Handle::LENGTH];
+        bytes[..4].copy_from_slice(&Handle::MAGIC);
+        bytes[4..20].copy_from_slice(&self.prefix);
+        let number = u32::try_from(self.number.get()).expect("an inode's number has 32 bits");
+        bytes[20..].copy_from_slice(&number.to_be_bytes());
+        bytes
+    }
+
+    /// `None` for what this server never gave out.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; Handle::LENGTH] = bytes.try_into().ok()?;
+        let (magic, rest) = bytes.split_first_chunk::<4>()?;
+        let (prefix, number) = rest.split_first_chunk::<16>()?;
+        let number = u32::from_be_bytes(number.try_into().ok()?);
+        (*magic == Handle::MAGIC).then_some(())?;
+        Some(Handle {
+            prefix: *prefix,
+            number: Number::new(u64::from(number))?,
+        })
+    }
+}

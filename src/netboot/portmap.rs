@@ -1,0 +1,74 @@
+//! Owns the portmapper, version 2 (RFC 1833, section 3): where NFS and MOUNT listen. Never registers others,
+//! and never forwards calls.
+
+use std::ops::RangeInclusive;
+
+use nfs3_types::portmap::{self, PMAP_PROG, mapping};
+use nfs3_types::xdr_codec::List;
+
+use super::rpc::{Call, Program, Refusal, Tail, put};
+
+#[derive(Debug)]
+pub struct Portmap {
+    pub mappings: Vec<mapping>,
+}
+
+impl Portmap {
+    /// NFS and MOUNT on these ports, over TCP and UDP, and the portmapper itself.
+    pub fn new(nfs: u16, mount: u16, portmap: u16) -> Self {
+        let programs = [
+            (portmap::PROGRAM, portmap::VERSION, portmap),
+            (nfs3_types::nfs3::PROGRAM, nfs3_types::nfs3::VERSION, nfs),
+            (
+                nfs3_types::mount::PROGRAM,
+                nfs3_types::mount::VERSION,
+                mount,
+            ),
+        ];
+        let protocols = [portmap::IPPROTO_TCP, portmap::IPPROTO_UDP];
+        let mappings = programs
+            .iter()
+            .flat_map(|&(prog, vers, port)| {
+                protocols.map(|prot| mapping {
+                    prog,
+                    vers,
+                    prot,
+                    port: u32::from(port),
+                })
+            })
+            .collect();
+        Portmap { mappings }
+    }
+}
+
+impl Program for Portmap {
+    fn number(&self) -> u32 {
+        portmap::PROGRAM
+    }
+
+    fn versions(&self) -> RangeInclusive<u32> {
+        portmap::VERSION..=portmap::VERSION
+    }
+
+    fn call(&self, call: &mut Call<'_>, results: &mut Vec<u8>) -> Result<Option<Tail>, Refusal> {
+        use PMAP_PROG as P;
+        match PMAP_PROG::try_from(call.procedure).map_err(|_| Refusal::NoSuchProcedure)? {
+            P::PMAPPROC_NULL => {}
+            P::PMAPPROC_SET | P::PMAPPROC_UNSET => put(results, &false),
+            P::PMAPPROC_GETPORT => {
+                let (prog, vers) = (call.arguments.u32()?, call.arguments.u32()?);
+                let prot = call.arguments.u32()?;
+                let known = self
+                    .mappings
+                    .iter()
+                    .find(|known| (known.prog, known.vers, known.prot) == (prog, vers, prot));
+                // 0 says that there is none.
+                put(results, &known.map_or(0, |known| known.port));
+            }
+            P::PMAPPROC_DUMP => put(results, &List(self.mappings.clone())),
+            // Forwarding a call for somebody else is how portmappers were abused.
+            P::PMAPPROC_CALLIT => return Err(Refusal::NoSuchProcedure),
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,201 @@
+//! Owns RPC over sockets: connections and datagrams. Never looks into a call.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::sendfile::sendfile;
+use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+
+use super::access::Access;
+use super::rpc::{self, MAX_CALL, Peer, Program, Records, Tail, Transport};
+
+/// Connections at a time, over all clients.
+const MAX_CONNECTIONS: usize = 1024;
+/// Bytes read from a connection at once, and of replies that wait to be sent together.
+const READ_AT_ONCE: usize = 16 << 10;
+const SEND_AT_ONCE: usize = 64 << 10;
+/// How long a client may leave what was sent to it unacknowledged, and when an idle one is probed.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// Pause after the system could not accept a connection, mostly for want of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// The largest datagram.
+const MAX_DATAGRAM: usize = 65_536;
+
+/// Programs that are served together on one port.
+#[derive(Clone)]
+pub struct Service {
+    /// What the log calls it.
+    pub name: &'static str,
+    pub programs: Arc<[Arc<dyn Program>]>,
+    pub access: Arc<Access>,
+}
+
+impl Service {
+    fn peer(&self, address: SocketAddr, transport: Transport) -> Peer {
+        Peer {
+            address,
+            transport,
+            allowed: self.access.allows(address.ip(), self.name),
+        }
+    }
+
+    /// Accepts connections until the task is dropped.
+    pub async fn serve_tcp(self, listener: TcpListener) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    log::warn!("{}: cannot accept a connection: {error}", self.name);
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    continue;
+                }
+            };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                log::warn!("{}: too many connections; closed {address}", self.name);
+                continue;
+            };
+            let service = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = service.serve_connection(stream, address).await {
+                    log::debug!("{}: {address}: {error}", service.name);
+                }
+                drop(place);
+            });
+        }
+    }
+
+    /// Answers the calls of one connection, in order, until the client closes it.
+    async fn serve_connection(&self, mut stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        setsockopt(&stream, sockopt::KeepAlive, &true)?;
+        setsockopt(
+            &stream,
+            sockopt::TcpUserTimeout,
+            &(UNACKNOWLEDGED.as_millis() as u32),
+        )?;
+        let peer = self.peer(address, Transport::Tcp);
+        let mut records = Records::default();
+        let mut replies = Vec::new();
+        loop {
+            let input = records.input();
+            input.reserve(READ_AT_ONCE);
+            if stream.read_buf(input).await? == 0 {
+                return Ok(());
+            }
+            loop {
+                let next = records.next(|record| self.answer_record(peer, record, &mut replies));
+                let tail = match next {
+                    Ok(Some(tail)) => tail,
+                    Ok(None) => break,
+                    Err(rpc::TooLong) => {
+                        let limit = format!("a call of more than {MAX_CALL} bytes");
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, limit));
+                    }
+                };
+                if let Some(tail) = tail {
+                    send_all(
+                        &stream,
+                        &replies,
+                        MsgFlags::from_bits_retain(nix::libc::MSG_MORE),
+                    )
+                    .await?;
+                    replies.clear();
+                    send_tail(&stream, &tail).await?;
+                    replies.resize(tail.padding(), 0);
+                } else if replies.len() >= SEND_AT_ONCE {
+                    send_all(&stream, &replies, MsgFlags::empty()).await?;
+                    replies.clear();
+                }
+            }
+            send_all(&stream, &replies, MsgFlags::empty()).await?;
+            replies.clear();
+            replies.shrink_to(SEND_AT_ONCE);
+        }
+    }
+
+    /// Appends the reply to one record, with its record mark.
+    fn answer_record(&self, peer: Peer, record: &[u8], replies: &mut Vec<u8>) -> Option<Tail> {
+        let start = replies.len();
+        replies.extend_from_slice(&[0; 4]);
+        let tail = rpc::answer(&self.programs, peer, record, replies);
+        let tail_length = tail.as_ref().map_or(0, |tail| tail.length + tail.padding());
+        let length = replies.len() - start - 4 + tail_length;
+        if length == 0 {
+            replies.truncate(start);
+            return None;
+        }
+        let mark = 0x8000_0000 | length as u32;
+        replies[start..start + 4].copy_from_slice(&mark.to_be_bytes());
+        tail
+    }
+
+    /// Answers datagrams until the task is dropped. Strangers get no answer at all, so that the server cannot be
+    /// used to flood somebody else.
+    pub async fn serve_udp(self, socket: UdpSocket) {
+        let mut datagram = vec![0; MAX_DATAGRAM];
+        let mut reply = Vec::new();
+        loop {
+            let (length, address) = match socket.recv_from(&mut datagram).await {
+                Ok(received) => received,
+                // An earlier reply could not be delivered; the client's affair.
+                Err(_) => continue,
+            };
+            let peer = self.peer(address, Transport::Udp);
+            if !peer.allowed {
+                continue;
+            }
+            reply.clear();
+            let tail = rpc::answer(&self.programs, peer, &datagram[..length], &mut reply);
+            debug_assert!(tail.is_none(), "datagrams carry their data themselves");
+            if !reply.is_empty()
+                && let Err(error) = socket.send_to(&reply, address).await
+            {
+                log::debug!("{}: {address}: {error}", self.name);
+            }
+        }
+    }
+}
+
+async fn send_all(stream: &TcpStream, mut data: &[u8], flags: MsgFlags) -> io::Result<()> {
+    while !data.is_empty() {
+        let sent = stream
+            .async_io(Interest::WRITABLE, || {
+                let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+                Ok(send(stream.as_raw_fd(), data, flags)?)
+            })
+            .await?;
+        data = &data[sent..];
+    }
+    Ok(())
+}
+
+async fn send_tail(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
+    let mut offset = i64::try_from(tail.offset).map_err(io::Error::other)?;
+    let mut left = tail.length;
+    while left > 0 {
+        let sent = stream
+            .async_io(Interest::WRITABLE, || {
+                Ok(sendfile(
+                    stream,
+                    tail.image.file(),
+                    Some(&mut offset),
+                    left,
+                )?)
+            })
+            .await?;
+        if sent == 0 {
+            let path = tail.image.path().display();
+            log::error!("the image {path} became shorter while it was served");
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        left -= sent;
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! Network boot against independent clients: libnfs, tftp-hpa, curl, and packets made by hand.
+
+mod common;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use common::{oracle, succeed};
+use hearth::netboot::access::Access;
+use hearth::netboot::exports::{Export, Exports};
+use hearth::netboot::mount::Mount;
+use hearth::netboot::nfs::Nfs;
+use hearth::netboot::rpc::Program;
+use hearth::netboot::rpc_net::Service;
+use hearth::rootfs::index::{Image, Kind};
+use tar::EntryType;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::runtime::Runtime;
+
+const HASH: [u8; 32] = [0xa5; 32];
+
+/// A file of this many bytes that no two blocks of are alike.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u32)
+        .flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes())
+        .take(length)
+        .collect()
+}
+
+/// An image with something of everything, one huge directory and one large file.
+fn make_image(directory: &Path) -> PathBuf {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |kind: EntryType, mode: u32, name: &str, data: &[u8], link: &str| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(if name.starts_with("home") { 1000 } else { 0 });
+        header.set_gid(if name.starts_with("home") { 1001 } else { 0 });
+        header.set_mtime(if name == "./" { 0 } else { 1_700_000_000 });
+        header.set_size(data.len() as u64);
+        if matches!(kind, EntryType::Char | EntryType::Block) {
+            header.set_device_major(5).unwrap();
+            header.set_device_minor(1).unwrap();
+        }
+        if link.is_empty() {
+            tar.append_data(&mut header, name, data).unwrap();
+        } else {
+            tar.append_link(&mut header, name, link).unwrap();
+        }
+    };
+    add(EntryType::Directory, 0o755, "./", b"", "");
+    add(EntryType::Symlink, 0o777, "bin", b"", "usr/bin");
+    add(EntryType::Directory, 0o755, "dev/", b"", "");
+    add(EntryType::Char, 0o620, "dev/console", b"", "");
+    add(EntryType::Block, 0o660, "dev/disk", b"", "");
+    add(EntryType::Fifo, 0o600, "dev/fifo", b"", "");
+    add(EntryType::Directory, 0o750, "home/", b"", "");
+    add(EntryType::Regular, 0o600, "home/secret", b"for the owner\n", "");
+    add(EntryType::Directory, 0o755, "huge/", b"", "");
+    for number in 0..5000 {
+        let name = format!("huge/entry-{number:05}-{}", "x".repeat(number % 90));
+        add(EntryType::Regular, 0o644, &name, name.as_bytes(), "");
+    }
+    add(EntryType::Directory, 0o1777, "tmp/", b"", "");
+    add(EntryType::Directory, 0o755, "usr/", b"", "");
+    add(EntryType::Directory, 0o755, "usr/bin/", b"", "");
+    add(EntryType::Regular, 0o644, "usr/bin/empty", b"", "");
+    add(EntryType::Regular, 0o644, "usr/bin/large", &pattern(9_000_001), "");
+    add(EntryType::Regular, 0o4755, "usr/bin/su", &pattern(70_001), "");
+    add(EntryType::Link, 0o4755, "usr/bin/sudo", b"", "usr/bin/su");
+    let path = directory.join("rootfs.tar");
+    std::fs::write(&path, tar.into_inner().unwrap()).unwrap();
+    path
+}
+
+/// NFS and MOUNT on one port of loopback, in this process.
+struct NfsServer {
+    exports: Arc<Exports>,
+    address: SocketAddr,
+    _runtime: Runtime,
+    _directory: tempfile::TempDir,
+}
+
+impl NfsServer {
+    fn start(allowed: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let image = Image::open(&make_image(directory.path())).unwrap();
+        let exports = Arc::new(Exports::default());
+        exports.insert(Export {
+            id: "test-image".into(),
+            hash: HASH,
+            image: Arc::new(image),
+        });
+        let networks = allowed.iter().map(|text| text.parse().unwrap()).collect();
+        let access = Arc::new(Access::new(networks));
+        let programs: [Arc<dyn Program>; 2] = [
+            Arc::new(Nfs {
+                exports: exports.clone(),
+            }),
+            Arc::new(Mount {
+                exports: exports.clone(),
+                access: access.clone(),
+                find: Box::new(|_| {}),
+            }),
+        ];
+        let service = Service {
+            name: "nfs",
+            programs: Arc::new(programs),
+            access,
+        };
+        let runtime = Runtime::new().unwrap();
+        let address = runtime.block_on(async {
+            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = tcp.local_addr().unwrap();
+            let udp = UdpSocket::bind(address).await.unwrap();
+            tokio::spawn(service.clone().serve_tcp(tcp));
+            tokio::spawn(service.serve_udp(udp));
+            address
+        });
+        NfsServer {
+            exports,
+            address,
+            _runtime: runtime,
+            _directory: directory,
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        let port = self.address.port();
+        format!("nfs://127.0.0.1/test-image{path}?version=3&nfsport={port}&mountport={port}")
+    }
+
+    fn image(&self) -> Arc<Image> {
+        self.exports.by_id("test-image").unwrap().image.clone()
+    }
+}
+
+/// libnfs as root: files that only root may read are compared too.
+fn libnfs(program: &str) -> Command {
+    oracle(program)
+}
+
+#[test]
+fn libnfs_lists_what_is_in_the_tar() {
+    let server = NfsServer::start(&["127.0.0.0/8"]);
+    let listed = succeed(libnfs("nfs-ls").arg("-R").arg(server.url("/")));
+    let text = String::from_utf8(listed.stdout).unwrap();
+    let mut listed: Vec<String> = text.lines().map(str::to_owned).collect();
+    let mut expected = Vec::new();
+    server.image().walk(|path, _, inode| {
+        if path.is_empty() {
+            return;
+        }
+        let kind = match inode.kind {
+            Kind::Directory { .. } => 'd',
+            Kind::Symlink { .. } => 'l',
+            Kind::CharDevice { .. } => 'c',
+            Kind::BlockDevice { .. } => 'b',
+            _ => '-',
+        };
+        let bit = |bit: u32, letter: char| if inode.mode & bit != 0 { letter } else { '-' };
+        let mode: String = (0..9)
+            .rev()
+            .map(|n| bit(1 << n, ['x', 'w', 'r'][n % 3]))
+            .collect();
+        expected.push((kind, mode, inode.links, inode.uid, inode.gid, inode.size(), path.to_vec()));
+    });
+    let mut expected: Vec<String> = expected
+        .into_iter()
+        .map(|(kind, mode, links, uid, gid, size, path)| {
+            let path = String::from_utf8(path).unwrap();
+            format!("{kind}{mode} {links:2} {uid:5} {gid:5} {size:12} {path}")
+        })
+        .collect();
+    listed.sort();
+    expected.sort();
+    assert_eq!(listed.len(), expected.len());
+    for (listed, expected) in listed.iter().zip(&expected) {
+        let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(listed), words(expected));
+    }
+}
+
+#[test]
+fn libnfs_reads_what_is_in_the_tar() {
+    let server = NfsServer::start(&["127.0.0.0/8"]);
+    let image = server.image();
+    for path in ["usr/bin/large", "usr/bin/su", "usr/bin/sudo", "usr/bin/empty", "huge/entry-00000-"] {
+        let got = succeed(libnfs("nfs-cat").arg(server.url(&format!("/{path}"))));
+        let expected = image.read(image.find(path).unwrap().number).unwrap();
+        assert!(got.stdout == expected, "{path} differs");
+    }
+}
