@@ -8,3 +8,4 @@ pub mod nfs;
 pub mod portmap;
 pub mod rpc;
 pub mod rpc_net;
+pub mod tftp;

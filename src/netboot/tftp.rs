@@ -1,0 +1,484 @@
+//! Owns the TFTP server: RFC 1350 with options (RFC 2347), blksize (2348), timeout and tsize (2349) and windowsize
+//! (7440). Read-only; never decides which files there are.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
+
+use super::access::Access;
+
+/// The files that boards see, by path without a leading slash.
+pub trait Files: Send + Sync {
+    /// `None` where there is no such file for this peer.
+    ///
+    /// # Errors
+    /// If there should be one, but it cannot be made or read; the message goes to the log and to the client.
+    fn open(&self, path: &str, peer: IpAddr) -> anyhow::Result<Option<Content>>;
+}
+
+/// What a file holds; it does not change while it is sent.
+#[derive(Debug)]
+pub enum Content {
+    Bytes(Vec<u8>),
+    File { file: File, size: u64 },
+}
+
+impl Content {
+    /// A file of the host.
+    pub fn of(file: File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Ok(Content::File { file, size })
+    }
+
+    pub fn size(&self) -> u64 {
+        match self {
+            Content::Bytes(bytes) => bytes.len() as u64,
+            Content::File { size, .. } => *size,
+        }
+    }
+
+    /// Fills `buffer` from `offset` on; all of it must be there.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match self {
+            Content::Bytes(bytes) => {
+                let start = offset as usize;
+                buffer.copy_from_slice(&bytes[start..start + buffer.len()]);
+                Ok(())
+            }
+            Content::File { file, .. } => file.read_exact_at(buffer, offset),
+        }
+    }
+}
+
+const RRQ: u16 = 1;
+const WRQ: u16 = 2;
+const DATA: u16 = 3;
+const ACK: u16 = 4;
+const ERROR: u16 = 5;
+const OACK: u16 = 6;
+
+/// Error codes of RFC 1350.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Code {
+    Undefined = 0,
+    NotFound = 1,
+    AccessViolation = 2,
+    IllegalOperation = 4,
+}
+
+const DEFAULT_BLOCK: usize = 512;
+const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 8..=65464;
+/// The largest window that is granted, in blocks: more would only overrun a board's receive ring.
+const MAX_WINDOW: u64 = 64;
+const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+const LAST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a window is sent again before the client is given up.
+const RETRIES: u32 = 8;
+const MAX_TRANSFERS: usize = 1024;
+/// A request is one small datagram (RFC 2347: 512 bytes).
+const MAX_REQUEST: usize = 1024;
+
+pub struct Tftp<F> {
+    pub files: Arc<F>,
+    pub access: Arc<Access>,
+}
+
+/// The clients that are being served. A request that comes twice is answered once.
+type Active = Arc<Mutex<HashSet<SocketAddr>>>;
+
+/// Takes a client off the list when its transfer ends, however that happens.
+struct Place {
+    active: Active,
+    peer: SocketAddr,
+}
+
+impl Place {
+    /// `None` if the client has a transfer already.
+    fn take(active: &Active, peer: SocketAddr) -> Option<Self> {
+        let mut clients = active.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.insert(peer).then(|| Place {
+            active: active.clone(),
+            peer,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut clients = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.remove(&self.peer);
+    }
+}
+
+impl<F: Files + 'static> Tftp<F> {
+    /// Answers requests until the task is dropped. Each transfer has a socket of its own, on a free port of the same
+    /// address.
+    pub async fn serve(self, socket: UdpSocket) {
+        let active = Active::default();
+        let address = socket
+            .local_addr()
+            .map_or(IpAddr::from([0, 0, 0, 0]), |local| local.ip());
+        let mut datagram = vec![0; MAX_REQUEST];
+        loop {
+            let Ok((length, peer)) = socket.recv_from(&mut datagram).await else {
+                continue;
+            };
+            if !self.access.allows(peer.ip(), "tftp") {
+                continue;
+            }
+            let request = match Request::parse(&datagram[..length]) {
+                Ok(request) => request,
+                Err(refusal) => {
+                    log::debug!("tftp: {peer}: {}", refusal.1);
+                    let _ = socket.send_to(&error_packet(refusal), peer).await;
+                    continue;
+                }
+            };
+            let busy = active.lock().unwrap_or_else(PoisonError::into_inner).len() >= MAX_TRANSFERS;
+            if busy {
+                let refusal = (Code::Undefined, "too many transfers; try again");
+                let _ = socket.send_to(&error_packet(refusal), peer).await;
+                continue;
+            }
+            let Some(place) = Place::take(&active, peer) else {
+                continue;
+            };
+            let files = self.files.clone();
+            tokio::spawn(async move {
+                if let Err(error) = answer(&*files, &request, address, peer).await {
+                    log::info!("tftp: {peer}: {}: {error}", request.path);
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+/// A read request.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    path: String,
+    options: Vec<(String, u64)>,
+}
+
+impl Request {
+    /// Whatever the bytes are, the result is a request or what to tell the client.
+    fn parse(packet: &[u8]) -> Result<Self, (Code, &'static str)> {
+        let illegal = (Code::IllegalOperation, "not a read request");
+        let (opcode, rest) = packet.split_first_chunk::<2>().ok_or(illegal)?;
+        match u16::from_be_bytes(*opcode) {
+            RRQ => {}
+            WRQ => return Err((Code::AccessViolation, "this server is read-only")),
+            _ => return Err(illegal),
+        }
+        let rest = rest.strip_suffix(b"\0").ok_or(illegal)?;
+        let mut words = rest.split(|&byte| byte == 0);
+        let mut word =
+            || -> Option<&str> { words.next().and_then(|word| str::from_utf8(word).ok()) };
+        let path = word().ok_or(illegal)?;
+        let mode = word().ok_or(illegal)?;
+        if !mode.eq_ignore_ascii_case("octet") {
+            return Err((Code::IllegalOperation, "only octet (binary) mode is served"));
+        }
+        let path = clean(path).ok_or((Code::AccessViolation, "a path that leads out"))?;
+        let mut options = Vec::new();
+        while let (Some(name), Some(value)) = (word(), word()) {
+            // An option whose value is no number is one that we do not know: it is not acknowledged.
+            if let Ok(value) = value.parse() {
+                options.push((name.to_ascii_lowercase(), value));
+            }
+        }
+        Ok(Request { path, options })
+    }
+}
+
+/// A path below the root without `.`, `..` or empty components; `None` for what would lead out.
+pub fn clean(path: &str) -> Option<String> {
+    let mut clean: Vec<&str> = Vec::new();
+    for component in path.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => return None,
+            _ if component.contains(['\\', '\0']) => return None,
+            _ => clean.push(component),
+        }
+    }
+    Some(clean.join("/"))
+}
+
+/// What was agreed on for one transfer.
+#[derive(Debug)]
+struct Terms {
+    block: usize,
+    window: u64,
+    timeout: Option<Duration>,
+    /// The OACK packet; none where the client asked for no option that we know.
+    acknowledgement: Option<Vec<u8>>,
+}
+
+impl Terms {
+    fn agree(options: &[(String, u64)], size: u64) -> Self {
+        let mut terms = Terms {
+            block: DEFAULT_BLOCK,
+            window: 1,
+            timeout: None,
+            acknowledgement: None,
+        };
+        let mut packet = OACK.to_be_bytes().to_vec();
+        let mut agreed = HashSet::new();
+        for (name, value) in options {
+            let granted = match (name.as_str(), *value) {
+                ("blksize", value) if value >= *BLOCK_SIZES.start() => {
+                    let granted = value.min(*BLOCK_SIZES.end());
+                    terms.block = granted as usize;
+                    granted
+                }
+                ("windowsize", value) if (1..=65535).contains(&value) => {
+                    terms.window = value.min(MAX_WINDOW);
+                    terms.window
+                }
+                ("timeout", value) if (1..=255).contains(&value) => {
+                    terms.timeout = Some(Duration::from_secs(value));
+                    value
+                }
+                ("tsize", _) => size,
+                _ => continue,
+            };
+            // An option may come only once (RFC 2347).
+            if agreed.insert(name) {
+                packet.extend_from_slice(format!("{name}\0{granted}\0").as_bytes());
+            }
+        }
+        if !agreed.is_empty() {
+            terms.acknowledgement = Some(packet);
+        }
+        terms
+    }
+}
+
+fn error_packet((code, message): (Code, &str)) -> Vec<u8> {
+    let mut packet = ERROR.to_be_bytes().to_vec();
+    packet.extend_from_slice(&(code as u16).to_be_bytes());
+    packet.extend_from_slice(message.as_bytes());
+    packet.push(0);
+    packet
+}
+
+async fn answer(
+    files: &dyn Files,
+    request: &Request,
+    address: IpAddr,
+    peer: SocketAddr,
+) -> io::Result<()> {
+    let socket = UdpSocket::bind((address, 0)).await?;
+    socket.connect(peer).await?;
+    let refusal = match files.open(&request.path, peer.ip()) {
+        Ok(Some(content)) => {
+            let begun = Instant::now();
+            let terms = Terms::agree(&request.options, content.size());
+            let mut transfer = Transfer {
+                socket,
+                content,
+                terms,
+            };
+            transfer.run().await?;
+            log::info!(
+                "tftp: {peer}: sent {}, {} bytes in {:.1} s",
+                request.path,
+                transfer.content.size(),
+                begun.elapsed().as_secs_f64()
+            );
+            return Ok(());
+        }
+        Ok(None) => {
+            log::info!("tftp: {peer}: no file {}", request.path);
+            error_packet((Code::NotFound, "no such file"))
+        }
+        Err(error) => {
+            log::error!("tftp: {peer}: {}: {error:#}", request.path);
+            error_packet((Code::Undefined, &format!("{error:#}")))
+        }
+    };
+    socket.send(&refusal).await?;
+    Ok(())
+}
+
+struct Transfer {
+    socket: UdpSocket,
+    content: Content,
+    terms: Terms,
+}
+
+impl Transfer {
+    /// Sends the whole file, and returns when its last block has been acknowledged.
+    async fn run(&mut self) -> io::Result<()> {
+        // Blocks count from 1; the last one is short, and empty if it has to be.
+        let last = self.content.size() / self.terms.block as u64 + 1;
+        let mut acknowledged = match self.terms.acknowledgement.take() {
+            Some(packet) => self.agree(&packet).await?,
+            None => 0,
+        };
+        let mut packet = Vec::with_capacity(4 + self.terms.block);
+        let mut retries = 0;
+        let mut answered_duplicate = false;
+        while acknowledged < last {
+            let end = (acknowledged + self.terms.window).min(last);
+            for block in acknowledged + 1..=end {
+                self.fill(&mut packet, block)?;
+                self.send(&packet).await;
+            }
+            let deadline = self.deadline(retries);
+            let next = loop {
+                match self.acknowledgement(acknowledged, end, deadline).await? {
+                    // The client asks again for the window's first block. It is given that once: answering each of two
+                    // would double every packet that follows (the sorcerer's apprentice of RFC 1123, section 4.2.3.1).
+                    Some(same) if same == acknowledged => {
+                        if self.terms.window > 1 && !answered_duplicate {
+                            answered_duplicate = true;
+                            break Some(same);
+                        }
+                    }
+                    other => break other,
+                }
+            };
+            match next {
+                Some(block) => {
+                    if block > acknowledged {
+                        (retries, answered_duplicate) = (0, false);
+                    }
+                    acknowledged = block;
+                }
+                None if retries < RETRIES => retries += 1,
+                None => return Err(self.gave_up()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the OACK until block 0 is acknowledged.
+    async fn agree(&self, packet: &[u8]) -> io::Result<u64> {
+        for retry in 0..=RETRIES {
+            self.send(packet).await;
+            let deadline = self.deadline(retry);
+            if self.acknowledgement(0, 0, deadline).await?.is_some() {
+                return Ok(0);
+            }
+        }
+        Err(self.gave_up())
+    }
+
+    fn gave_up(&self) -> io::Error {
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the client no longer answers; gave it up",
+        )
+    }
+
+    fn deadline(&self, retries: u32) -> Instant {
+        let wait = match self.terms.timeout {
+            Some(agreed) => agreed,
+            None => (FIRST_TIMEOUT * 2u32.pow(retries.min(8))).min(LAST_TIMEOUT),
+        };
+        Instant::now() + wait
+    }
+
+    /// Makes the DATA packet of a block, counted from 1 without end; on the wire it rolls over to 0.
+    fn fill(&self, packet: &mut Vec<u8>, block: u64) -> io::Result<()> {
+        let offset = (block - 1) * self.terms.block as u64;
+        let left = self.content.size().saturating_sub(offset);
+        let length = left.min(self.terms.block as u64) as usize;
+        packet.resize(4 + length, 0);
+        packet[..2].copy_from_slice(&DATA.to_be_bytes());
+        packet[2..4].copy_from_slice(&(block as u16).to_be_bytes());
+        self.content.read_at(offset, &mut packet[4..])
+    }
+
+    /// What cannot be sent is as good as lost on the way: it is sent again later.
+    async fn send(&self, packet: &[u8]) {
+        if let Err(error) = self.socket.send(packet).await {
+            log::debug!("tftp: cannot send: {error}");
+        }
+    }
+
+    /// Waits for the acknowledgement of a block from `from` to `to`; `None` when the time is up.
+    async fn acknowledgement(
+        &self,
+        from: u64,
+        to: u64,
+        deadline: Instant,
+    ) -> io::Result<Option<u64>> {
+        let mut packet = [0; 512];
+        loop {
+            let length = match timeout_at(deadline, self.socket.recv(&mut packet)).await {
+                Ok(received) => received?,
+                Err(_) => return Ok(None),
+            };
+            let Some((head, rest)) = packet[..length].split_first_chunk::<4>() else {
+                continue;
+            };
+            let number = u16::from_be_bytes([head[2], head[3]]);
+            match u16::from_be_bytes([head[0], head[1]]) {
+                ACK => {
+                    // A window is far smaller than the 16 bits of a block number: there is one candidate.
+                    let block = from + u64::from(number.wrapping_sub(from as u16));
+                    if block <= to {
+                        return Ok(Some(block));
+                    }
+                }
+                ERROR => {
+                    let text = rest.split(|&byte| byte == 0).next().unwrap_or_default();
+                    let text = String::from_utf8_lossy(text);
+                    return Err(io::Error::other(format!("the client stopped: {text}")));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_read_whatever_their_options() {
+        let packet = b"\0\x01/images/./x\0OCTET\0BlkSize\x001468\0tsize\x000\0x\0y\0";
+        let request = Request::parse(packet).unwrap();
+        assert_eq!(request.path, "images/x");
+        assert_eq!(
+            request.options,
+            [("blksize".into(), 1468), ("tsize".into(), 0)]
+        );
+        for length in 0..packet.len() {
+            let _ = Request::parse(&packet[..length]);
+        }
+        let code = |packet: &[u8]| Request::parse(packet).unwrap_err().0;
+        assert_eq!(code(b"\0\x02a\0octet\0"), Code::AccessViolation);
+        assert_eq!(code(b"\0\x01../etc/passwd\0octet\0"), Code::AccessViolation);
+        assert_eq!(code(b"\0\x01a\0netascii\0"), Code::IllegalOperation);
+        assert_eq!(code(b"\0\x04\0\0"), Code::IllegalOperation);
+    }
+
+    #[test]
+    fn options_out_of_range_are_not_acknowledged() {
+        let options = |pairs: &[(&str, u64)]| -> Vec<(String, u64)> {
+            pairs.iter().map(|(n, v)| (n.to_string(), *v)).collect()
+        };
+        let terms = Terms::agree(
+            &options(&[("blksize", 4), ("windowsize", 0), ("timeout", 256)]),
+            1,
+        );
+        assert_eq!(terms.acknowledgement, None);
+        let terms = Terms::agree(&options(&[("blksize", 70_000), ("windowsize", 1000)]), 1);
+        assert_eq!((terms.block, terms.window), (65464, 64));
+        let oack = terms.acknowledgement.unwrap();
+        assert_eq!(oack, b"\0\x06blksize\x0065464\0windowsize\x0064\0");
+    }
+}
