@@ -106,11 +106,8 @@ impl NfsServer {
         let directory = tempfile::tempdir().unwrap();
         let image = Image::open(&make_image(directory.path())).unwrap();
         let exports = Arc::new(Exports::default());
-        exports.insert(Export {
-            id: "test-image".into(),
-            hash: HASH,
-            image: Arc::new(image),
-        });
+        let place = directory.path().to_path_buf();
+        exports.insert(Export::new("test-image".into(), HASH, image, place));
         let networks = allowed.iter().map(|text| text.parse().unwrap()).collect();
         let access = Arc::new(Access::new(networks));
         let programs: [Arc<dyn Program>; 2] = [

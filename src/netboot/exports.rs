@@ -2,6 +2,8 @@
 //! Never looks for images itself.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::rootfs::index::{Image, Number};
@@ -16,9 +18,28 @@ pub struct Export {
     /// The SHA-256 of the tar: file handles, directory cookies and the file system's id come from it.
     pub hash: [u8; 32],
     pub image: Arc<Image>,
+    /// Where the artifacts that were built with it are.
+    pub directory: PathBuf,
+    /// Whether a file handle of it was used since somebody last asked.
+    used: AtomicBool,
 }
 
 impl Export {
+    pub fn new(id: String, hash: [u8; 32], image: Image, directory: PathBuf) -> Self {
+        Export {
+            id,
+            hash,
+            image: Arc::new(image),
+            directory,
+            used: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a client has used it since the last call.
+    pub fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
     pub fn prefix(&self) -> HashPrefix {
         let mut prefix = HashPrefix::default();
         prefix.copy_from_slice(&self.hash[..16]);
@@ -53,10 +74,16 @@ impl Exports {
     }
 
     /// Serves the image no longer: its file handles become stale.
-    pub fn remove(&self, id: &str) {
+    pub fn remove(&self, export: &Export) {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        table.by_id.remove(id);
-        table.by_prefix.retain(|_, export| export.id != id);
+        if table
+            .by_id
+            .get(&export.id)
+            .is_some_and(|known| known.hash == export.hash)
+        {
+            table.by_id.remove(&export.id);
+        }
+        table.by_prefix.remove(&export.prefix());
     }
 
     pub fn by_id(&self, id: &str) -> Option<Arc<Export>> {
@@ -66,7 +93,21 @@ impl Exports {
 
     pub fn by_prefix(&self, prefix: &HashPrefix) -> Option<Arc<Export>> {
         let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        table.by_prefix.get(prefix).cloned()
+        let export = table.by_prefix.get(prefix).cloned()?;
+        export.used.store(true, Ordering::Relaxed);
+        Some(export)
+    }
+
+    /// Every image whose file handles are good.
+    pub fn all(&self) -> Vec<Arc<Export>> {
+        let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        table.by_prefix.values().cloned().collect()
+    }
+
+    /// The image whose artifacts are in `directory`.
+    pub fn at(&self, directory: &Path) -> Option<Arc<Export>> {
+        let all = self.all();
+        all.into_iter().find(|export| export.directory == directory)
     }
 
     /// The ids of all images, sorted.

@@ -8,4 +8,5 @@ pub mod nfs;
 pub mod portmap;
 pub mod rpc;
 pub mod rpc_net;
+pub mod store;
 pub mod tftp;

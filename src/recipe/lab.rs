@@ -1,6 +1,7 @@
 //! Owns the description of a lab and its boards (`lab.toml`), as its author wrote it. Never reads a file.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -158,6 +159,21 @@ pub struct Network {
 }
 
 impl Network {
+    /// The network of `address` whose first `prefix` bits are fixed, at most 32.
+    pub fn of(address: Ipv4Addr, prefix: u8) -> Network {
+        let prefix = prefix.min(32);
+        let network = Network { address, prefix };
+        Network {
+            address: address & network.mask(),
+            prefix,
+        }
+    }
+
+    /// The address that all hosts of the network listen to.
+    pub fn broadcast(self) -> Ipv4Addr {
+        self.address | !self.mask()
+    }
+
     pub fn contains(self, address: Ipv4Addr) -> bool {
         (u32::from(address) ^ u32::from(self.address)) & u32::from(self.mask()) == 0
     }
@@ -168,6 +184,12 @@ impl Network {
                 .checked_shl(32 - u32::from(self.prefix))
                 .unwrap_or(0),
         )
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
     }
 }
 

@@ -1,0 +1,343 @@
+//! Owns which builds there are to serve, and keeps those that boards still run from. Never builds.
+//!
+//! A build is a directory with a `manifest.json`. Each one that is served is kept as a tree of hard links in
+//! `.served/` beside the builds, which costs no space while the build itself is there: a rebuilt image replaces
+//! the build's directory, but boards that run from the old one, or are just loading it, find all of it as it
+//! was, even after the server was started again.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+use super::exports::{Export, Exports};
+use crate::error::Fault;
+use crate::rootfs::index::Image;
+
+const MANIFEST: &str = "manifest.json";
+const ROOTFS: &str = "rootfs.tar";
+const KEPT: &str = ".served";
+/// How long a build that was replaced is kept after a client last used it.
+const KEEP_UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What the server needs of `manifest.json`.
+#[derive(Debug, Deserialize)]
+struct Manifest {
+    recipe: RecipeOf,
+    image: String,
+    artifacts: HashMap<String, Artifact>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RecipeOf {
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Artifact {
+    sha256: String,
+    size: u64,
+}
+
+/// Tells one version of a file from the next: device, inode, and modification time with nanoseconds.
+type Version = (u64, u64, i64, i64);
+
+/// The builds below one directory, as they are now.
+#[derive(Debug)]
+pub struct Store {
+    builds: PathBuf,
+    exports: Arc<Exports>,
+    known: Mutex<HashMap<PathBuf, (Version, Current)>>,
+}
+
+/// The build that a directory holds now.
+#[derive(Clone, Debug)]
+struct Current {
+    recipe: String,
+    export: Arc<Export>,
+}
+
+impl Store {
+    /// The builds in `builds`, each a sub-directory, and those that were kept. A build that cannot be served is logged
+    /// and left out.
+    ///
+    /// # Errors
+    /// If `builds` is no directory.
+    pub fn open(builds: &Path, exports: Arc<Exports>) -> Result<Self> {
+        if !builds.is_dir() {
+            return Err(Fault::input(format!(
+                "there is no directory {} with images to serve",
+                builds.display()
+            ))
+            .remedy("build an image with `hearth build`, or name the directory with --images")
+            .into());
+        }
+        let store = Store {
+            builds: builds.to_path_buf(),
+            exports,
+            known: Mutex::default(),
+        };
+        store.open_kept();
+        store.refresh();
+        Ok(store)
+    }
+
+    /// The image that a board of this recipe boots next. The recipe is a name, or a path that ends in one.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn current(&self, recipe: &str) -> Result<Arc<Export>> {
+        self.refresh();
+        let name = Path::new(recipe.strip_suffix(".toml").unwrap_or(recipe))
+            .file_name()
+            .map_or_else(
+                || recipe.to_string(),
+                |name| name.to_string_lossy().into_owned(),
+            );
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known.values().find(|(_, current)| current.recipe == name);
+        if let Some((_, current)) = found {
+            return Ok(current.export.clone());
+        }
+        let place = self.builds.display();
+        Err(
+            Fault::input(format!("{place} has no image of the recipe `{name}`"))
+                .remedy(format!("build it: hearth build {recipe} -o {place}/{name}"))
+                .into(),
+        )
+    }
+
+    /// The image with this id, newly built ones included.
+    pub fn by_id(&self, id: &str) -> Option<Arc<Export>> {
+        self.refresh();
+        self.exports.by_id(id)
+    }
+
+    /// The ids of what the build directories hold now, with their recipes.
+    pub fn listing(&self) -> Vec<(String, String)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listing: Vec<_> = known
+            .values()
+            .map(|(_, current)| (current.export.id.clone(), current.recipe.clone()))
+            .collect();
+        listing.sort();
+        listing
+    }
+
+    /// Looks for builds that are new or were replaced.
+    pub fn refresh(&self) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let present = sub_directories(&self.builds);
+        known.retain(|directory, _| present.contains(directory));
+        for directory in present {
+            let version = match fs::metadata(directory.join(MANIFEST)) {
+                Ok(meta) => (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec()),
+                // Not a build, or one that is being replaced this very moment.
+                Err(_) => continue,
+            };
+            if known
+                .get(&directory)
+                .is_some_and(|(seen, _)| *seen == version)
+            {
+                continue;
+            }
+            match self.load(&directory) {
+                Ok(current) => {
+                    log::info!("serving {} from {}", current.export.id, directory.display());
+                    known.insert(directory, (version, current));
+                }
+                Err(error) => log::error!("cannot serve {}: {error:#}", directory.display()),
+            }
+        }
+    }
+
+    /// Keeps the build and serves what was kept, so that a replacement cannot change it any more.
+    fn load(&self, directory: &Path) -> Result<Current> {
+        let kept = match self.keep(directory) {
+            Ok(kept) => kept,
+            Err(error) => {
+                log::warn!(
+                    "cannot keep {} by hard links ({error:#}): when it is built again, boards that run from it lose \
+                     their root as soon as hearth is started again",
+                    directory.display()
+                );
+                directory.to_path_buf()
+            }
+        };
+        let manifest = Manifest::read(&kept)?;
+        let export = match self.exports.at(&kept) {
+            Some(known) => known,
+            None => self.exports.insert(open_build(&kept, &manifest)?),
+        };
+        Ok(Current {
+            recipe: manifest.recipe.name,
+            export,
+        })
+    }
+
+    /// Links the files of a build into `.served/<image id>.<hash of its manifest>/`.
+    fn keep(&self, directory: &Path) -> Result<PathBuf> {
+        let manifest = fs::read(directory.join(MANIFEST))?;
+        let parsed: Manifest = serde_json::from_slice(&manifest)?;
+        anyhow::ensure!(
+            is_plain_name(&parsed.image),
+            "`{}` is no image id",
+            parsed.image
+        );
+        let hash = hex::encode(Sha256::digest(&manifest));
+        let kept = self.builds.join(KEPT);
+        let place = kept.join(format!("{}.{}", parsed.image, &hash[..12]));
+        if place.is_dir() {
+            return Ok(place);
+        }
+        fs::create_dir_all(&kept)?;
+        let beside = tempfile::Builder::new().prefix(".").tempdir_in(&kept)?;
+        link_tree(directory, beside.path())?;
+        // What was linked must be what the manifest says, not half of a build that replaced it meanwhile.
+        anyhow::ensure!(
+            fs::read(beside.path().join(MANIFEST))? == manifest,
+            "it was replaced at this moment"
+        );
+        fs::rename(beside.keep(), &place)?;
+        Ok(place)
+    }
+
+    /// Serves what earlier runs have kept, unless nobody used it for long.
+    fn open_kept(&self) {
+        for directory in sub_directories(&self.builds.join(KEPT)) {
+            let opened =
+                Manifest::read(&directory).and_then(|manifest| open_build(&directory, &manifest));
+            match opened {
+                Ok(export) => {
+                    self.exports.insert(export);
+                }
+                Err(error) => {
+                    log::warn!("cannot serve the kept {}: {error:#}", directory.display());
+                }
+            }
+        }
+    }
+
+    /// Notes which images clients have used, and lets go of those that were replaced and that nobody has used for a
+    /// week. To be called now and then.
+    pub fn tidy(&self) {
+        let current: Vec<PathBuf> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let directory = |(_, current): &(Version, Current)| current.export.directory.clone();
+            known.values().map(directory).collect()
+        };
+        let used: Vec<String> = self
+            .exports
+            .all()
+            .iter()
+            .filter(|export| export.take_used())
+            .map(|export| export.id.clone())
+            .collect();
+        for directory in sub_directories(&self.builds.join(KEPT)) {
+            let name = directory.file_name().unwrap_or_default().to_string_lossy();
+            let id = name.rsplit_once('.').map_or(&*name, |(id, _)| id);
+            if current.contains(&directory) || used.iter().any(|used| used == id) {
+                let touched = File::open(&directory)
+                    .and_then(|opened| opened.set_modified(SystemTime::now()));
+                if let Err(error) = touched {
+                    log::warn!("cannot note the use of {}: {error}", directory.display());
+                }
+            } else if unused_for_long(&directory) {
+                log::info!(
+                    "no longer serving {}, which nobody uses",
+                    directory.display()
+                );
+                if let Some(export) = self.exports.at(&directory) {
+                    self.exports.remove(&export);
+                }
+                if let Err(error) = fs::remove_dir_all(&directory) {
+                    log::warn!("cannot remove {}: {error}", directory.display());
+                }
+            }
+        }
+    }
+}
+
+impl Manifest {
+    fn read(directory: &Path) -> Result<Self> {
+        let path = directory.join(MANIFEST);
+        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is no manifest", path.display()))
+    }
+}
+
+fn open_build(directory: &Path, manifest: &Manifest) -> Result<Export> {
+    let in_manifest = || format!("the manifest in {}", directory.display());
+    let rootfs = manifest
+        .artifacts
+        .get(ROOTFS)
+        .with_context(|| format!("{ROOTFS} is missing"))
+        .with_context(in_manifest)?;
+    let mut hash = [0; 32];
+    hex::decode_to_slice(&rootfs.sha256, &mut hash)
+        .with_context(|| format!("the SHA-256 of {ROOTFS}"))
+        .with_context(in_manifest)?;
+    let tar = directory.join(ROOTFS);
+    let size = fs::metadata(&tar)
+        .with_context(|| format!("cannot read {}", tar.display()))?
+        .len();
+    if size != rootfs.size {
+        return Err(Fault::input(format!(
+            "{} has {size} bytes, but its manifest says {}",
+            tar.display(),
+            rootfs.size
+        ))
+        .remedy("build the image again")
+        .into());
+    }
+    let image = Image::open(&tar)?;
+    let id = manifest.image.clone();
+    Ok(Export::new(id, hash, image, directory.to_path_buf()))
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with('.') && !name.contains('/')
+}
+
+/// Directories in `directory` that are not hidden, sorted; none if it cannot be read.
+fn sub_directories(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            (!hidden && entry.path().is_dir()).then(|| entry.path())
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// Makes the directories of `from` below `to`, and hard links of its files.
+fn link_tree(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            fs::create_dir(&target)?;
+            link_tree(&entry.path(), &target)?;
+        } else if kind.is_file() {
+            fs::hard_link(entry.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+fn unused_for_long(directory: &Path) -> bool {
+    let touched = fs::metadata(directory).and_then(|meta| meta.modified());
+    touched.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > KEEP_UNUSED))
+}
