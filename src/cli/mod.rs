@@ -11,6 +11,7 @@ mod media;
 mod mkimage;
 mod report;
 mod run;
+mod serve;
 mod shell;
 mod terminal;
 
@@ -58,6 +59,7 @@ pub enum Command {
     Media(media::Arguments),
     Mkimage(mkimage::Arguments),
     Run(run::Arguments),
+    Serve(serve::Arguments),
     Shell(shell::Arguments),
 }
 
@@ -87,6 +89,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
         Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Run(arguments) => run::run(&arguments),
+        Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments),
     }
 }

@@ -2,11 +2,17 @@
 //! Never writes to an image.
 
 pub mod access;
+pub mod dhcp;
 pub mod exports;
+pub mod http;
 pub mod mount;
 pub mod nfs;
+pub mod notify;
 pub mod portmap;
 pub mod rpc;
 pub mod rpc_net;
+pub mod serve;
+pub mod sockets;
 pub mod store;
 pub mod tftp;
+pub mod view;

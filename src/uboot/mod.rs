@@ -1,6 +1,7 @@
 //! Owns what U-Boot loads: legacy uImages, vendor headers, boot scripts, extlinux.
 //! Never knows of recipes.
 
+pub mod bootscript;
 pub mod ids;
 pub mod read;
 pub mod script;
@@ -12,6 +13,7 @@ pub mod values;
 pub mod vendor;
 pub mod write;
 
+pub use bootscript::BootScript;
 pub use ids::{Comp, ImageArch, Kind, Os};
 pub use stream::Input;
 pub use template::Templates;

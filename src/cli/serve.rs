@@ -1,0 +1,78 @@
+//! `hearth serve`: TFTP, NFS, HTTP and DHCP for the lab's boards, in the foreground.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hearth::error::Fault;
+use hearth::netboot::notify::notify;
+use hearth::netboot::serve::Server;
+use hearth::recipe::LoadedLab;
+use listenfd::ListenFd;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::terminal::Terminal;
+
+/// Serve a lab's boards: TFTP, NFS root, HTTP, and DHCP if asked for
+///
+/// Every board gets the boot script and the image that are current when it
+/// boots; a board that runs keeps the image it has, even when that is built
+/// again. Nothing is extracted, and no privilege is needed where the ports
+/// are allowed (sysctl net.ipv4.ip_unprivileged_port_start).
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
+    #[arg(long, value_name = "FILE")]
+    lab: Option<PathBuf>,
+    /// The directory that builds are in, each a directory
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    images: PathBuf,
+}
+
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    // Before any thread runs: it takes variables out of the environment.
+    let inherited = ListenFd::from_env();
+    let lab = LoadedLab::find(arguments.lab.as_deref())?.ok_or_else(|| {
+        Fault::input("there is no lab.toml here")
+            .remedy("name the lab file with --lab; recipes/lab-example.toml is one to begin with")
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    runtime.block_on(serve(lab, arguments, inherited, terminal))?;
+    // Transfers under way are cut off: boards ask again.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(
+    lab: LoadedLab,
+    arguments: &Arguments,
+    inherited: ListenFd,
+    terminal: &Terminal,
+) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let server = Server::open(lab, &arguments.images, inherited)?;
+    for line in server.status() {
+        terminal.say(&line);
+    }
+    let store = server.store();
+    let stop = async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return,
+                _ = terminate.recv() => return,
+                _ = hangup.recv() => store.refresh(),
+            }
+        }
+    };
+    notify("READY=1").context("cannot tell systemd that the server is ready")?;
+    server.run(stop).await?;
+    notify("STOPPING=1").ok();
+    terminal.say("stopped");
+    Ok(())
+}

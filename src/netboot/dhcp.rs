@@ -1,0 +1,212 @@
+//! Owns the DHCP server (RFC 2131): answers the lab's boards with their static addresses, and says where to boot from.
+//! Never answers strangers, and never hands out an address that the lab file does not give.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode};
+use dhcproto::{Decodable, Encodable};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt,
+};
+
+use crate::recipe::{Board, Dhcp, LabSettings, LoadedLab, Mac, Network};
+
+pub const SERVER_PORT: u16 = 67;
+const CLIENT_PORT: u16 = 68;
+/// Seconds, unless the lab file says otherwise.
+const LEASE: u32 = 24 * 3600;
+/// The smallest message that all clients take (RFC 2131, section 2: 300 bytes of BOOTP).
+const MIN_REPLY: usize = 300;
+
+/// A socket that hears broadcasts on one interface only, so that other networks of the host are left alone.
+///
+/// # Errors
+/// If the interface does not exist, or the port is taken or privileged.
+pub fn open(interface: &str) -> std::io::Result<std::net::UdpSocket> {
+    let made: OwnedFd = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        None,
+    )?;
+    setsockopt(&made, sockopt::BindToDevice, &interface.into())?;
+    setsockopt(&made, sockopt::Broadcast, &true)?;
+    let any = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT));
+    bind(made.as_raw_fd(), &any)?;
+    Ok(made.into())
+}
+
+/// A reply and where to send it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub packet: Vec<u8>,
+    pub to: SocketAddrV4,
+}
+
+/// Answers requests until the task is dropped; `lab` gives the boards as they are now.
+pub async fn serve(
+    socket: tokio::net::UdpSocket,
+    lab: impl Fn() -> Result<LoadedLab> + Send + Sync,
+) {
+    let mut datagram = vec![0; 4096];
+    loop {
+        let Ok((length, _)) = socket.recv_from(&mut datagram).await else {
+            continue;
+        };
+        let reply = lab().and_then(|lab| answer(&datagram[..length], &lab));
+        match reply {
+            Ok(Some(reply)) => {
+                if let Err(error) = socket.send_to(&reply.packet, reply.to).await {
+                    log::warn!("dhcp: cannot answer {}: {error}", reply.to);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => log::warn!("dhcp: {error:#}"),
+        }
+    }
+}
+
+/// The answer to a packet, if it is a request that one of the boards may make.
+///
+/// # Errors
+/// If the lab asks for no DHCP server, or its network is wrong.
+pub fn answer(packet: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
+    let dhcp = lab
+        .settings
+        .dhcp
+        .as_ref()
+        .context("the lab file has no [lab.dhcp] any more")?;
+    let network: Network = dhcp.network.parse().map_err(anyhow::Error::msg)?;
+    let Some((request, kind, mac)) = parse(packet) else {
+        return Ok(None);
+    };
+    let Some(board) = lab.board_with_mac(mac) else {
+        log::debug!("dhcp: {mac} is no board of this lab");
+        return Ok(None);
+    };
+    let Some(address) = board.address else {
+        log::warn!(
+            "dhcp: {} ({mac}) has no address in the lab file",
+            board.name
+        );
+        return Ok(None);
+    };
+    let server = lab.settings.address;
+    if let Some(DhcpOption::ServerIdentifier(chosen)) =
+        request.opts().get(OptionCode::ServerIdentifier)
+        && *chosen != server
+    {
+        // The client talks to another server.
+        return Ok(None);
+    }
+    let answer = match kind {
+        MessageType::Discover => MessageType::Offer,
+        MessageType::Request if wanted(&request) == address => MessageType::Ack,
+        MessageType::Request => MessageType::Nak,
+        MessageType::Inform => MessageType::Ack,
+        MessageType::Decline => {
+            log::warn!(
+                "dhcp: {} finds that somebody else has {address}",
+                board.name
+            );
+            return Ok(None);
+        }
+        _ => return Ok(None),
+    };
+    log::info!(
+        "dhcp: {} ({mac}): {kind:?}, {answer:?} {address}",
+        board.name
+    );
+    let mut reply = begin(&request, answer, server);
+    if answer != MessageType::Nak {
+        if kind != MessageType::Inform {
+            reply.set_yiaddr(address);
+            let lease = dhcp.lease.unwrap_or(LEASE);
+            reply.opts_mut().insert(DhcpOption::AddressLeaseTime(lease));
+        }
+        configure(&mut reply, board, &lab.settings, dhcp, network);
+    }
+    let mut packet = reply.to_vec().context("cannot write a DHCP reply")?;
+    packet.resize(packet.len().max(MIN_REPLY), 0);
+    let to = destination(&request, answer);
+    Ok(Some(Reply { packet, to }))
+}
+
+/// A request from an Ethernet client. What is malformed is no request.
+fn parse(packet: &[u8]) -> Option<(Message, MessageType, Mac)> {
+    // Checked before dhcproto sees it: its `chaddr` trusts the length in the packet.
+    let (op, htype, hlen) = (packet.first()?, packet.get(1)?, packet.get(2)?);
+    if (*op, *htype, *hlen) != (1, 1, 6) {
+        return None;
+    }
+    let request = Message::from_bytes(packet).ok()?;
+    if request.htype() != HType::Eth {
+        return None;
+    }
+    let kind = request.opts().msg_type()?;
+    let mac = Mac(request.chaddr().try_into().ok()?);
+    Some((request, kind, mac))
+}
+
+/// The address that a DHCPREQUEST is about: the one offered, or the one the client has.
+fn wanted(request: &Message) -> Ipv4Addr {
+    match request.opts().get(OptionCode::RequestedIpAddress) {
+        Some(DhcpOption::RequestedIpAddress(address)) => *address,
+        _ => request.ciaddr(),
+    }
+}
+
+fn begin(request: &Message, answer: MessageType, server: Ipv4Addr) -> Message {
+    let mut reply = Message::default();
+    reply
+        .set_opcode(Opcode::BootReply)
+        .set_htype(HType::Eth)
+        .set_chaddr(request.chaddr())
+        .set_xid(request.xid())
+        .set_flags(request.flags())
+        .set_giaddr(request.giaddr());
+    let options = reply.opts_mut();
+    options.insert(DhcpOption::MessageType(answer));
+    options.insert(DhcpOption::ServerIdentifier(server));
+    // RFC 6842: what the client calls itself comes back.
+    if let Some(identifier) = request.opts().get(OptionCode::ClientIdentifier) {
+        options.insert(identifier.clone());
+    }
+    reply
+}
+
+/// Addresses, name, and where to boot from.
+fn configure(reply: &mut Message, board: &Board, lab: &LabSettings, dhcp: &Dhcp, network: Network) {
+    let file = format!("boards/{}/boot.scr.uimg", board.name);
+    reply.set_siaddr(lab.address).set_fname_str(&file);
+    let options = reply.opts_mut();
+    options.insert(DhcpOption::SubnetMask(network.mask()));
+    options.insert(DhcpOption::BroadcastAddr(network.broadcast()));
+    if let Some(router) = dhcp.router {
+        options.insert(DhcpOption::Router(vec![router]));
+    }
+    if !dhcp.dns.is_empty() {
+        options.insert(DhcpOption::DomainNameServer(dhcp.dns.clone()));
+    }
+    options.insert(DhcpOption::Hostname(board.name.clone()));
+    let server = lab.address.to_string().into_bytes();
+    options.insert(DhcpOption::TFTPServerName(server));
+    options.insert(DhcpOption::BootfileName(file.into_bytes()));
+}
+
+/// RFC 2131, section 4.1. A client without an address gets a broadcast: it cannot answer ARP yet, and writing
+/// the ARP table would take privileges.
+fn destination(request: &Message, answer: MessageType) -> SocketAddrV4 {
+    let relay = request.giaddr();
+    if !relay.is_unspecified() {
+        return SocketAddrV4::new(relay, SERVER_PORT);
+    }
+    let has = request.ciaddr();
+    let broadcast = request.flags() == Flags::default().set_broadcast();
+    if has.is_unspecified() || broadcast || answer == MessageType::Nak {
+        return SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
+    }
+    SocketAddrV4::new(has, CLIENT_PORT)
+}

@@ -1,0 +1,227 @@
+//! Owns the HTTP side of the network tree: the files that TFTP has too, read-only, with ranges (RFC 9110, section 14).
+//! Never decides which files there are; the lab's API is merged in by `serve`.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use http_body::{Frame, SizeHint};
+
+use super::access::Access;
+use super::tftp::{Content, Files, clean};
+
+/// Bytes read from a file at once.
+const CHUNK: usize = 64 << 10;
+
+/// Serves the files at every path that no other route of the final router takes.
+pub fn files<F: Files + 'static>(files: Arc<F>) -> Router {
+    Router::new().fallback(get_file::<F>).with_state(files)
+}
+
+/// Refuses clients outside the allowed networks, for all routes of `router`.
+pub fn restrict(router: Router, access: Arc<Access>) -> Router {
+    router.layer(middleware::from_fn_with_state(access, check))
+}
+
+async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    match peer {
+        Some(ConnectInfo(peer)) if access.allows(peer.ip(), "http") => next.run(request).await,
+        _ => StatusCode::FORBIDDEN.into_response(),
+    }
+}
+
+async fn get_file<F: Files + 'static>(
+    State(files): State<Arc<F>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return (
+            StatusCode::METHOD_NOT_ALLOWED,
+            [(header::ALLOW, "GET, HEAD")],
+        )
+            .into_response();
+    }
+    let Some(path) = clean(request.uri().path()) else {
+        return StatusCode::BAD_REQUEST.into_response();
+    };
+    match files.open(&path, peer.ip()) {
+        Ok(Some(content)) => respond(content, request.headers(), request.method(), &path),
+        Ok(None) => (StatusCode::NOT_FOUND, "no such file\n").into_response(),
+        Err(error) => {
+            log::error!("http: {peer}: {path}: {error:#}");
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")).into_response()
+        }
+    }
+}
+
+fn respond(content: Content, headers: &HeaderMap, method: &Method, path: &str) -> Response {
+    let size = content.size();
+    let wanted = headers
+        .get(header::RANGE)
+        .and_then(|value| value.to_str().ok())
+        .map_or(Wanted::All, |value| Wanted::parse(value, size));
+    let mut response = Response::builder()
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::CONTENT_TYPE, media_type(path));
+    let (start, length) = match wanted {
+        Wanted::All => (0, size),
+        Wanted::Part(first, last) => {
+            response = response.status(StatusCode::PARTIAL_CONTENT).header(
+                header::CONTENT_RANGE,
+                format!("bytes {first}-{last}/{size}"),
+            );
+            (first, last - first + 1)
+        }
+        Wanted::Impossible => {
+            return (
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                [(header::CONTENT_RANGE, format!("bytes */{size}"))],
+            )
+                .into_response();
+        }
+    };
+    let body = if method == Method::HEAD {
+        Body::empty()
+    } else {
+        body(content, start, length)
+    };
+    response
+        .header(header::CONTENT_LENGTH, length)
+        .body(body)
+        .unwrap_or_else(|_| StatusCode::INTERNAL_SERVER_ERROR.into_response())
+}
+
+fn body(content: Content, start: u64, length: u64) -> Body {
+    match content {
+        Content::Bytes(bytes) => {
+            let (start, length) = (start as usize, length as usize);
+            Body::from(Bytes::from(bytes).slice(start..start + length))
+        }
+        Content::File { file, .. } => Body::new(Part {
+            file,
+            offset: start,
+            left: length,
+        }),
+    }
+}
+
+fn media_type(path: &str) -> &'static str {
+    if path.ends_with(".json") || path.is_empty() {
+        "application/json"
+    } else {
+        "application/octet-stream"
+    }
+}
+
+/// What a Range header asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    All,
+    /// First and last byte.
+    Part(u64, u64),
+    Impossible,
+}
+
+impl Wanted {
+    /// One range of bytes; several at once, and other units, are answered with the whole (as RFC 9110 allows).
+    fn parse(value: &str, size: u64) -> Self {
+        let Some((first, last)) = value
+            .strip_prefix("bytes=")
+            .and_then(|range| range.split_once('-'))
+        else {
+            return Wanted::All;
+        };
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        let (first, last) = match (number(first), number(last)) {
+            (Some(first), Some(last)) if first > last => return Wanted::All,
+            (Some(first), Some(last)) => (first, last.min(size.saturating_sub(1))),
+            (Some(first), None) if last.is_empty() => (first, size.saturating_sub(1)),
+            // The last so many bytes.
+            (None, Some(0)) if first.is_empty() => return Wanted::Impossible,
+            (None, Some(count)) if first.is_empty() => {
+                (size.saturating_sub(count), size.saturating_sub(1))
+            }
+            _ => return Wanted::All,
+        };
+        if first >= size {
+            return Wanted::Impossible;
+        }
+        Wanted::Part(first, last)
+    }
+}
+
+/// A part of a file, read as the client takes it.
+struct Part {
+    file: File,
+    offset: u64,
+    left: u64,
+}
+
+impl HttpBody for Part {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        let mut chunk = vec![0; self.left.min(CHUNK as u64) as usize];
+        if let Err(error) = self.file.read_exact_at(&mut chunk, self.offset) {
+            self.left = 0;
+            return Poll::Ready(Some(Err(error)));
+        }
+        self.offset += chunk.len() as u64;
+        self.left -= chunk.len() as u64;
+        Poll::Ready(Some(Ok(Frame::data(chunk.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_http_says() {
+        let parse = |value: &str| Wanted::parse(value, 1000);
+        assert_eq!(parse("bytes=0-499"), Wanted::Part(0, 499));
+        assert_eq!(parse("bytes=500-"), Wanted::Part(500, 999));
+        assert_eq!(parse("bytes=-500"), Wanted::Part(500, 999));
+        assert_eq!(parse("bytes=-5000"), Wanted::Part(0, 999));
+        assert_eq!(parse("bytes=999-5000"), Wanted::Part(999, 999));
+        assert_eq!(parse("bytes=1000-"), Wanted::Impossible);
+        assert_eq!(parse("bytes=-0"), Wanted::Impossible);
+        for whole in [
+            "bytes=5-1",
+            "bytes=a-b",
+            "bytes=",
+            "lines=1-2",
+            "bytes=0-1,5-6",
+        ] {
+            assert_eq!(parse(whole), Wanted::All, "{whole}");
+        }
+        assert_eq!(Wanted::parse("bytes=0-", 0), Wanted::Impossible);
+    }
+}
