@@ -165,6 +165,63 @@ pub fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
     file.commit()
 }
 
+/// Many small files that are put in their places together: all are written beside them and synced once,
+/// then renamed one after the other. A failure before the first rename leaves everything as it was.
+///
+/// A file that has the right contents already is not touched.
+#[derive(Debug, Default)]
+pub struct Batch {
+    beside: Vec<(TempPath, PathBuf)>,
+    unchanged: usize,
+}
+
+impl Batch {
+    /// Missing directories are made.
+    pub fn add(&mut self, path: &Path, data: &[u8]) -> Result<()> {
+        let failed = || format!("cannot write {}", path.display());
+        if fs::read(path).is_ok_and(|existing| existing == data) {
+            self.unchanged += 1;
+            return Ok(());
+        }
+        if path.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory)).with_context(failed);
+        }
+        let parent = parent_of(path);
+        fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the directory {}", parent.display()))?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".hearth-")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(parent)
+            .with_context(failed)?;
+        file.write_all(data).with_context(failed)?;
+        self.beside
+            .push((file.into_temp_path(), path.to_path_buf()));
+        Ok(())
+    }
+
+    /// Puts the files in their places. Returns how many were written and how many were right already.
+    pub fn commit(self) -> Result<(usize, usize)> {
+        let Some((_, last)) = self.beside.last() else {
+            return Ok((0, self.unchanged));
+        };
+        let directory = parent_of(last).to_path_buf();
+        let sync = || -> Result<()> {
+            nix::unistd::syncfs(File::open(&directory)?)
+                .with_context(|| format!("cannot sync {}", directory.display()))
+        };
+        sync()?;
+        let written = self.beside.len();
+        for (file, path) in self.beside {
+            file.persist(&path)
+                .map_err(|failed| failed.error)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        sync()?;
+        Ok((written, self.unchanged))
+    }
+}
+
 /// A directory that appears under its name only by [`AtomicDir::commit`]. Dropping it removes it.
 #[derive(Debug)]
 pub struct AtomicDir {
@@ -252,6 +309,24 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         write_atomically(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_batch_appears_together_and_leaves_what_is_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("x/a"), dir.path().join("b"));
+        let mut batch = Batch::default();
+        batch.add(&a, b"1").unwrap();
+        batch.add(&b, b"2").unwrap();
+        assert!(!a.exists());
+        assert_eq!(batch.commit().unwrap(), (2, 0));
+        let mut batch = Batch::default();
+        batch.add(&a, b"1").unwrap();
+        batch.add(&b, b"3").unwrap();
+        assert!(batch.add(dir.path(), b"").is_err());
+        assert_eq!(batch.commit().unwrap(), (1, 1));
+        assert_eq!(fs::read(&b).unwrap(), b"3");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -1,24 +1,29 @@
 //! Owns the command line: arguments in, text and an exit code out. Holds no logic that a user of the library
 //! would miss.
 
+mod boards;
+mod bootscript;
 mod changes;
 mod completions;
 mod flash;
+mod help;
 mod image;
 mod listing;
 mod lock;
+mod man;
 mod media;
 mod mkimage;
 mod report;
 mod run;
 mod serve;
 mod shell;
+mod table;
 mod terminal;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use terminal::Terminal;
 
 /// Build master images for ARM boards, boot the boards from them, and test them
@@ -52,12 +57,15 @@ pub struct Common {
 // One variant a subcommand, each with its arguments in a file of its own.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Boards(boards::Arguments),
+    Bootscript(bootscript::Arguments),
     Completions(completions::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
     Lock(lock::Arguments),
     Media(media::Arguments),
     Mkimage(mkimage::Arguments),
+    Man(man::Arguments),
     Run(run::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
@@ -72,7 +80,8 @@ pub fn run() -> ExitCode {
     if let Some(done) = hearth::sandbox::inside(STEPS) {
         return done.unwrap_or_else(|error| report::failure(&error));
     }
-    let cli = Cli::parse();
+    let matches = help::grouped(Cli::command()).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let terminal = Terminal::start(&cli.common);
     match dispatch(cli, &terminal) {
         Ok(code) => code,
@@ -82,12 +91,15 @@ pub fn run() -> ExitCode {
 
 fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
+        Command::Boards(arguments) => boards::run(&arguments),
+        Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Flash(arguments) => flash::run(&arguments, terminal),
         Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
         Command::Lock(arguments) => lock::run(&arguments, terminal),
+        Command::Man(arguments) => man::run(&arguments, terminal),
         Command::Run(arguments) => run::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments),

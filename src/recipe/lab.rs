@@ -118,6 +118,35 @@ pub enum Console {
     Qemu {},
 }
 
+impl Console {
+    /// The driver's name, as in the lab file.
+    pub const fn driver(&self) -> &'static str {
+        match self {
+            Console::Serial { .. } => "serial",
+            Console::Tcp { .. } => "tcp",
+            Console::Telnet { .. } => "telnet",
+            Console::Command { .. } => "command",
+            Console::Qemu {} => "qemu",
+        }
+    }
+}
+
+/// The driver and where it is, for people.
+impl fmt::Display for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.driver())?;
+        match self {
+            Console::Serial { device, speed } => {
+                write!(f, " {}", device.display())?;
+                speed.map_or(Ok(()), |speed| write!(f, " at {speed}"))
+            }
+            Console::Tcp { address } | Console::Telnet { address } => write!(f, " {address}"),
+            Console::Command { run } => write!(f, " {}", run.join(" ")),
+            Console::Qemu {} => Ok(()),
+        }
+    }
+}
+
 /// How to switch a board's power.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "driver", rename_all = "kebab-case", deny_unknown_fields)]
@@ -142,6 +171,34 @@ pub enum Power {
     },
     Qemu {},
     Manual {},
+}
+
+impl Power {
+    /// The driver's name, as in the lab file.
+    pub const fn driver(&self) -> &'static str {
+        match self {
+            Power::Usbpowercontrol { .. } => "usbpowercontrol",
+            Power::Pdudaemon { .. } => "pdudaemon",
+            Power::Uhubctl { .. } => "uhubctl",
+            Power::Command { .. } => "command",
+            Power::Qemu {} => "qemu",
+            Power::Manual {} => "manual",
+        }
+    }
+}
+
+/// The driver and where it is, for people.
+impl fmt::Display for Power {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.driver())?;
+        match self {
+            Power::Usbpowercontrol { device } => write!(f, " {}", device.display()),
+            Power::Pdudaemon { url, .. } => write!(f, " {url}"),
+            Power::Uhubctl { location, port } => write!(f, " {location} port {port}"),
+            Power::Command { on, .. } => write!(f, " {}", on.join(" ")),
+            Power::Qemu {} | Power::Manual {} => Ok(()),
+        }
+    }
 }
 
 impl LabSettings {

@@ -24,6 +24,16 @@ pub fn now() -> Result<u32, Fault> {
     })
 }
 
+/// The time for an image that must come out the same whenever it is made: `SOURCE_DATE_EPOCH` if it is set, else
+/// the beginning of 1970.
+///
+/// # Errors
+/// If `SOURCE_DATE_EPOCH` is no number, or does not fit the header's 32 bits.
+pub fn reproducible() -> Result<u32, Fault> {
+    env::var_os("SOURCE_DATE_EPOCH")
+        .map_or(Ok(0), |value| from_environment(&value.to_string_lossy()))
+}
+
 fn from_environment(value: &str) -> Result<u32, Fault> {
     let remedy = "set it to seconds since 1970, at most 4294967295, or unset it";
     // `parse` alone would take a leading +.

@@ -1,0 +1,258 @@
+//! `hearth bootscript`: renders boards' boot scripts, checks existing ones, and edits them.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hearth::error::Fault;
+use hearth::output::{self, Batch};
+use hearth::recipe::{Board, LabSettings, LoadedLab, board_or_type, find};
+use hearth::uboot::bootscript::{difference, rewrap};
+use hearth::uboot::{BootScript, Templates, Values, script, timestamp};
+
+use super::terminal::Terminal;
+
+/// Render a board's boot script, or check or edit one
+///
+/// Writes boot.scr and boot.scr.uimg (the same script image under both names
+/// that U-Boot asks for), and where the template has an equivalent,
+/// extlinux/extlinux.conf and pxelinux.cfg/01-<mac>.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// A board of the lab, or a board type
+    #[arg(required_unless_present_any = ["all", "edit"], conflicts_with_all = ["all", "edit"])]
+    board: Option<String>,
+    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    #[arg(long, value_name = "FILE")]
+    lab: Option<PathBuf>,
+    /// Every board of the lab, as the tree of a TFTP server
+    #[arg(long, conflicts_with_all = ["print", "check", "edit"])]
+    all: bool,
+    /// A template's name (card, nfs, local) or file; the board's by default
+    #[arg(short, long, value_name = "TEMPLATE")]
+    template: Option<String>,
+    /// The image to boot; the one built in out/RECIPE by default
+    #[arg(long, value_name = "ID")]
+    image: Option<String>,
+    /// Where to write; out/boards/BOARD, or out with --all, by default
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Print the script's text, and write nothing
+    #[arg(long, conflicts_with_all = ["output", "check", "edit"])]
+    print: bool,
+    /// Say how this boot.scr differs from what it should be
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["output", "edit"])]
+    check: Option<PathBuf>,
+    /// Edit the text of this boot.scr in $EDITOR, and wrap it again
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["output", "template", "image", "lab"])]
+    edit: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    if let Some(file) = &arguments.edit {
+        return edit(file, terminal);
+    }
+    let renderer = Renderer::new(arguments)?;
+    if arguments.all {
+        return all(arguments, &renderer, terminal);
+    }
+    let name = arguments.board.as_deref().unwrap_or_default();
+    let (lab, board) = board_or_type(arguments.lab.as_deref(), name)?;
+    let made = renderer.render(&board, &lab.settings)?;
+    if arguments.print {
+        print!("{}", made.text);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(file) = &arguments.check {
+        return check(file, &made, terminal);
+    }
+    let directory =
+        (arguments.output.clone()).unwrap_or_else(|| Path::new("out/boards").join(name));
+    let mut batch = Batch::default();
+    for (path, data) in made.files(board.mac) {
+        batch.add(&directory.join(path), data)?;
+    }
+    say_written(batch.commit()?, &directory, terminal);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn all(arguments: &Arguments, renderer: &Renderer<'_>, terminal: &Terminal) -> Result<ExitCode> {
+    let lab = LoadedLab::find(arguments.lab.as_deref())?.ok_or_else(|| {
+        Fault::input("there is no lab file here").remedy("name one with --lab FILE")
+    })?;
+    let directory = arguments.output.as_deref().unwrap_or(Path::new("out"));
+    let mut batch = Batch::default();
+    for board in &lab.boards {
+        let made = renderer
+            .render(board, &lab.settings)
+            .with_context(|| format!("board `{}`", board.name))?;
+        for (path, data) in made.network_files(&board.name, board.mac) {
+            batch.add(&directory.join(path), data)?;
+        }
+    }
+    say_written(batch.commit()?, directory, terminal);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say_written((written, unchanged): (usize, usize), directory: &Path, terminal: &Terminal) {
+    let directory = directory.display();
+    match (written, unchanged) {
+        (0, _) => terminal.say(&format!("{directory} is up to date")),
+        (_, 0) => terminal.say(&format!("wrote {written} files in {directory}")),
+        _ => terminal.say(&format!(
+            "wrote {written} files in {directory}, {unchanged} were up to date"
+        )),
+    }
+}
+
+/// What rendering needs beside the board.
+struct Renderer<'a> {
+    templates: Templates,
+    arguments: &'a Arguments,
+    time: u32,
+}
+
+impl<'a> Renderer<'a> {
+    fn new(arguments: &'a Arguments) -> Result<Self> {
+        let mut templates = Templates::load()?;
+        if let Some(file) = arguments.template.as_deref().filter(|name| is_file(name)) {
+            templates.add_script(file, find::read(Path::new(file))?)?;
+        }
+        Ok(Renderer {
+            templates,
+            arguments,
+            time: timestamp::reproducible()?,
+        })
+    }
+
+    fn render(&self, board: &Board, lab: &LabSettings) -> Result<BootScript> {
+        let built = self.arguments.image.clone().or_else(|| built_image(board));
+        let template = self
+            .arguments
+            .template
+            .as_deref()
+            .unwrap_or(&board.boot_script);
+        let render = |image: Option<&str>| {
+            let values = Values::of(board, lab, image);
+            BootScript::render(
+                &self.templates,
+                template,
+                &values,
+                board.board_type.arch,
+                self.time,
+            )
+        };
+        render(built.as_deref()).map_err(|error| {
+            // Would it work with an image, whichever that is?
+            if built.is_none() && render(Some("image")).is_ok() {
+                no_image(board).into()
+            } else {
+                error
+            }
+        })
+    }
+}
+
+fn no_image(board: &Board) -> Fault {
+    match &board.recipe {
+        Some(recipe) => Fault::input(format!("no image of recipe `{recipe}` is built here"))
+            .remedy(format!(
+                "run `hearth build {recipe}`, or name an image with --image ID"
+            )),
+        None => Fault::input(format!("board `{}` has no recipe", board.name))
+            .remedy("give it a `recipe` in the lab file, or name an image with --image ID"),
+    }
+}
+
+fn is_file(template: &str) -> bool {
+    template.contains('/') || template.ends_with(".hbs")
+}
+
+fn check(file: &Path, made: &BootScript, terminal: &Terminal) -> Result<ExitCode> {
+    let name = file.display().to_string();
+    let existing = fs::read(file).with_context(|| format!("cannot read {name}"))?;
+    match difference(&existing, &name, &made.text).with_context(|| name.clone())? {
+        None => {
+            terminal.say(&format!("{name} is up to date"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(difference) => {
+            io::stdout().write_all(difference.as_bytes())?;
+            Err(Fault::input(format!("{name} is out of date"))
+                .remedy("write it again with `hearth bootscript BOARD -o DIR`")
+                .into())
+        }
+    }
+}
+
+/// Lets the user edit the text of a script image. What was edited is never lost: if it cannot be
+/// wrapped, the text stays where the editor left it.
+fn edit(file: &Path, terminal: &Terminal) -> Result<ExitCode> {
+    let name = file.display();
+    let existing = fs::read(file).with_context(|| format!("cannot read {name}"))?;
+    let text = script::read(&existing)
+        .with_context(|| name.to_string())?
+        .text
+        .to_vec();
+    let mut copy = tempfile::Builder::new()
+        .prefix("boot-")
+        .suffix(".cmd")
+        .tempfile()
+        .context("cannot make a temporary file")?;
+    copy.write_all(&text)?;
+    copy.flush()?;
+    run_editor(copy.path())?;
+    let edited = fs::read(copy.path()).context("cannot read what the editor left")?;
+    if edited == text {
+        terminal.say(&format!("{name} is unchanged"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let written = timestamp::now()
+        .and_then(|time| rewrap(&existing, &edited, time))
+        .map_err(anyhow::Error::new)
+        .and_then(|image| output::write_atomically(file, &image));
+    if let Err(error) = written {
+        let (_, kept) = copy.keep().context("cannot keep the edited text")?;
+        return Err(error.context(format!("your text is kept in {}", kept.display())));
+    }
+    terminal.say(&format!("wrote {name}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As other programs do: `VISUAL`, else `EDITOR`, else vi; either may have arguments.
+fn run_editor(file: &Path) -> Result<()> {
+    let editor = ["VISUAL", "EDITOR"]
+        .iter()
+        .find_map(|name| env::var_os(name).filter(|editor| !editor.is_empty()))
+        .unwrap_or_else(|| "vi".into());
+    let mut command = editor.clone();
+    command.push(" \"$@\"");
+    let status = Command::new("sh")
+        .arg("-c")
+        .arg(command)
+        .arg("editor")
+        .arg(file)
+        .status()
+        .context("cannot run sh")?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Fault::input(format!(
+        "the editor `{}` failed ({status}); nothing is changed",
+        editor.display()
+    ))
+    .remedy("set EDITOR to an editor that is installed")
+    .into())
+}
+
+/// The id of the image that `hearth build` last made of the board's recipe, if there is one.
+fn built_image(board: &Board) -> Option<String> {
+    let recipe = Path::new(board.recipe.as_deref()?).file_stem()?;
+    let manifest = fs::read(Path::new("out").join(recipe).join("manifest.json")).ok()?;
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).ok()?;
+    Some(manifest.get("image")?.as_str()?.to_string())
+}
