@@ -103,8 +103,8 @@ impl LoadedLab {
         })
     }
 
-    /// A lab of one emulated board of a type, named after it, whose server is this host as QEMU's user network
-    /// shows it.
+    /// A lab of one emulated board of a type, named after it, with hearth's own recipe for its architecture. Its
+    /// server is this host as QEMU's user network shows it.
     pub fn emulated(type_name: &str) -> Result<LoadedLab> {
         let types = board_types()?;
         let Some(board_type) = types.get(type_name) else {
@@ -115,7 +115,7 @@ impl LoadedLab {
         let settings = LabSettings {
             name: "emulated".into(),
             address: Ipv4Addr::new(10, 0, 2, 2),
-            recipe: None,
+            recipe: Some(format!("trixie-{}", board_type.arch)),
             ports: Ports::default(),
             dhcp: None,
             allow: Vec::new(),

@@ -112,9 +112,8 @@ impl Templates {
         if !self.sources.contains_key(&template) {
             return Ok(None);
         }
-        // The format has no quoting: a line is a keyword and the rest.
         let marked = self.marked(&template, values)?;
-        Ok(Some(marked.replace([BEGIN, END], "")))
+        Ok(Some(escape_for_extlinux(&marked)))
     }
 
     fn marked(&self, template: &str, values: &impl Serialize) -> Result<String> {
@@ -257,6 +256,21 @@ fn quoted(value: &str) -> String {
     } else {
         format!("'{value}'")
     }
+}
+
+/// The format has no quotes, a line is a keyword and the rest; but U-Boot expands variables in it
+/// (`common/cli_simple.c`), unless a backslash is before the dollar sign.
+fn escape_for_extlinux(marked: &str) -> String {
+    let mut out = String::with_capacity(marked.len());
+    let mut in_value = false;
+    for c in marked.chars() {
+        match c {
+            BEGIN | END => in_value = c == BEGIN,
+            '$' if in_value => out.push_str("\\$"),
+            _ => out.push(c),
+        }
+    }
+    out
 }
 
 /// Where in a script a character stands.
@@ -404,6 +418,14 @@ mod tests {
                 "{told}"
             );
         }
+    }
+
+    #[test]
+    fn extlinux_does_not_expand_a_value() {
+        let templates = templates("t.extlinux", "append a={{a}} ${b}").unwrap();
+        let text = templates.extlinux("t", &json!({"a": "x $(y)"})).unwrap();
+        assert_eq!(text.as_deref(), Some("append a=x \\$(y) ${b}"));
+        assert_eq!(templates.extlinux("u", &json!({})).unwrap(), None);
     }
 
     #[test]

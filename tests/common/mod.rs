@@ -1,6 +1,8 @@
 //! What the end-to-end tests share: running hearth and its oracles, and saying what is missing.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod emulator;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
