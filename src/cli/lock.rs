@@ -12,7 +12,7 @@ use hearth::recipe::RecipeFile;
 use super::changes;
 use super::terminal::Terminal;
 
-/// Choose the exact packages of a recipe and write them to its lock
+/// Choose the exact packages of a recipe and write its lock
 ///
 /// Versions that are already locked stay, as long as the archive has them.
 #[derive(Debug, Args)]

@@ -12,7 +12,7 @@ use hearth::uboot::Templates;
 
 use super::terminal::Terminal;
 
-/// Write the SD image of one board: its bootloader and its own boot script
+/// Write the SD image of one board: bootloader and boot script
 ///
 /// The image is a few megabytes: a partition table, the bootloader where the
 /// board's ROM looks for it, and one small FAT with the script that says who

@@ -19,7 +19,7 @@ use hearth::uboot::{Comp, ImageArch, Kind, Os, timestamp};
 
 use super::listing;
 
-/// Wrap data for U-Boot, with mkimage's flags and byte for byte as it does
+/// Wrap data for U-Boot, byte for byte as mkimage does
 ///
 /// Writes legacy uImages (single, multi-file, script) and the vendor images
 /// omapimage, gpimage and sunxi_egon. The time is SOURCE_DATE_EPOCH, else now.

@@ -8,7 +8,7 @@ use clap::Args;
 use hearth::error::Fault;
 use hearth::sandbox::{Namespaces, Program, Root, architecture_of};
 
-/// Run a program of an image in the sandbox, over a throw-away copy of it
+/// Run a program of an image over a throw-away copy of it
 ///
 /// What the program writes is gone when it ends. Its exit code is hearth's.
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use hearth::sandbox::Program;
 
 use super::run::Image;
 
-/// Start a shell in the sandbox, over a throw-away copy of an image
+/// Start a shell in an image, over a throw-away copy of it
 ///
 /// What is done there is gone when the shell ends.
 #[derive(Debug, Args)]
