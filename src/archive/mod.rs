@@ -2,11 +2,12 @@
 //! Never knows what a root file system is.
 
 mod cache;
+pub mod deb;
 mod fetch;
 mod index;
 mod lock;
 mod mirror;
-mod relation;
+pub mod relation;
 mod release;
 mod resolve;
 mod signature;

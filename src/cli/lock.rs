@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use hearth::archive::{self, Cache, Fetcher, Limits, Mirrors, Options, Policy, Update};
 use hearth::error::Fault;
-use hearth::recipe::RecipeFile;
+use hearth::recipe::{Lock, RecipeFile};
 
 use super::changes;
 use super::terminal::Terminal;
@@ -58,7 +58,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         .remedy("put a recipe of your own into a file, and lock that")
         .into());
     }
-    let old = file.existing_lock()?;
+    let fetcher = arguments.mirrors.fetcher();
     let options = Options {
         update: match &arguments.update {
             None => Update::Vanished,
@@ -66,18 +66,44 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             Some(names) => Update::Only(names.clone()),
         },
         policy: Policy {
-            now: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |time| time.as_secs()),
+            now: now(),
             allow_expired: arguments.allow_expired,
         },
     };
-    let fetcher = arguments.mirrors.fetcher();
-    let new = archive::make_lock(&fetcher, &file, old.as_ref(), &options, terminal)?;
+    update(&file, &fetcher, &options, terminal).map(|_| ExitCode::SUCCESS)
+}
+
+/// Makes the lock of a recipe that has none that fits.
+pub fn refresh(file: &RecipeFile, fetcher: &Fetcher, terminal: &Terminal) -> Result<Lock> {
+    let options = Options {
+        update: Update::Vanished,
+        policy: Policy {
+            now: now(),
+            allow_expired: false,
+        },
+    };
+    update(file, fetcher, &options, terminal)
+}
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| time.as_secs())
+}
+
+/// Makes the lock, writes it, and tells what is different.
+fn update(
+    file: &RecipeFile,
+    fetcher: &Fetcher,
+    options: &Options,
+    terminal: &Terminal,
+) -> Result<Lock> {
+    let old = file.existing_lock()?;
+    let new = archive::make_lock(fetcher, file, old.as_ref(), options, terminal)?;
     let path = file.lock_path();
     if old.as_ref() == Some(&new) {
         terminal.say(&format!("{} is up to date", path.display()));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(new);
     }
     new.save(&path)?;
     match &old {
@@ -85,5 +111,5 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         None => terminal.say(&format!("{} packages", new.packages.len())),
     }
     terminal.say(&format!("wrote {}", path.display()));
-    Ok(ExitCode::SUCCESS)
+    Ok(new)
 }

@@ -3,6 +3,7 @@
 
 mod boards;
 mod bootscript;
+mod build;
 mod changes;
 mod completions;
 mod flash;
@@ -59,6 +60,7 @@ pub struct Common {
 pub enum Command {
     Boards(boards::Arguments),
     Bootscript(bootscript::Arguments),
+    Build(build::Arguments),
     Completions(completions::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
@@ -72,7 +74,8 @@ pub enum Command {
 }
 
 /// The work of hearth that is done inside the sandbox.
-const STEPS: &[&[hearth::sandbox::Step]] = &[];
+const STEPS: &[&[hearth::sandbox::Step]] =
+    &[hearth::rootfs::STEPS, hearth::rootfs::configure::STEPS];
 
 /// Parses the arguments, runs the command, and tells what went wrong.
 pub fn run() -> ExitCode {
@@ -93,6 +96,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
         Command::Boards(arguments) => boards::run(&arguments),
         Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),
+        Command::Build(arguments) => build::run(&arguments, terminal),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Flash(arguments) => flash::run(&arguments, terminal),
         Command::Media(arguments) => media::run(&arguments, terminal),

@@ -1,6 +1,48 @@
 //! Owns the way from packages to a master image: unpack, dpkg database, configure, customise, normalise, tar.
 //! Never fetches, and never knows of boards.
 
+mod boot;
+mod build;
 mod certificates;
 pub mod configure;
+mod customise;
+mod dpkg;
 pub mod index;
+mod manifest;
+mod normalise;
+mod package;
+mod sbom;
+mod steps;
+mod store;
+mod strip;
+mod tarball;
+mod tree;
+mod unpack;
+mod users;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+pub use build::{Built, Plan, StageReport, Until, build, layers};
+pub use manifest::{Artifact, LockReference, Manifest, RecipeReference};
+pub use steps::STEPS;
+use tree::{Attributes, Tree};
+
+/// Makes `/bin`, `/lib` and `/sbin` links into `/usr`. Trixie's base-files brings these very links, and
+/// bookworm's expects them; they have to be there before anything is unpacked.
+fn merged_usr(tree: &mut Tree) -> Result<()> {
+    for name in ["bin", "lib", "sbin"] {
+        let target = Path::new("usr").join(name);
+        let attributes = Attributes {
+            uid: 0,
+            gid: 0,
+            mode: 0o777,
+            mtime: 0,
+        };
+        tree.make_directory(&target)
+            .and_then(|_| tree.symlink(Path::new(name), &target, attributes))
+            .with_context(|| format!("cannot make /{name} of the image"))?;
+    }
+    Ok(())
+}

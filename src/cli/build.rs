@@ -1,0 +1,82 @@
+//! `hearth build`: makes a master image, and what boards boot from it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use hearth::recipe::RecipeFile;
+use hearth::rootfs::{self, Built, Plan};
+
+use super::lock::{self, MirrorArguments};
+use super::terminal::Terminal;
+
+/// Build a master image and everything that boards boot from it
+///
+/// Stages whose inputs did not change are taken from the cache.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// A recipe's name or path
+    recipe: String,
+    /// Where the results go [default: out/RECIPE]
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// Say for each stage why it ran
+    #[arg(long)]
+    explain: bool,
+    #[command(flatten)]
+    network: NetworkArguments,
+}
+
+/// What may be asked of the network
+#[derive(Debug, Clone, Args)]
+pub struct NetworkArguments {
+    /// Fail where the lock would have to be made or changed
+    #[arg(long)]
+    locked: bool,
+    /// Do not use the network
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    mirrors: MirrorArguments,
+}
+
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    let plan = plan(&arguments.recipe, &arguments.network, terminal)?;
+    let out = match &arguments.output {
+        Some(out) => out.clone(),
+        None => PathBuf::from("out").join(&plan.name),
+    };
+    let built = rootfs::build(&plan, &out, terminal)?;
+    if arguments.explain {
+        explain(&built, terminal);
+    }
+    let image = &built.manifest.image;
+    match built.written {
+        true => terminal.say(&format!("wrote {} ({image})", out.display())),
+        false => terminal.say(&format!("{} is up to date ({image})", out.display())),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn explain(built: &Built, terminal: &Terminal) {
+    for stage in &built.stages {
+        let verb = if stage.ran { "ran" } else { "kept" };
+        terminal.say(&format!("{:12} {verb}: {}", stage.stage, stage.reason));
+    }
+}
+
+/// What is to be built: the recipe, its lock (made now if there is none that fits), and the packages.
+pub fn plan(recipe: &str, network: &NetworkArguments, terminal: &Terminal) -> Result<Plan> {
+    let file = RecipeFile::open(recipe)?;
+    let mut fetcher = network.mirrors.fetcher();
+    fetcher.offline = network.offline;
+    let lock = match file.lock() {
+        Err(_) if !network.locked && !network.offline && !file.is_built_in() => {
+            lock::refresh(&file, &fetcher, terminal)?
+        }
+        other => other?,
+    };
+    let debs = fetcher.packages(&lock, file.directory(), terminal)?;
+    Plan::new(&file, &lock, debs)
+}

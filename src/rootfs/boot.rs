@@ -1,0 +1,204 @@
+//! Owns what boards need outside their root file system: kernel, device trees and bootloader files.
+//! Never changes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::index::{Image, Kind, Number};
+use super::package::PackageFile;
+use crate::archive::deb::Deb;
+use crate::error::Fault;
+use crate::recipe::{Blob, BoardType};
+
+/// Copies kernel and device trees of the image at `tar` into `out`, as `vmlinuz` and `dtb/…`; gives the kernel's
+/// release, or `None` if the image has no kernel.
+///
+/// # Errors
+/// If the image has several kernels, of which boards could boot only one.
+pub fn extract_kernel(tar: &Path, out: &Path) -> Result<Option<String>> {
+    let image = Image::open(tar)?;
+    let Some(boot) = image.find("boot") else {
+        return Ok(None);
+    };
+    let kernels: Vec<(String, Number)> = image
+        .entries(boot.number)
+        .iter()
+        .filter_map(|entry| {
+            let name = std::str::from_utf8(&entry.name).ok()?;
+            let release = name
+                .strip_prefix("vmlinuz-")
+                .or_else(|| name.strip_prefix("vmlinux-"))?;
+            Some((release.to_string(), entry.number))
+        })
+        .collect();
+    let (release, number) = match &kernels[..] {
+        [] => return Ok(None),
+        [one] => one,
+        several => {
+            let names: Vec<&str> = several
+                .iter()
+                .map(|(release, _)| release.as_str())
+                .collect();
+            return Err(Fault::input(format!(
+                "the image has {} kernels: {}",
+                names.len(),
+                names.join(", ")
+            ))
+            .remedy("leave one in the recipe's `kernel` and `packages`")
+            .into());
+        }
+    };
+    copy_out(&image, *number, &out.join("vmlinuz"))?;
+    let trees = format!("usr/lib/linux-image-{release}");
+    if let Some(found) = image.find(&trees) {
+        copy_tree(&image, found.number, &out.join("dtb"))?;
+    }
+    Ok(Some(release.clone()))
+}
+
+fn copy_tree(image: &Image, directory: Number, out: &Path) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    for entry in image.entries(directory) {
+        let target = out.join(std::ffi::OsStr::from_bytes(&entry.name));
+        match image.inode(entry.number).map(|inode| &inode.kind) {
+            Some(Kind::Directory { .. }) => copy_tree(image, entry.number, &target)?,
+            Some(Kind::File { .. }) => copy_out(image, entry.number, &target)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn copy_out(image: &Image, number: Number, path: &Path) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let mut file = File::create(path).with_context(failed)?;
+    let mut buffer = vec![0; 1 << 16];
+    let mut offset = 0;
+    loop {
+        let read = image.read_at(number, offset, &mut buffer)?;
+        if read == 0 {
+            return Ok(());
+        }
+        file.write_all(&buffer[..read]).with_context(failed)?;
+        offset += read as u64;
+    }
+}
+
+/// Copies the bootloader files of board types out of the lock's bootloader packages into `out`, as
+/// `bootloader/<board type>/<path in the package>`. Board types whose files no package has are left out with a
+/// warning, unless the recipe asks for them by name (`named`).
+///
+/// # Errors
+/// If no package has one of the files of a board type that was named.
+pub fn extract_bootloaders(
+    boards: &BTreeMap<String, BoardType>,
+    named: bool,
+    packages: &[PackageFile],
+    out: &Path,
+) -> Result<()> {
+    // By package, so that each is read once however many boards want it.
+    let mut wanted: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+    for (board, bootloader) in boards
+        .iter()
+        .filter_map(|(name, board)| Some((name, board.bootloader.as_ref()?)))
+    {
+        for package in &bootloader.packages {
+            let files = bootloader
+                .blobs
+                .iter()
+                .filter_map(|blob: &Blob| blob.file.as_deref());
+            wanted
+                .entry(package)
+                .or_default()
+                .extend(files.map(|file| (board.as_str(), file)));
+        }
+    }
+    let mut missing: BTreeSet<(&str, &str)> = wanted.values().flatten().copied().collect();
+    for package in packages {
+        if let Some(files) = wanted.get(package.name.as_str()) {
+            for found in extract(package, files, out)? {
+                missing.remove(&found);
+            }
+        }
+    }
+    for (board, file) in missing {
+        if named {
+            return Err(Fault::input(format!(
+                "no bootloader package of the board type {board} has the file {file}"
+            ))
+            .remedy("take the board type out of the recipe's `boards`, or use a suite whose package has it")
+            .into());
+        }
+        log::warn!("no bootloader for the board type {board}: these suites have no {file}");
+        let partial = out.join("bootloader").join(board);
+        if partial.exists() {
+            fs::remove_dir_all(&partial)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes files out of one package; gives those that it had.
+fn extract<'a>(
+    package: &PackageFile,
+    wanted: &[(&'a str, &'a str)],
+    out: &Path,
+) -> Result<BTreeSet<(&'a str, &'a str)>> {
+    let mut found = BTreeSet::new();
+    let mut deb = Deb::open(&package.deb)?;
+    deb.control()?;
+    {
+        let mut archive = tar::Archive::new(deb.data(1)?);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let name = entry.path()?.into_owned();
+            let name = name.strip_prefix("./").unwrap_or(&name).to_path_buf();
+            if !entry.header().entry_type().is_file() || !is_plain(&name) {
+                continue;
+            }
+            let takers: Vec<_> = wanted
+                .iter()
+                .filter(|(_, file)| is_meant(file, &name))
+                .collect();
+            if takers.is_empty() {
+                continue;
+            }
+            let mut data = Vec::new();
+            entry
+                .read_to_end(&mut data)
+                .with_context(|| format!("cannot read {} of {}", name.display(), package.name))?;
+            for (board, file) in takers {
+                let path = out.join("bootloader").join(board).join(&name);
+                write_with_parents(&path, &data)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                found.insert((*board, *file));
+            }
+        }
+    }
+    deb.verify(&package.sha256)?;
+    Ok(found)
+}
+
+/// Whether a blob's `file` means this name; a trailing `/*` takes a directory's files.
+fn is_meant(file: &str, name: &Path) -> bool {
+    match file.strip_suffix("/*") {
+        Some(directory) => name.parent() == Some(Path::new(directory)),
+        None => name == Path::new(file),
+    }
+}
+
+fn is_plain(name: &Path) -> bool {
+    name.components()
+        .all(|component| matches!(component, std::path::Component::Normal(_)))
+}
+
+fn write_with_parents(path: &Path, data: &[u8]) -> io::Result<()> {
+    let parent: PathBuf = path.parent().map(Path::to_path_buf).unwrap_or_default();
+    fs::create_dir_all(parent)?;
+    fs::write(path, data)
+}

@@ -1,0 +1,554 @@
+//! Owns the pipeline from a lock's packages to an output directory: which stages there are, and what each is made from.
+//! Never fetches: the packages are on the disk already.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::boot;
+use super::customise::Customisation;
+use super::manifest::{Artifact, LockReference, Manifest, RecipeReference};
+use super::package::PackageFile;
+use super::sbom;
+use super::steps::{ImageInput, ImageMade, PackagesInput};
+use super::store::{Begun, Key, Store, Stored};
+use crate::dirs;
+use crate::error::Fault;
+use crate::output::AtomicDir;
+use crate::progress::{Progress, Unit};
+use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
+use crate::sandbox::Namespaces;
+
+/// Goes up when a stage's code makes something else of the same inputs.
+const UNPACK_REVISION: u32 = 1;
+const CONFIGURE_REVISION: u32 = 1;
+const IMAGE_REVISION: u32 = 1;
+const BOOT_REVISION: u32 = 1;
+
+/// What to build, all of it read and checked.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The recipe's name, for the image id.
+    pub name: String,
+    /// The recipe's file; relative paths in the recipe begin at its directory.
+    pub path: PathBuf,
+    pub recipe: Recipe,
+    /// SHA-256 of the recipe's text, in hex.
+    pub recipe_sha256: String,
+    /// SHA-256 of the lock, in hex.
+    pub lock_sha256: String,
+    /// The lock's packages, and where each is on the disk.
+    pub packages: Vec<(LockedPackage, PathBuf)>,
+    /// Board types that the image is for.
+    pub boards: BTreeMap<String, BoardType>,
+    /// Unix seconds: no file of the image is newer.
+    pub epoch: i64,
+    pub cache: PathBuf,
+    pub threads: usize,
+}
+
+/// What a build has done.
+#[derive(Clone, Debug)]
+pub struct Built {
+    pub manifest: Manifest,
+    /// In the order of the pipeline.
+    pub stages: Vec<StageReport>,
+    /// Whether the output directory was written; otherwise it was up to date.
+    pub written: bool,
+}
+
+/// Why a stage ran, or that it did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageReport {
+    pub stage: String,
+    pub ran: bool,
+    pub reason: String,
+}
+
+/// Builds the image and what boards boot from it, and puts it all into `out`.
+///
+/// # Errors
+/// The first that a stage meets. What was at `out` stays then; stages that are done stay in the cache.
+pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> {
+    let mut pipeline = Pipeline::start(plan, progress)?;
+    let unpacked = pipeline.unpack()?;
+    let configured = pipeline.configure(&unpacked)?;
+    let image = pipeline.image(&configured)?;
+    let boot = pipeline.boot(&image)?;
+    let manifest = plan.manifest(&image, &boot);
+    let written = publish(plan, &manifest, &[&image, &boot], out)?;
+    pipeline.finish()?;
+    Ok(Built {
+        manifest,
+        stages: pipeline.reports,
+        written,
+    })
+}
+
+/// How far an image is built that somebody wants to look into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Before any script has run.
+    Unpacked,
+    /// As boards see it.
+    Complete,
+}
+
+/// The layers of an image, topmost first, for a sandbox to mount; builds what is missing.
+///
+/// # Errors
+/// As [`build`].
+pub fn layers(plan: &Plan, until: Until, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
+    let mut pipeline = Pipeline::start(plan, progress)?;
+    let unpacked = pipeline.unpack()?;
+    if until == Until::Unpacked {
+        return Ok(unpacked.layers);
+    }
+    let configured = pipeline.configure(&unpacked)?;
+    Ok(pipeline.image(&configured)?.layers)
+}
+
+/// A stage that is done, with what later stages and the output take from it.
+struct Made {
+    digest: String,
+    stored: Stored,
+    layers: Vec<PathBuf>,
+    facts: Facts,
+}
+
+/// What a stage tells of itself, kept beside it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Facts {
+    artifacts: BTreeMap<String, Artifact>,
+    kernel: Option<String>,
+}
+
+struct Pipeline<'a> {
+    plan: &'a Plan,
+    progress: &'a dyn Progress,
+    store: Store,
+    before: Vec<Key>,
+    keys: Vec<Key>,
+    reports: Vec<StageReport>,
+}
+
+impl<'a> Pipeline<'a> {
+    fn start(plan: &'a Plan, progress: &'a dyn Progress) -> Result<Self> {
+        let store = Store::open(&plan.cache)?;
+        let abandoned = store.abandoned()?;
+        remove(
+            abandoned.iter().map(|(path, _)| path.clone()).collect(),
+            progress,
+        )?;
+        Ok(Pipeline {
+            before: store.remembered(&plan.path),
+            plan,
+            progress,
+            store,
+            keys: Vec::new(),
+            reports: Vec::new(),
+        })
+    }
+
+    fn unpack(&mut self) -> Result<Made> {
+        let plan = self.plan;
+        let mut key = Key::new("unpack", UNPACK_REVISION)
+            .with("architecture", plan.recipe.arch.debian())
+            .with("epoch", plan.epoch.to_string());
+        for (package, _) in plan.root_packages() {
+            key = key.with(format!("package {}", package.name), &package.sha256);
+        }
+        self.stage(key, |directory| {
+            let () = inside(
+                plan.recipe.arch,
+                "unpack",
+                &plan.packages_input(directory, &[]),
+                self.progress,
+            )?;
+            Ok(Facts::default())
+        })
+        .map(|made| made.with_layer("tree", &[]))
+    }
+
+    fn configure(&mut self, unpacked: &Made) -> Result<Made> {
+        let plan = self.plan;
+        let key = Key::new("configure", CONFIGURE_REVISION).with("stage unpack", &unpacked.digest);
+        let progress = self.progress;
+        self.stage(key, |directory| {
+            let input = plan.packages_input(directory, &unpacked.layers);
+            let () = inside(plan.recipe.arch, "configure", &input, progress)?;
+            Ok(Facts::default())
+        })
+        .map(|made| made.with_layer("upper", &unpacked.layers))
+    }
+
+    fn image(&mut self, configured: &Made) -> Result<Made> {
+        let plan = self.plan;
+        let customisation = plan.customisation()?;
+        let mut key = Key::new("image", IMAGE_REVISION).with("stage configure", &configured.digest);
+        for (name, value) in customisation.inputs()? {
+            key = key.with(name, value);
+        }
+        let progress = self.progress;
+        self.stage(key, |directory| {
+            let input = ImageInput {
+                arch: plan.recipe.arch,
+                epoch: plan.epoch,
+                directory: directory.to_path_buf(),
+                layers: configured.layers.clone(),
+                customisation,
+            };
+            let made: ImageMade = inside(plan.recipe.arch, "image", &input, progress)?;
+            let tar = Artifact {
+                sha256: made.sha256,
+                size: made.size,
+            };
+            Ok(Facts {
+                artifacts: BTreeMap::from([("rootfs.tar".to_string(), tar)]),
+                kernel: None,
+            })
+        })
+        .map(|made| made.with_layer("upper", &configured.layers))
+    }
+
+    fn boot(&mut self, image: &Made) -> Result<Made> {
+        let plan = self.plan;
+        let mut key = Key::new("boot", BOOT_REVISION)
+            .with("stage image", &image.digest)
+            .with("image", plan.image_id(image))
+            .with("board types", serde_json::to_vec(&plan.boards)?);
+        for (package, _) in plan.bootloader_packages() {
+            key = key.with(format!("package {}", package.name), &package.sha256);
+        }
+        let tar = image.stored.path.join("rootfs.tar");
+        let progress = self.progress;
+        self.stage(key, |directory| {
+            let stage = progress.stage("boot", None, Unit::Items);
+            let out = directory.join("out");
+            fs::create_dir(&out)?;
+            let kernel = boot::extract_kernel(&tar, &out)?;
+            let bootloaders: Vec<PackageFile> =
+                plan.bootloader_packages().map(package_file).collect();
+            let named = !plan.recipe.boards.is_empty();
+            boot::extract_bootloaders(&plan.boards, named, &bootloaders, &out)?;
+            let sbom = sbom::document(&sbom::Subject {
+                image: &plan.image_id(image),
+                sha256: &image.facts.artifacts["rootfs.tar"].sha256,
+                epoch: plan.epoch,
+                packages: &plan.locked(),
+            });
+            fs::write(out.join("sbom.spdx.json"), sbom)?;
+            let mut artifacts = BTreeMap::new();
+            collect(&out, Path::new(""), &mut artifacts)?;
+            stage.finish(&format!("kernel {}", kernel.as_deref().unwrap_or("none")));
+            Ok(Facts { artifacts, kernel })
+        })
+    }
+
+    /// Finds a stage, or makes it.
+    fn stage(&mut self, key: Key, make: impl FnOnce(&Path) -> Result<Facts>) -> Result<Made> {
+        let digest = key.digest();
+        let (stored, ran) = match self.store.begin(&key)? {
+            Begun::Done(stored) => (stored, false),
+            Begun::ToDo(work) => {
+                let facts = make(&work.path)?;
+                let path = work.path.join(FACTS);
+                fs::write(&path, serde_json::to_vec(&facts)?)
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+                (work.commit()?, true)
+            }
+        };
+        let facts = read_facts(&stored.path)?;
+        self.reports.push(StageReport {
+            reason: self.reason(&key, ran),
+            stage: key.stage.clone(),
+            ran,
+        });
+        self.keys.push(key);
+        Ok(Made {
+            digest,
+            stored,
+            layers: Vec::new(),
+            facts,
+        })
+    }
+
+    fn reason(&self, key: &Key, ran: bool) -> String {
+        let before = self.before.iter().find(|before| before.stage == key.stage);
+        match (ran, before) {
+            (false, _) => "nothing changed".into(),
+            (true, None) => "not built before".into(),
+            (true, Some(before)) => match key.changed_since(before) {
+                changed if changed.is_empty() => "not in the cache any more".into(),
+                changed => format!("changed: {}", changed.join(", ")),
+            },
+        }
+    }
+
+    /// Remembers what was used, and removes stages that no recipe uses any more.
+    fn finish(&mut self) -> Result<()> {
+        let keys: Vec<&Key> = self.keys.iter().collect();
+        let known = keys.iter().all(|key| self.before.contains(key));
+        if known {
+            return Ok(());
+        }
+        self.store.remember(&self.plan.path, &keys)?;
+        let unused = self.store.unused()?;
+        remove(
+            unused.iter().map(|(path, _)| path.clone()).collect(),
+            self.progress,
+        )
+    }
+}
+
+const FACTS: &str = "stage.json";
+
+fn read_facts(directory: &Path) -> Result<Facts> {
+    let path = directory.join(FACTS);
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is damaged; remove its directory", path.display()))
+}
+
+impl Made {
+    fn with_layer(mut self, name: &str, below: &[PathBuf]) -> Self {
+        self.layers = std::iter::once(self.stored.path.join(name))
+            .chain(below.iter().cloned())
+            .collect();
+        self
+    }
+
+    /// Where the stage keeps an artifact.
+    fn artifact(&self, name: &str) -> PathBuf {
+        let direct = self.stored.path.join(name);
+        if direct.exists() {
+            direct
+        } else {
+            self.stored.path.join("out").join(name)
+        }
+    }
+}
+
+impl Plan {
+    /// The plan for a recipe and its lock; `debs` are the lock's packages on the disk, in its order.
+    /// The epoch is `SOURCE_DATE_EPOCH`, else the date of the lock's newest release.
+    ///
+    /// # Errors
+    /// If a board type that the recipe names is unknown or of another architecture, or there is no
+    /// sensible epoch.
+    pub fn new(file: &RecipeFile, lock: &Lock, debs: Vec<PathBuf>) -> Result<Self> {
+        Ok(Plan {
+            name: file.name.clone(),
+            path: file.path.clone(),
+            recipe: file.recipe.clone(),
+            recipe_sha256: file.digest(),
+            lock_sha256: lock.digest(),
+            packages: lock.packages.iter().cloned().zip(debs).collect(),
+            boards: boards(&file.recipe)?,
+            epoch: epoch(lock)?,
+            cache: dirs::cache(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        })
+    }
+
+    fn root_packages(&self) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
+        self.packages
+            .iter()
+            .filter(|(package, _)| package.role == Role::Root)
+    }
+
+    fn bootloader_packages(&self) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
+        self.packages
+            .iter()
+            .filter(|(package, _)| package.role == Role::Bootloader)
+    }
+
+    fn locked(&self) -> Vec<LockedPackage> {
+        self.packages
+            .iter()
+            .map(|(package, _)| package.clone())
+            .collect()
+    }
+
+    fn packages_input(&self, directory: &Path, layers: &[PathBuf]) -> PackagesInput {
+        PackagesInput {
+            files: self.root_packages().map(package_file).collect(),
+            arch: self.recipe.arch,
+            epoch: self.epoch,
+            directory: directory.to_path_buf(),
+            layers: layers.to_vec(),
+            threads: self.threads,
+        }
+    }
+
+    fn customisation(&self) -> Result<Customisation> {
+        let directory = match self.path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => Path::new("/"),
+        };
+        let auto = self
+            .root_packages()
+            .filter(|(package, _)| package.auto)
+            .map(|(package, _)| package.name.clone())
+            .collect();
+        Ok(Customisation::new(&self.recipe, directory, auto))
+    }
+
+    fn image_id(&self, image: &Made) -> String {
+        let tar = &image.facts.artifacts["rootfs.tar"];
+        format!("{}-{}", self.name, tar.sha256.get(..12).unwrap_or_default())
+    }
+
+    fn manifest(&self, image: &Made, boot: &Made) -> Manifest {
+        let mut artifacts = image.facts.artifacts.clone();
+        artifacts.extend(boot.facts.artifacts.clone());
+        Manifest {
+            hearth: env!("CARGO_PKG_VERSION").into(),
+            recipe: RecipeReference {
+                name: self.name.clone(),
+                sha256: self.recipe_sha256.clone(),
+            },
+            lock: LockReference {
+                sha256: self.lock_sha256.clone(),
+            },
+            arch: self.recipe.arch,
+            epoch: self.epoch,
+            kernel: boot.facts.kernel.clone(),
+            image: self.image_id(image),
+            artifacts,
+        }
+    }
+}
+
+/// The board types that the recipe is for, by name.
+fn boards(recipe: &Recipe) -> Result<BTreeMap<String, BoardType>> {
+    let mut types = recipe::board_types()?;
+    if recipe.boards.is_empty() {
+        types.retain(|_, board| board.arch == recipe.arch);
+        return Ok(types);
+    }
+    let mut chosen = BTreeMap::new();
+    for name in &recipe.boards {
+        let board = recipe::board_type(name)?;
+        if board.arch != recipe.arch {
+            return Err(Fault::input(format!(
+                "the board type {name} is {}, but the recipe {}",
+                board.arch, recipe.arch
+            ))
+            .remedy("take it out of the recipe's `boards`")
+            .into());
+        }
+        chosen.insert(name.clone(), board);
+    }
+    Ok(chosen)
+}
+
+/// Unix seconds of the newest that a file in the image may be.
+fn epoch(lock: &Lock) -> Result<i64> {
+    let given = match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => Some(text.parse::<u32>().map_err(|_| {
+            Fault::input(format!(
+                "SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds since 1970"
+            ))
+            .remedy("unset it, or set it to the output of `date +%s`")
+        })?),
+        Err(_) => None,
+    };
+    let from_lock = || lock.epoch().and_then(|epoch| u32::try_from(epoch).ok());
+    let epoch = given.or_else(from_lock).ok_or_else(|| {
+        Fault::input("the lock tells no release date")
+            .remedy("set SOURCE_DATE_EPOCH, or lock the recipe again")
+    })?;
+    Ok(epoch.into())
+}
+
+fn package_file((package, deb): &(LockedPackage, PathBuf)) -> PackageFile {
+    PackageFile {
+        name: package.name.clone(),
+        version: package.version.clone(),
+        arch: package.arch.clone(),
+        deb: deb.clone(),
+        sha256: package.sha256.clone(),
+    }
+}
+
+fn inside<I: Serialize, O: DeserializeOwned>(
+    arch: Arch,
+    name: &str,
+    input: &I,
+    progress: &dyn Progress,
+) -> Result<O> {
+    Namespaces::running(arch).step(name, input, progress)
+}
+
+fn remove(paths: Vec<PathBuf>, progress: &dyn Progress) -> Result<()> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    Namespaces::new().step("remove", &paths, progress)
+}
+
+/// Hashes all files below `directory`, by relative path.
+fn collect(
+    directory: &Path,
+    below: &Path,
+    artifacts: &mut BTreeMap<String, Artifact>,
+) -> Result<()> {
+    for entry in fs::read_dir(directory.join(below))? {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            collect(directory, &path, artifacts)?;
+        } else {
+            let artifact = Artifact::of(&entry.path())?;
+            artifacts.insert(path.to_string_lossy().into_owned(), artifact);
+        }
+    }
+    Ok(())
+}
+
+/// Puts the artifacts into the output directory; says whether that was necessary.
+fn publish(plan: &Plan, manifest: &Manifest, stages: &[&Made], out: &Path) -> Result<bool> {
+    if is_up_to_date(manifest, out) {
+        return Ok(false);
+    }
+    log::debug!("writing {} for {}", out.display(), plan.name);
+    let directory = AtomicDir::create(out)?;
+    for stage in stages {
+        for name in stage.facts.artifacts.keys() {
+            let target = directory.path().join(name);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            link_or_copy(&stage.artifact(name), &target)
+                .with_context(|| format!("cannot write {}", out.join(name).display()))?;
+        }
+    }
+    let path = directory.path().join(Manifest::FILE);
+    fs::write(&path, manifest.to_json())
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    directory.commit()?;
+    Ok(true)
+}
+
+fn is_up_to_date(manifest: &Manifest, out: &Path) -> bool {
+    fs::read_to_string(out.join(Manifest::FILE)).is_ok_and(|text| text == manifest.to_json())
+        && manifest.artifacts.iter().all(|(name, artifact)| {
+            fs::symlink_metadata(out.join(name))
+                .is_ok_and(|meta| meta.is_file() && meta.len() == artifact.size)
+        })
+}
+
+/// Shares the bytes with the cache where both are on one file system.
+fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(_) => fs::copy(from, to).map(drop),
+    }
+}

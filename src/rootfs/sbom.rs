@@ -1,0 +1,162 @@
+//! Owns the software bill of materials: SPDX 2.3 as JSON (https://spdx.github.io/spdx-spec/v2.3/).
+//! Never guesses a licence: packages carry their copyright files in the image.
+
+use serde_json::{Value, json};
+
+use crate::recipe::{LockedPackage, Role};
+
+/// What the document is about.
+pub struct Subject<'a> {
+    /// The image id.
+    pub image: &'a str,
+    /// SHA-256 of `rootfs.tar`, in hex.
+    pub sha256: &'a str,
+    /// Unix seconds.
+    pub epoch: i64,
+    pub packages: &'a [LockedPackage],
+}
+
+/// The document as text; the same for the same subject.
+pub fn document(subject: &Subject<'_>) -> String {
+    let image_id = "SPDXRef-image";
+    let mut packages = vec![json!({
+        "SPDXID": image_id,
+        "name": subject.image,
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "primaryPackagePurpose": "OPERATING-SYSTEM",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": subject.sha256}],
+    })];
+    let mut relationships = vec![json!({
+        "spdxElementId": "SPDXRef-DOCUMENT",
+        "relationshipType": "DESCRIBES",
+        "relatedSpdxElement": image_id,
+    })];
+    for package in subject.packages {
+        let id = reference(package);
+        relationships.push(json!({
+            "spdxElementId": image_id,
+            // A bootloader's package is not installed: the image's boards only start from it.
+            "relationshipType": match package.role {
+                Role::Root => "CONTAINS",
+                Role::Bootloader => "DEPENDS_ON",
+            },
+            "relatedSpdxElement": id,
+        }));
+        packages.push(entry(package, &id));
+    }
+    let document = json!({
+        "spdxVersion": "SPDX-2.3",
+        "dataLicense": "CC0-1.0",
+        "SPDXID": "SPDXRef-DOCUMENT",
+        "name": subject.image,
+        "documentNamespace": format!("urn:hearth:sbom:{}:{}", subject.image, subject.sha256),
+        "creationInfo": {
+            "created": timestamp(subject.epoch),
+            "creators": [concat!("Tool: hearth-", env!("CARGO_PKG_VERSION"))],
+        },
+        "documentDescribes": [image_id],
+        "packages": packages,
+        "relationships": relationships,
+    });
+    let mut text = serde_json::to_string_pretty(&document).expect("a JSON value is always JSON");
+    text.push('\n');
+    text
+}
+
+fn entry(package: &LockedPackage, id: &str) -> Value {
+    json!({
+        "SPDXID": id,
+        "name": package.name,
+        "versionInfo": package.version,
+        "packageFileName": package.path.rsplit('/').next(),
+        "downloadLocation": "NOASSERTION",
+        "filesAnalyzed": false,
+        "licenseConcluded": "NOASSERTION",
+        "licenseDeclared": "NOASSERTION",
+        "copyrightText": "NOASSERTION",
+        "checksums": [{"algorithm": "SHA256", "checksumValue": package.sha256}],
+        "externalRefs": [{
+            "referenceCategory": "PACKAGE-MANAGER",
+            "referenceType": "purl",
+            "referenceLocator": format!(
+                "pkg:deb/debian/{}@{}?arch={}",
+                percent(&package.name),
+                percent(&package.version),
+                package.arch
+            ),
+        }],
+    })
+}
+
+/// An SPDX identifier: letters, digits, `.` and `-` only (clause 7.2).
+fn reference(package: &LockedPackage) -> String {
+    let clean: String = format!("{}-{}-{}", package.name, package.version, package.arch)
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '.' {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    // `a+b` and `a-b` are different packages.
+    format!(
+        "SPDXRef-package-{clean}-{}",
+        package.sha256.get(..8).unwrap_or_default()
+    )
+}
+
+/// As package URLs want it.
+fn percent(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// `2026-09-12T07:55:41Z`, from Unix seconds (days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date
+/// Algorithms").
+fn timestamp(epoch: i64) -> String {
+    let (days, seconds) = (epoch.div_euclid(86400), epoch.rem_euclid(86400));
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_dates() {
+        for (epoch, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_789_199_741, "2026-09-12T07:55:41Z"),
+        ] {
+            assert_eq!(timestamp(epoch), text);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Owns the cache of built stages (`stages/<key>/`): found by the hash of all their inputs, made once, by one process
+//! at a time. Never knows what a stage does.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::output::write_atomically;
+
+/// What a stage is made from: a name and a digest for each input, so that a change can be told by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    pub stage: String,
+    inputs: BTreeMap<String, String>,
+}
+
+impl Key {
+    /// `revision` goes up when the stage's code makes something else of the same inputs.
+    pub fn new(stage: &str, revision: u32) -> Self {
+        Key {
+            stage: stage.to_string(),
+            inputs: BTreeMap::new(),
+        }
+        .with("hearth", env!("CARGO_PKG_VERSION"))
+        .with("revision", revision.to_string())
+    }
+
+    /// Adds an input; what it is called is shown to the user.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
+        let digest = hex::encode(Sha256::digest(value));
+        self.inputs.insert(name.into(), digest);
+        self
+    }
+
+    /// The digest of the stage's name and all inputs, in hex.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(&self.stage);
+        for (name, value) in &self.inputs {
+            // Neither can hold a NUL: the boundaries are certain.
+            hash.update([0]);
+            hash.update(name);
+            hash.update([0]);
+            hash.update(value);
+        }
+        hex::encode(hash.finalize())
+    }
+
+    /// Names of the inputs that differ in `before`.
+    pub fn changed_since(&self, before: &Key) -> Vec<String> {
+        self.inputs
+            .keys()
+            .chain(before.inputs.keys())
+            .filter(|name| self.inputs.get(*name) != before.inputs.get(*name))
+            .cloned()
+            .collect::<std::collections::BTreeSet<_>>()
+            .into_iter()
+            .collect()
+    }
+}
+
+/// The stages below a cache directory.
+#[derive(Clone, Debug)]
+pub struct Store {
+    stages: PathBuf,
+    work: PathBuf,
+}
+
+/// A stage that is done. Nobody removes it while this lives.
+#[derive(Debug)]
+pub struct Stored {
+    pub path: PathBuf,
+    _shared: Flock<File>,
+}
+
+/// A stage about to be made, which no other process makes meanwhile.
+#[derive(Debug)]
+pub struct Work {
+    /// An empty directory for what the stage makes.
+    pub path: PathBuf,
+    place: PathBuf,
+    lock: Flock<File>,
+}
+
+/// What [`Store::begin`] found.
+#[derive(Debug)]
+pub enum Begun {
+    Done(Stored),
+    ToDo(Work),
+}
+
+impl Store {
+    /// # Errors
+    /// If the cache cannot be written to.
+    pub fn open(cache: &Path) -> Result<Self> {
+        let store = Store {
+            stages: cache.join("stages"),
+            work: cache.join("tmp"),
+        };
+        for directory in [&store.stages, &store.work] {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        }
+        Ok(store)
+    }
+
+    fn lock_file(&self, digest: &str) -> Result<File> {
+        let path = self.stages.join(format!("{digest}.lock"));
+        File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))
+    }
+
+    /// The stage if it is there, else the right to make it; waits for another process that is at it.
+    pub fn begin(&self, key: &Key) -> Result<Begun> {
+        let digest = key.digest();
+        let place = self.stages.join(&digest);
+        if place.is_dir() {
+            let shared = lock(self.lock_file(&digest)?, FlockArg::LockShared)?;
+            // It may have been removed between the look and the lock.
+            if place.is_dir() {
+                return Ok(Begun::Done(Stored {
+                    path: place,
+                    _shared: shared,
+                }));
+            }
+        }
+        let lock = lock(self.lock_file(&digest)?, FlockArg::LockExclusive)?;
+        if place.is_dir() {
+            let shared = relock(lock)?;
+            return Ok(Begun::Done(Stored {
+                path: place,
+                _shared: shared,
+            }));
+        }
+        let path = self.work.join(format!("stage-{digest}"));
+        // What a killed run left may belong to subordinate ids: it goes aside, for `abandoned` to find.
+        let aside = self
+            .work
+            .join(format!("stage-{digest}-{}", std::process::id()));
+        let _ = fs::rename(&path, aside);
+        fs::create_dir(&path)
+            .with_context(|| format!("cannot make the directory {}", path.display()))?;
+        Ok(Begun::ToDo(Work { path, place, lock }))
+    }
+
+    /// Directories that killed runs have left behind, of stages that nobody is making now. Their locks
+    /// come along.
+    pub fn abandoned(&self) -> Result<Vec<(PathBuf, Flock<File>)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.work)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(digest) = name.to_str().and_then(|name| name.strip_prefix("stage-")) else {
+                continue;
+            };
+            if let Some(lock) = try_lock(self.lock_file(digest)?)? {
+                found.push((entry.path(), lock));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Remembers what a recipe's stages were made from; `owner` is the recipe's path.
+    pub fn remember(&self, owner: &Path, keys: &[&Key]) -> Result<()> {
+        let text = serde_json::to_vec(keys)?;
+        write_atomically(&self.memory(owner), &text)
+    }
+
+    /// What the recipe's stages were made from the last time.
+    pub fn remembered(&self, owner: &Path) -> Vec<Key> {
+        fs::read(self.memory(owner))
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
+    }
+
+    fn memory(&self, owner: &Path) -> PathBuf {
+        use std::os::unix::ffi::OsStrExt;
+        let digest = hex::encode(Sha256::digest(owner.as_os_str().as_bytes()));
+        self.stages.join(format!("{}.last", &digest[..16]))
+    }
+
+    /// Stages that no recipe's last build used and nobody uses now, with their locks.
+    pub fn unused(&self) -> Result<Vec<(PathBuf, Flock<File>)>> {
+        let mut stages = Vec::new();
+        let mut used = std::collections::HashSet::new();
+        for entry in fs::read_dir(&self.stages)? {
+            let path = entry?.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("last") => {
+                    let keys: Vec<Key> = fs::read(&path)
+                        .ok()
+                        .and_then(|text| serde_json::from_slice(&text).ok())
+                        .unwrap_or_default();
+                    used.extend(keys.iter().map(Key::digest));
+                }
+                Some(_) => {}
+                None => stages.push(path),
+            }
+        }
+        let mut unused = Vec::new();
+        for path in stages {
+            let Some(digest) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if !used.contains(digest)
+                && let Some(lock) = try_lock(self.lock_file(digest)?)?
+            {
+                unused.push((path, lock));
+            }
+        }
+        Ok(unused)
+    }
+}
+
+impl Work {
+    /// Puts the finished stage into its place.
+    pub fn commit(self) -> Result<Stored> {
+        fs::rename(&self.path, &self.place)
+            .with_context(|| format!("cannot put {} in its place", self.place.display()))?;
+        Ok(Stored {
+            path: self.place,
+            _shared: relock(self.lock)?,
+        })
+    }
+}
+
+fn lock(file: File, how: FlockArg) -> Result<Flock<File>> {
+    Flock::lock(file, how)
+        .map_err(|(_, errno)| io::Error::from(errno))
+        .context("cannot lock a stage of the cache")
+}
+
+/// The lock, unless somebody else has it.
+fn try_lock(file: File) -> Result<Option<Flock<File>>> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(io::Error::from(errno)).context("cannot lock a stage of the cache"),
+    }
+}
+
+/// From exclusive to shared, so that others may use the stage as well.
+fn relock(lock: Flock<File>) -> Result<Flock<File>> {
+    lock.relock(FlockArg::LockShared)
+        .map_err(io::Error::from)
+        .context("cannot lock a stage of the cache")?;
+    Ok(lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_made_once_and_a_change_is_told_by_name() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::open(cache.path()).unwrap();
+        let key = Key::new("unpack", 1).with("package busybox", "1.37");
+        let Begun::ToDo(work) = store.begin(&key).unwrap() else {
+            panic!("nothing was made yet");
+        };
+        assert!(store.abandoned().unwrap().is_empty(), "somebody is at it");
+        fs::write(work.path.join("x"), "x").unwrap();
+        work.commit().unwrap();
+        let Begun::Done(stored) = store.begin(&key).unwrap() else {
+            panic!("it was made");
+        };
+        assert!(stored.path.join("x").exists());
+        assert!(store.unused().unwrap().is_empty(), "it is in use");
+        drop(stored);
+        assert_eq!(store.unused().unwrap().len(), 1);
+        store.remember(Path::new("a"), &[&key]).unwrap();
+        assert!(store.unused().unwrap().is_empty(), "a recipe needs it");
+        let newer = Key::new("unpack", 1).with("package busybox", "1.38");
+        assert_eq!(newer.changed_since(&key), ["package busybox"]);
+        assert_ne!(newer.digest(), key.digest());
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_found() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::open(cache.path()).unwrap();
+        let Begun::ToDo(work) = store.begin(&Key::new("image", 1)).unwrap() else {
+            panic!("nothing was made yet");
+        };
+        let path = work.path.clone();
+        drop(work);
+        let found = store.abandoned().unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0, path);
+    }
+}

@@ -1,0 +1,400 @@
+//! Owns the deterministic tar of a tree: the same tree gives the same bytes. Never changes the tree.
+//!
+//! POSIX ustar; pax records (POSIX.1-2017, pax, "pax Interchange Format") only for what ustar cannot say: long names
+//! and links, large files and ids, extended attributes (`SCHILY.xattr.…`, as GNU tar writes them).
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tar::{EntryType, Header};
+
+/// What a tar holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    pub entries: u64,
+    /// Bytes of the whole tar.
+    pub size: u64,
+}
+
+/// Writes the tree below `root` as a tar: the root is `./`, other names are relative without `./`,
+/// directories end in `/`, sorted bytewise, with numeric owners. Files newer than `epoch` (Unix
+/// seconds) get it as their time, and directories always do, since theirs tell only when hearth was at work.
+/// Sockets are left out, and so is what `omit` says yes to, with all below it.
+///
+/// # Errors
+/// If a file cannot be read, or a device node is met.
+pub fn write(
+    root: &Path,
+    epoch: i64,
+    omit: &dyn Fn(&Path) -> bool,
+    out: &mut dyn Write,
+) -> Result<Contents> {
+    let mut writer = Writer {
+        root,
+        epoch,
+        omit,
+        out,
+        links: HashMap::new(),
+        contents: Contents::default(),
+    };
+    writer.directory(Path::new(""))?;
+    writer.put(&[0; 1024])?;
+    // As tar(1): a whole number of records of 20 blocks.
+    let rest = (10240 - writer.contents.size % 10240) % 10240;
+    writer.put(&vec![0; usize::try_from(rest)?])?;
+    Ok(writer.contents)
+}
+
+struct Writer<'a> {
+    root: &'a Path,
+    epoch: i64,
+    omit: &'a dyn Fn(&Path) -> bool,
+    out: &'a mut dyn Write,
+    /// First names of files that have several, by device and inode.
+    links: HashMap<(u64, u64), PathBuf>,
+    contents: Contents,
+}
+
+impl Writer<'_> {
+    /// A directory and all below it.
+    fn directory(&mut self, path: &Path) -> Result<()> {
+        let full = self.root.join(path);
+        let meta = full
+            .symlink_metadata()
+            .with_context(|| format!("cannot read {}", full.display()))?;
+        self.entry(path, &meta)?;
+        let mut names = Vec::new();
+        let entries =
+            std::fs::read_dir(&full).with_context(|| format!("cannot read {}", full.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            // With its slash, a directory sorts where its name in the tar does.
+            let mut key = entry.file_name().as_bytes().to_vec();
+            let is_directory = entry.file_type()?.is_dir();
+            if is_directory {
+                key.push(b'/');
+            }
+            names.push((key, entry.file_name(), is_directory));
+        }
+        names.sort();
+        for (_, name, is_directory) in names {
+            let path = path.join(name);
+            if (self.omit)(&path) {
+                continue;
+            }
+            if is_directory {
+                self.directory(&path)?;
+            } else {
+                let full = self.root.join(&path);
+                let meta = full
+                    .symlink_metadata()
+                    .with_context(|| format!("cannot read {}", full.display()))?;
+                self.entry(&path, &meta)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path, meta: &std::fs::Metadata) -> Result<()> {
+        let full = self.root.join(path);
+        let kind = meta.file_type();
+        let mut link = None;
+        let (entry_type, size) = if kind.is_dir() {
+            (EntryType::Directory, 0)
+        } else if kind.is_symlink() {
+            link = Some(std::fs::read_link(&full)?);
+            (EntryType::Symlink, 0)
+        } else if kind.is_file() {
+            if meta.nlink() > 1 {
+                link = self.links.get(&(meta.dev(), meta.ino())).cloned();
+            }
+            match link {
+                Some(_) => (EntryType::Link, 0),
+                None => (EntryType::Regular, meta.size()),
+            }
+        } else if kind.is_fifo() {
+            (EntryType::Fifo, 0)
+        } else if kind.is_socket() {
+            return Ok(());
+        } else {
+            anyhow::bail!("/{} of the image is a device node", path.display());
+        };
+        if entry_type == EntryType::Regular && meta.nlink() > 1 {
+            self.links
+                .insert((meta.dev(), meta.ino()), path.to_path_buf());
+        }
+        let attributes = match entry_type {
+            EntryType::Link => Vec::new(),
+            _ => extended_attributes(&full)?,
+        };
+        let mtime = if kind.is_dir() {
+            self.epoch
+        } else {
+            meta.mtime().clamp(0, self.epoch)
+        };
+        self.header(&Entry {
+            name: &name_in_tar(path, kind.is_dir()),
+            entry_type,
+            size,
+            mode: meta.mode() & 0o7777,
+            uid: meta.uid(),
+            gid: meta.gid(),
+            mtime,
+            link: link.as_ref().map(|link| link.as_os_str().as_bytes()),
+            attributes,
+        })?;
+        if entry_type == EntryType::Regular {
+            self.content(&full, size)?;
+        }
+        Ok(())
+    }
+
+    fn content(&mut self, full: &Path, size: u64) -> Result<()> {
+        let mut file =
+            File::open(full).with_context(|| format!("cannot read {}", full.display()))?;
+        let mut buffer = vec![0; 1 << 16];
+        let mut left = size;
+        while left > 0 {
+            let most = buffer
+                .len()
+                .min(usize::try_from(left).unwrap_or(usize::MAX));
+            let read = file.read(&mut buffer[..most])?;
+            anyhow::ensure!(read > 0, "{} changed while it was read", full.display());
+            self.put(&buffer[..read])?;
+            left -= read as u64;
+        }
+        self.pad(size)
+    }
+
+    fn header(&mut self, entry: &Entry<'_>) -> Result<()> {
+        let mut header = Header::new_ustar();
+        let mut pax = Vec::new();
+        if !fits_ustar(&mut header, entry.name) {
+            pax.push(("path".to_string(), entry.name.to_vec()));
+        }
+        if let Some(link) = entry.link
+            && (link.len() > 100 || header.set_link_name_literal(link).is_err())
+        {
+            pax.push(("linkpath".to_string(), link.to_vec()));
+        }
+        header.set_entry_type(entry.entry_type);
+        header.set_mode(entry.mode);
+        header.set_mtime(u64::try_from(entry.mtime)?);
+        for (key, id) in [("uid", entry.uid), ("gid", entry.gid)] {
+            let small = if id < 1 << 21 { id } else { 0 };
+            match key {
+                "uid" => header.set_uid(small.into()),
+                _ => header.set_gid(small.into()),
+            }
+            if small != id {
+                pax.push((key.to_string(), id.to_string().into_bytes()));
+            }
+        }
+        if entry.size < 1 << 33 {
+            header.set_size(entry.size);
+        } else {
+            header.set_size(0);
+            pax.push(("size".to_string(), entry.size.to_string().into_bytes()));
+        }
+        for (name, value) in &entry.attributes {
+            pax.push((format!("SCHILY.xattr.{name}"), value.clone()));
+        }
+        if !pax.is_empty() {
+            self.pax(entry, &pax)?;
+        }
+        header.set_cksum();
+        self.put(header.as_bytes())?;
+        self.contents.entries += 1;
+        Ok(())
+    }
+
+    /// The extended header that precedes an entry.
+    fn pax(&mut self, entry: &Entry<'_>, records: &[(String, Vec<u8>)]) -> Result<()> {
+        let data: Vec<u8> = records
+            .iter()
+            .flat_map(|(key, value)| pax_record(key, value))
+            .collect();
+        let mut header = Header::new_ustar();
+        header.set_path("PaxHeaders")?;
+        header.set_entry_type(EntryType::XHeader);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(u64::try_from(entry.mtime)?);
+        header.set_size(data.len() as u64);
+        header.set_cksum();
+        self.put(header.as_bytes())?;
+        self.put(&data)?;
+        self.pad(data.len() as u64)
+    }
+
+    fn pad(&mut self, size: u64) -> Result<()> {
+        let rest = usize::try_from((512 - size % 512) % 512)?;
+        self.put(&[0; 512][..rest])
+    }
+
+    fn put(&mut self, data: &[u8]) -> Result<()> {
+        self.out
+            .write_all(data)
+            .context("cannot write the image's tar")?;
+        self.contents.size += data.len() as u64;
+        Ok(())
+    }
+}
+
+/// What a header says.
+struct Entry<'a> {
+    name: &'a [u8],
+    entry_type: EntryType,
+    size: u64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: i64,
+    link: Option<&'a [u8]>,
+    attributes: Vec<(String, Vec<u8>)>,
+}
+
+fn name_in_tar(path: &Path, is_directory: bool) -> Vec<u8> {
+    let mut name = path.as_os_str().as_bytes().to_vec();
+    if name.is_empty() {
+        name.push(b'.');
+    }
+    if is_directory {
+        name.push(b'/');
+    }
+    name
+}
+
+/// Writes the name into the header, with the prefix field where that helps; a shortened name and
+/// `false` where it does not fit.
+fn fits_ustar(header: &mut Header, name: &[u8]) -> bool {
+    let Some(ustar) = header.as_ustar_mut() else {
+        return false;
+    };
+    if name.len() <= 100 {
+        ustar.name[..name.len()].copy_from_slice(name);
+        return true;
+    }
+    // The name's own trailing slash is no place to split at.
+    let split = name[..name.len() - 1]
+        .iter()
+        .enumerate()
+        .filter(|(at, byte)| **byte == b'/' && *at <= 155 && name.len() - at - 1 <= 100)
+        .map(|(at, _)| at)
+        .next();
+    match split {
+        Some(at) => {
+            ustar.prefix[..at].copy_from_slice(&name[..at]);
+            ustar.name[..name.len() - at - 1].copy_from_slice(&name[at + 1..]);
+            true
+        }
+        None => {
+            ustar.name.copy_from_slice(&name[..100]);
+            false
+        }
+    }
+}
+
+/// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
+fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length = rest + length.to_string().len();
+    }
+    let mut record = format!("{length} {key}=").into_bytes();
+    record.extend_from_slice(value);
+    record.push(b'\n');
+    record
+}
+
+/// Extended attributes that belong to the file, sorted: capabilities and users' own; not the host's ACLs and labels,
+/// nor what overlayfs keeps.
+fn extended_attributes(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let failed = || format!("cannot read the extended attributes of {}", path.display());
+    let names = match xattr::list(path) {
+        Ok(names) => names,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(failed),
+    };
+    let mut attributes = Vec::new();
+    for name in names {
+        let Some(text) = name.to_str().filter(|text| belongs(text)) else {
+            continue;
+        };
+        if let Some(value) = xattr::get(path, OsStr::new(text)).with_context(failed)? {
+            attributes.push((text.to_string(), value));
+        }
+    }
+    attributes.sort();
+    Ok(attributes)
+}
+
+fn belongs(name: &str) -> bool {
+    name == "security.capability"
+        || (name.starts_with("user.") && !name.starts_with("user.overlay."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::process::Command;
+
+    fn tar_of(root: &Path) -> Vec<u8> {
+        let mut tar = Vec::new();
+        let contents = write(root, 1_000_000_000, &|_| false, &mut tar).unwrap();
+        assert_eq!(contents.size, tar.len() as u64);
+        tar
+    }
+
+    #[test]
+    fn gnu_tar_reads_back_what_was_written_and_the_order_is_bytewise() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let long = "n".repeat(120);
+        fs::create_dir_all(root.join("a/deep").join(&long)).unwrap();
+        fs::write(root.join("a-file"), "x").unwrap();
+        fs::hard_link(root.join("a-file"), root.join("z-file")).unwrap();
+        fs::write(root.join("a/deep").join(&long).join(&long), "long").unwrap();
+        std::os::unix::fs::symlink("t".repeat(150), root.join("a/link")).unwrap();
+        let tar = tar_of(&root);
+        let names: Vec<Vec<u8>> = tar::Archive::new(&tar[..])
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().path_bytes().into_owned())
+            .collect();
+        assert_eq!(names[0], b"./");
+        assert!(names[1..].is_sorted(), "{names:?}");
+        let file = dir.path().join("t.tar");
+        fs::write(&file, &tar).unwrap();
+        let back = dir.path().join("back");
+        fs::create_dir(&back).unwrap();
+        let status = Command::new("tar")
+            .arg("-xf")
+            .arg(&file)
+            .arg("-C")
+            .arg(&back)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        assert_eq!(tar, tar_of(&back), "what tar made of it gives the same tar");
+    }
+
+    #[test]
+    fn a_pax_record_counts_its_own_length() {
+        assert_eq!(pax_record("path", b"x"), b"10 path=x\n");
+        let record = pax_record("path", &[b'y'; 90]);
+        assert_eq!(record.len(), 99);
+        assert!(record.starts_with(b"99 path="));
+        let record = pax_record("path", &[b'y'; 91]);
+        assert!(record.starts_with(b"101 path=") && record.len() == 101);
+    }
+}

@@ -1,0 +1,536 @@
+//! Owns putting packages' files into a tree, as dpkg would: parallel where packages share no file, in order where
+//! they do. Never runs a script.
+//!
+//! What a hostile package may try is refused: names that are absolute or hold `..`, names below a link that the
+//! same package made, device nodes, hard links to files of others, more data than is sensible.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use md5::{Digest, Md5};
+use tar::EntryType;
+
+use super::dpkg::Diversions;
+use super::package::{Package, below_usr};
+use super::tree::{Attributes, Kind, Tree};
+use crate::archive::deb::Deb;
+use crate::error::Fault;
+use crate::progress::Stage;
+
+/// What unpacking one package left for dpkg's database.
+#[derive(Clone, Debug, Default)]
+pub struct Unpacked {
+    /// Every path of the package in the archive's order, as `/usr/bin/x`; the root is `/.`.
+    pub list: Vec<String>,
+    /// Conffiles and their MD5, in the order of the package's list; `newconffile` where the file
+    /// was left beside another one for dpkg to decide.
+    pub conffiles: Vec<(String, String)>,
+    /// `hash  path` lines, for packages that bring none.
+    pub md5sums: Option<String>,
+    /// Paths of other packages' lists that are this package's now.
+    pub taken: Vec<(String, String)>,
+    directories: Vec<(PathBuf, Attributes, bool)>,
+}
+
+/// Who has which path already: package names by path, below `usr` where /usr is merged.
+#[derive(Debug, Default)]
+pub struct Claims {
+    files: HashMap<PathBuf, String>,
+    directories: HashSet<PathBuf>,
+}
+
+impl Claims {
+    /// Notes the paths that dpkg's database lists for a package.
+    pub fn add_list(&mut self, package: &str, list: &str) {
+        for path in list.lines() {
+            let path = below_usr(Path::new(path.trim_start_matches('/')));
+            self.files.insert(path, package.to_string());
+        }
+    }
+}
+
+/// How packages are unpacked together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Several at once; a path that two packages have ends the attempt.
+    Parallel,
+    /// One after the other, with dpkg's rules for paths that two packages have.
+    Serial,
+}
+
+/// Unpacks `packages` into the empty tree at `root`. The result is the same for any number of threads.
+///
+/// # Errors
+/// If a package is damaged or hostile, or two packages have the same file and neither replaces the
+/// other.
+pub fn unpack_first(
+    root: &Path,
+    packages: &[&Package],
+    threads: usize,
+    stage: &dyn Stage,
+) -> Result<Vec<Unpacked>> {
+    let claims = Mutex::new(Claims::default());
+    let contested = AtomicBool::new(false);
+    let job = Job {
+        root,
+        packages,
+        claims: &claims,
+        contested: &contested,
+        diversions: &Diversions::default(),
+        manner: Manner::Parallel,
+        xz_threads: u32::try_from(threads).unwrap_or(1),
+        stage,
+    };
+    let unpacked = match job.in_parallel(threads) {
+        Err(_) if contested.load(Ordering::Relaxed) => {
+            log::debug!("two packages have the same path: unpacking one after the other");
+            let mut tree = Tree::open(root)?;
+            for name in tree.list(Path::new(""))? {
+                tree.remove_all(Path::new(&name))?;
+            }
+            super::merged_usr(&mut tree)?;
+            *claims.lock().unwrap_or_else(PoisonError::into_inner) = Claims::default();
+            Job {
+                manner: Manner::Serial,
+                ..job
+            }
+            .one_by_one()
+        }
+        other => other,
+    }?;
+    set_directories(root, &unpacked, true)?;
+    Ok(unpacked)
+}
+
+/// Unpacks `packages` into a tree that has others already, with their diversions.
+///
+/// # Errors
+/// As [`unpack_first`].
+pub fn unpack_more(
+    root: &Path,
+    packages: &[&Package],
+    claims: Claims,
+    diversions: &Diversions,
+    threads: usize,
+    stage: &dyn Stage,
+) -> Result<Vec<Unpacked>> {
+    let unpacked = Job {
+        root,
+        packages,
+        claims: &Mutex::new(claims),
+        contested: &AtomicBool::new(false),
+        diversions,
+        manner: Manner::Serial,
+        xz_threads: u32::try_from(threads).unwrap_or(1),
+        stage,
+    }
+    .one_by_one()?;
+    set_directories(root, &unpacked, false)?;
+    Ok(unpacked)
+}
+
+/// Gives directories their owner and mode: the first package that has one decides, as if they
+/// had been unpacked in order. A directory that was there before stays as it is.
+fn set_directories(root: &Path, unpacked: &[Unpacked], all: bool) -> Result<()> {
+    let mut tree = Tree::open(root)?;
+    let mut done = HashSet::new();
+    for (path, attributes, made) in unpacked.iter().flat_map(|one| &one.directories) {
+        if (all || *made)
+            && done.insert(below_usr(path))
+            && (path.as_os_str().is_empty() || tree.kind(path) == Some(Kind::Directory))
+        {
+            tree.set_attributes(path, *attributes)
+                .with_context(|| format!("cannot set the owner of /{}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    root: &'a Path,
+    packages: &'a [&'a Package],
+    claims: &'a Mutex<Claims>,
+    contested: &'a AtomicBool,
+    diversions: &'a Diversions,
+    manner: Manner,
+    xz_threads: u32,
+    stage: &'a dyn Stage,
+}
+
+impl Job<'_> {
+    fn one_by_one(&self) -> Result<Vec<Unpacked>> {
+        let mut tree = Tree::open(self.root)?;
+        self.packages
+            .iter()
+            .map(|package| self.unpack(&mut tree, package))
+            .collect()
+    }
+
+    /// The largest packages first, so that no thread is left with one at the end.
+    fn in_parallel(&self, threads: usize) -> Result<Vec<Unpacked>> {
+        let size = |index: &usize| {
+            let deb = &self.packages[*index].file.deb;
+            std::cmp::Reverse(std::fs::metadata(deb).map_or(0, |meta| meta.len()))
+        };
+        let mut queue: Vec<usize> = (0..self.packages.len()).collect();
+        queue.sort_by_key(size);
+        let next = AtomicUsize::new(0);
+        let failed = AtomicBool::new(false);
+        let worker = || -> Result<Vec<(usize, Unpacked)>> {
+            let mut tree = Tree::open(self.root)?;
+            let mut done = Vec::new();
+            while let Some(&index) = queue.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if failed.load(Ordering::Relaxed) {
+                    break;
+                }
+                let unpacked = self.unpack(&mut tree, self.packages[index]);
+                failed.fetch_or(unpacked.is_err(), Ordering::Relaxed);
+                done.push((index, unpacked?));
+            }
+            Ok(done)
+        };
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(worker)).collect();
+            workers
+                .into_iter()
+                .map(|worker| worker.join().expect("unpacking does not panic"))
+                .collect()
+        });
+        let mut all = BTreeMap::new();
+        for result in results {
+            all.extend(result?);
+        }
+        Ok(all.into_values().collect())
+    }
+
+    fn unpack(&self, tree: &mut Tree, package: &Package) -> Result<Unpacked> {
+        let deb = &package.file.deb;
+        self.stage.message(package.name());
+        let mut archive = Deb::open(deb)?;
+        archive.control()?;
+        let mut one = One {
+            job: self,
+            tree,
+            package,
+            conffiles: conffiles(package),
+            sums: package.control_file("md5sums").is_none().then(String::new),
+            links: HashSet::new(),
+            files: HashMap::new(),
+            hashes: HashMap::new(),
+            done: Unpacked::default(),
+        };
+        let data = archive.data(self.xz_threads)?;
+        one.data(data)
+            .with_context(|| format!("cannot unpack {} ({})", package.name(), deb.display()))?;
+        let unpacked = one.finish();
+        archive.verify(&package.file.sha256)?;
+        self.stage.advance(1);
+        Ok(unpacked)
+    }
+}
+
+/// The paths of a package's `conffiles` (deb-conffiles(5)) that it brings.
+fn conffiles(package: &Package) -> BTreeSet<String> {
+    let text = package.control_file("conffiles").unwrap_or_default();
+    String::from_utf8_lossy(text)
+        .lines()
+        .map(str::trim)
+        // `remove-on-upgrade /path` names a file that is not in the package any more.
+        .filter(|line| line.starts_with('/'))
+        .map(str::to_string)
+        .collect()
+}
+
+/// One package being unpacked.
+struct One<'a> {
+    job: &'a Job<'a>,
+    tree: &'a mut Tree,
+    package: &'a Package,
+    conffiles: BTreeSet<String>,
+    /// Lines of an md5sums file, where the package has none.
+    sums: Option<String>,
+    /// Symbolic links that the package made, by name.
+    links: HashSet<PathBuf>,
+    /// Files that the package made: name, and where it was put.
+    files: HashMap<PathBuf, PathBuf>,
+    hashes: HashMap<String, String>,
+    done: Unpacked,
+}
+
+impl One<'_> {
+    fn data(&mut self, data: impl Read) -> Result<()> {
+        let mut archive = tar::Archive::new(data);
+        for entry in archive.entries()? {
+            let mut entry = entry?;
+            let name = Path::new(OsStr::from_bytes(&entry.path_bytes())).to_path_buf();
+            let name = self.checked(&name)?;
+            let shown = format!("/{}", name.display());
+            self.entry(&mut entry, &name)
+                .with_context(|| format!("`{shown}`"))?;
+        }
+        Ok(())
+    }
+
+    /// The name without `./`, if it is one that a package may have.
+    fn checked(&self, name: &Path) -> Result<PathBuf> {
+        let mut clean = PathBuf::new();
+        for component in name.components() {
+            if self.links.contains(&clean) {
+                return Err(self.hostile(name, "lies behind a link of the same package"));
+            }
+            match component {
+                Component::CurDir => {}
+                Component::Normal(part) => clean.push(part),
+                Component::RootDir => return Err(self.hostile(name, "is absolute")),
+                _ => return Err(self.hostile(name, "leads out of the package by `..`")),
+            }
+        }
+        if clean.to_str().is_none_or(|text| text.contains('\n')) {
+            return Err(self.hostile(name, "is no UTF-8 text in one line"));
+        }
+        Ok(clean)
+    }
+
+    fn hostile(&self, name: &Path, what: &str) -> anyhow::Error {
+        Fault::input(format!(
+            "the package {} is not safe to unpack: `{}` {what}",
+            self.package.name(),
+            name.display()
+        ))
+        .remedy("do not use this package; tell where it came from to those who made it")
+        .into()
+    }
+
+    fn entry(&mut self, entry: &mut tar::Entry<'_, impl Read>, name: &Path) -> Result<()> {
+        let header = entry.header();
+        let attributes = Attributes {
+            uid: u32::try_from(header.uid()?)?,
+            gid: u32::try_from(header.gid()?)?,
+            mode: header.mode()? & 0o7777,
+            mtime: i64::try_from(header.mtime()?)?,
+        };
+        match header.entry_type() {
+            EntryType::Directory => self.directory(name, attributes),
+            EntryType::Regular | EntryType::Continuous => self.file(name, attributes, entry),
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                self.link(name, Path::new(OsStr::from_bytes(&target)), attributes)
+            }
+            EntryType::Link => {
+                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                self.hard_link(name, Path::new(OsStr::from_bytes(&target)))
+            }
+            kind => Err(self.hostile(name, &format!("is a {kind:?}"))),
+        }
+    }
+
+    fn directory(&mut self, name: &Path, attributes: Attributes) -> Result<()> {
+        let listed = if name.as_os_str().is_empty() {
+            "/.".to_string()
+        } else {
+            format!("/{}", name.display())
+        };
+        self.done.list.push(listed);
+        if self.job.manner == Manner::Parallel {
+            let key = below_usr(name);
+            let mut claims = self
+                .job
+                .claims
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if claims.files.contains_key(&key) {
+                return Err(self.contest());
+            }
+            claims.directories.insert(key);
+        }
+        let made = self.tree.make_directory(name)?;
+        self.done
+            .directories
+            .push((name.to_path_buf(), attributes, made));
+        Ok(())
+    }
+
+    fn file(&mut self, name: &Path, attributes: Attributes, data: &mut dyn Read) -> Result<()> {
+        let Some(place) = self.claim(name)? else {
+            return Ok(());
+        };
+        let path = format!("/{}", name.display());
+        let is_conffile = self.conffiles.contains(&path);
+        let mut hash = (is_conffile || self.sums.is_some()).then(Md5::new);
+        let mut inspect = |data: &[u8]| {
+            if let Some(hash) = &mut hash {
+                hash.update(data);
+            }
+        };
+        let mut aside = false;
+        match self.tree.create(&place, attributes, data, &mut inspect) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                if self.tree.kind(&place) == Some(Kind::Directory) {
+                    return Err(self.hostile(name, "is a directory already"));
+                }
+                if is_conffile {
+                    let beside = dpkg_new(&place);
+                    self.tree.replace(&beside, attributes, data, &mut inspect)?;
+                    aside = !self.same(&place, &beside)?;
+                    if !aside {
+                        self.tree.rename(&beside, &place)?;
+                    }
+                } else {
+                    self.tree.replace(&place, attributes, data, &mut inspect)?;
+                }
+            }
+            other => other?,
+        }
+        let hash = hash.map(|hash| hex::encode(hash.finalize()));
+        if is_conffile {
+            let hash = if aside { None } else { hash };
+            self.hashes
+                .insert(path, hash.unwrap_or_else(|| "newconffile".into()));
+        } else if let (Some(sums), Some(hash)) = (&mut self.sums, hash) {
+            sums.push_str(&format!("{hash}  {}\n", name.display()));
+        }
+        self.files.insert(name.to_path_buf(), place);
+        Ok(())
+    }
+
+    fn same(&mut self, one: &Path, other: &Path) -> Result<bool> {
+        Ok(self.tree.read(one).ok().flatten() == self.tree.read(other)?)
+    }
+
+    fn link(&mut self, name: &Path, target: &Path, attributes: Attributes) -> Result<()> {
+        if target.as_os_str().is_empty() {
+            return Err(self.hostile(name, "is a link to nothing"));
+        }
+        self.links.insert(name.to_path_buf());
+        let Some(place) = self.claim(name)? else {
+            return Ok(());
+        };
+        match self.tree.symlink(&place, target, attributes) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match self.tree.kind(&place) {
+                    // As dpkg: a directory is never replaced by a link.
+                    Some(Kind::Directory) => {}
+                    _ if self.tree.link_target(&place).as_deref() == Some(target) => {}
+                    _ => self.tree.replace_with_symlink(&place, target, attributes)?,
+                }
+            }
+            other => other?,
+        }
+        Ok(())
+    }
+
+    fn hard_link(&mut self, name: &Path, target: &Path) -> Result<()> {
+        let target = self.checked(target)?;
+        let Some(existing) = self.files.get(&target).cloned() else {
+            return Err(self.hostile(name, "is a hard link to a file that is not its own"));
+        };
+        let Some(place) = self.claim(name)? else {
+            return Ok(());
+        };
+        match self.tree.hard_link(&existing, &place) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.tree.remove_file(&place)?;
+                self.tree.hard_link(&existing, &place)?;
+            }
+            other => other?,
+        }
+        if self.sums.is_some()
+            && let Some(data) = self.tree.read(&place)?
+        {
+            let line = format!("{}  {}\n", hex::encode(Md5::digest(data)), name.display());
+            self.sums.get_or_insert_default().push_str(&line);
+        }
+        self.files.insert(name.to_path_buf(), place);
+        Ok(())
+    }
+
+    /// Notes that the package has this path, and says where its file goes; `None` if another
+    /// package keeps it.
+    fn claim(&mut self, name: &Path) -> Result<Option<PathBuf>> {
+        let path = format!("/{}", name.display());
+        let place = self.job.diversions.place(&path, self.package.name());
+        let diverted = place.is_some();
+        let place = place.unwrap_or_else(|| name.to_path_buf());
+        let key = below_usr(&place);
+        let mut claims = self
+            .job
+            .claims
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.job.manner == Manner::Parallel {
+            let taken = claims
+                .files
+                .insert(key.clone(), self.package.name().to_string());
+            if taken.is_some() || claims.directories.contains(&key) {
+                return Err(self.contest());
+            }
+            self.done.list.push(path);
+            return Ok(Some(place));
+        }
+        match claims.files.get(&key).filter(|_| !diverted) {
+            Some(other) if other != self.package.name() && !self.is_directory(&place) => {
+                let other = other.clone();
+                let theirs = self
+                    .job
+                    .packages
+                    .iter()
+                    .find(|package| package.name() == other);
+                let version = theirs.map_or("0", |package| package.file.version.as_str());
+                if self.package.replaces(&other, version) {
+                    self.done.taken.push((other, path.clone()));
+                } else if theirs.is_some_and(|theirs| {
+                    theirs.replaces(self.package.name(), &self.package.file.version)
+                }) {
+                    return Ok(None);
+                } else {
+                    return Err(Fault::input(format!(
+                        "the packages {other} and {} both have {path}, and neither replaces the other",
+                        self.package.name()
+                    ))
+                    .remedy("leave one of them out: `exclude` in the recipe")
+                    .into());
+                }
+            }
+            _ => {}
+        }
+        claims.files.insert(key, self.package.name().to_string());
+        drop(claims);
+        self.done.list.push(path);
+        Ok(Some(place))
+    }
+
+    fn is_directory(&self, place: &Path) -> bool {
+        // `Tree` keeps directories open and so wants `&mut`; this is rare enough for a tree of its own.
+        Tree::open(self.job.root).is_ok_and(|mut tree| tree.kind(place) == Some(Kind::Directory))
+    }
+
+    fn contest(&self) -> anyhow::Error {
+        self.job.contested.store(true, Ordering::Relaxed);
+        anyhow::anyhow!("two packages have the same path")
+    }
+
+    fn finish(mut self) -> Unpacked {
+        let text = self.package.control_file("conffiles").unwrap_or_default();
+        for path in String::from_utf8_lossy(text).lines().map(str::trim) {
+            if let Some(hash) = self.hashes.remove(path) {
+                self.done.conffiles.push((path.to_string(), hash));
+            }
+        }
+        self.done.md5sums = self.sums;
+        self.done
+    }
+}
+
+/// Where dpkg leaves a conffile that it has not decided about.
+fn dpkg_new(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".dpkg-new");
+    PathBuf::from(name)
+}
