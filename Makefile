@@ -1,11 +1,12 @@
 # `make demo` and `make test` do their own set-up; `make help` lists the rest.
 
-.PHONY: help deps demo test bench lint
+.PHONY: help deps demo test bench fuzz lint
 
 help:
 	@echo "make demo   set up this machine, build hearth, and show the main job"
 	@echo "make test   set up this machine and run all tests"
 	@echo "make bench  measure hearth against its peers"
+	@echo "make fuzz   feed the image parsers arbitrary bytes for FUZZ_SECONDS (60)"
 	@echo "make lint   rustfmt and clippy, as CI runs them"
 	@echo "make deps   only the set-up: install the Debian packages that are missing"
 
@@ -18,3 +19,13 @@ test: deps lint
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+bench: deps
+	cargo bench --locked --bench mkimage
+
+# cargo-fuzz needs features that only a nightly compiler has by default.
+FUZZ_SECONDS ?= 60
+fuzz: deps
+	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
+	cp Cargo.lock fuzz/Cargo.lock
+	RUSTC_BOOTSTRAP=1 cargo fuzz run --dev image_show -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096

@@ -66,11 +66,10 @@ impl Input {
         Ok(filled)
     }
 
-    /// Passes all data on in pieces, of which only the last may have a length that is no multiple of 4, and gives
-    /// the number of bytes.
+    /// Passes all data on in pieces, and gives the number of bytes.
     ///
     /// # Errors
-    /// If the data is empty, or longer than `limit`; a [`Fault`] for reading, an [`io::Error`] for writing.
+    /// A [`Fault`] if reading fails or the data is longer than `limit`; else what `each` returns.
     pub(super) fn copy(
         &mut self,
         limit: u64,

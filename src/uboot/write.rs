@@ -148,6 +148,7 @@ fn check(image: &Image, inputs: &[Input]) -> Result<()> {
             .remedy("type multi holds several")
         );
     }
+    entry_of(image)?;
     if image.name.len() > NAME_LEN {
         warn!(
             "the name {:?} is cut to {NAME_LEN} bytes: {:?}",

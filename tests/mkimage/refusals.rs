@@ -115,7 +115,7 @@ fn addresses_that_are_no_numbers_or_beyond_32_bits_are_refused() {
     refused(
         &["-x", "-a", "fffffff0", "-d", "data", "image"],
         2,
-        "leaves no room for the header",
+        "the entry point, 64 bytes after the load address fffffff0, does not fit",
     );
 }
 
