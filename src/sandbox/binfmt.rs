@@ -41,7 +41,10 @@ pub fn register(arch: Arch) -> Result<()> {
             .into())
         };
     }
-    let qemu = find_qemu(arch, &env::var_os("PATH").unwrap_or_default())?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    let directories =
+        env::split_paths(&path).chain(["/usr/bin", "/usr/local/bin"].map(PathBuf::from));
+    let qemu = find_qemu(arch, directories)?;
     fs::write(
         Path::new(INSTANCE).join("register"),
         registration(arch, &qemu)?,
@@ -88,13 +91,13 @@ fn host_registration(instance: &Path, arch: Arch) -> bool {
 
 /// A statically linked qemu-user on the host: `qemu-arm-static` or `qemu-arm`. A dynamically linked one
 /// would look for its libraries in the image.
-fn find_qemu(arch: Arch, path: &std::ffi::OsStr) -> Result<PathBuf> {
+fn find_qemu(arch: Arch, directories: impl Iterator<Item = PathBuf>) -> Result<PathBuf> {
     let names = [
         format!("qemu-{}-static", arch.qemu()),
         format!("qemu-{}", arch.qemu()),
     ];
     let mut dynamic = None;
-    for dir in env::split_paths(path).chain(["/usr/bin", "/usr/local/bin"].map(PathBuf::from)) {
+    for dir in directories {
         for name in &names {
             let candidate = dir.join(name);
             let executable = fs::metadata(&candidate)
@@ -238,13 +241,19 @@ mod tests {
     #[test]
     fn a_missing_or_dynamic_qemu_is_the_hosts_fault() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(!is_static(Path::new("/bin/sh")).unwrap());
-        fs::copy("/bin/sh", dir.path().join("qemu-riscv64-static")).unwrap();
-        if let Err(error) = find_qemu(Arch::Riscv64, dir.path().as_os_str()) {
-            assert_eq!(class_of(&error), Class::Host);
-            assert!(error.to_string().contains("linked dynamically"), "{error}");
-            assert!(help_of(&error).unwrap().contains("qemu-user-static"));
-        }
+        let find = || find_qemu(Arch::Riscv64, [dir.path().to_owned()].into_iter());
+        let error = find().unwrap_err();
+        assert_eq!(class_of(&error), Class::Host);
+        assert!(
+            error
+                .to_string()
+                .starts_with("qemu-riscv64-static is missing"),
+            "{error}"
+        );
+        fs::copy("/bin/sh", dir.path().join("qemu-riscv64")).unwrap();
+        let error = find().unwrap_err();
+        assert!(error.to_string().contains("linked dynamically"), "{error}");
+        assert!(help_of(&error).unwrap().contains("qemu-user-static"));
     }
 
     #[test]

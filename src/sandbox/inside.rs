@@ -28,7 +28,7 @@ use serde_json::Value;
 
 use super::events::{Event, Failure, Sender};
 use super::root::{Program, Root, Work};
-use super::{binfmt, environment, filter, ids, loopback, mounts};
+use super::{binfmt, environment, filter, ids, loopback, mounts, terminal};
 use crate::error::Fault;
 use crate::progress::Progress;
 use crate::recipe::Arch;
@@ -151,8 +151,8 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
     if let Some(parent) = entry.parent {
         die_with(parent, getppid().as_raw())?;
     }
-    let interactive = matches!(entry.job, Job::Program { .. });
-    if interactive {
+    let has_terminal = matches!(entry.job, Job::Program { .. });
+    if has_terminal {
         leave_interrupts_to_the_program()?;
     }
     let inner = Entry {
@@ -165,6 +165,9 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
         .args([HIDDEN, "init", &serde_json::to_string(&inner)?])
         .status()
         .context("cannot run hearth again")?;
+    if has_terminal && terminal::is_interactive() {
+        terminal::take_back();
+    }
     Ok(passed_on(status))
 }
 
@@ -326,15 +329,20 @@ fn enter(root: &Root) -> Result<()> {
 
 /// Runs a program, and reaps what it leaves behind.
 fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
-    let terminal = program.terminal.then(|| env::var("TERM").ok()).flatten();
+    let term = program.terminal.then(|| env::var("TERM").ok()).flatten();
     let (name, arguments) = program
         .argv
         .split_first()
         .ok_or_else(|| Fault::input("there is no program to run"))?;
-    let child = Command::new(name)
+    let interactive = program.terminal && terminal::is_interactive();
+    let mut command = Command::new(name);
+    if interactive {
+        command.process_group(0);
+    }
+    let child = command
         .args(arguments)
         .env_clear()
-        .envs(environment::fixed(root, terminal))
+        .envs(environment::fixed(root, term))
         .envs(
             program
                 .environment
@@ -344,7 +352,11 @@ fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
         .current_dir(&program.directory)
         .spawn()
         .map_err(|error| cannot_run(name, error))?;
-    wait_for(Pid::from_raw(child.id().cast_signed()))
+    let child = Pid::from_raw(child.id().cast_signed());
+    if interactive {
+        terminal::give_to(child)?;
+    }
+    wait_for(child)
 }
 
 fn cannot_run(name: &str, error: io::Error) -> anyhow::Error {

@@ -51,6 +51,7 @@ mod loopback;
 mod mounts;
 mod namespaces;
 mod root;
+mod terminal;
 
 pub use binfmt::architecture_of;
 pub use inside::{Step, inside};
