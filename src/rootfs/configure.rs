@@ -21,15 +21,16 @@ use crate::sandbox::{Program, Root, Step};
 pub const STEPS: &[Step] = &[Step::new("certificates", link_certificates)];
 
 const NOTHING: &str = include_str!("shims/nothing");
-/// Programs that must do nothing now. The board makes its own host keys; an initrd is made later, if at all; depmod and
-/// update-ca-certificates are run once, by [`Configure::configure_all`].
-const SILENCED: [&str; 8] = [
+/// Programs that must do nothing now. The board makes its own host keys; an initrd is made later, if at all; depmod,
+/// systemd-hwdb and update-ca-certificates are run once, by [`Configure::configure_all`].
+const SILENCED: [&str; 9] = [
     "deb-systemd-invoke",
     "depmod",
     "invoke-rc.d",
     "service",
     "ssh-keygen",
     "start-stop-daemon",
+    "systemd-hwdb",
     "update-ca-certificates",
     "update-initramfs",
 ];
@@ -102,13 +103,13 @@ impl<'a> Configure<'a> {
     /// [`Fault::input`] that names the package whose script failed, with its last lines.
     pub fn configure_all(&self) -> Result<()> {
         thread::scope(|scope| {
-            // The slowest of all programs needs nothing but the modules, and there is more than one processor.
-            let depmod = scope.spawn(|| self.depmod());
+            // The slowest of all programs need nothing but files of packages, and there is more than one processor.
+            let indices = scope.spawn(|| self.indices());
             self.dpkg(&["--configure".to_owned(), "-a".to_owned()])?;
             self.certificates()?;
-            depmod
+            indices
                 .join()
-                .map_err(|_| anyhow!("running depmod panicked"))?
+                .map_err(|_| anyhow!("making indices panicked"))?
         })
     }
 
@@ -143,15 +144,17 @@ impl<'a> Configure<'a> {
         }
     }
 
-    /// The kernel's packages bring no `modules.dep`: their postinst scripts run depmod.
-    fn depmod(&self) -> Result<()> {
-        const SCRIPT: &str = "[ -x /sbin/depmod ] || exit 0
+    /// Runs depmod, since kernel packages bring no `modules.dep`, and systemd-hwdb, as udev's postinst does.
+    fn indices(&self) -> Result<()> {
+        const DEPMOD: &str = "[ -x /sbin/depmod ] || exit 0
             for kernel in /lib/modules/*/kernel; do
                 [ -d \"$kernel\" ] || continue
                 version=${kernel%/kernel}
                 /sbin/depmod \"${version##*/}\"
             done";
-        self.must(&Program::shell(SCRIPT), "depmod")
+        const HWDB: &str = "[ ! -x /bin/systemd-hwdb ] || [ ! -d /usr/lib/udev/hwdb.d ] || /bin/systemd-hwdb --usr update";
+        self.must(&Program::shell(DEPMOD), "depmod")?;
+        self.must(&Program::shell(HWDB), "systemd-hwdb")
     }
 
     /// As update-ca-certificates(8), which is itself run where packages hook into it.
