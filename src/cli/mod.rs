@@ -104,8 +104,8 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
         Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Man(arguments) => man::run(&arguments, terminal),
-        Command::Run(arguments) => run::run(&arguments),
+        Command::Run(arguments) => run::run(&arguments, terminal),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
-        Command::Shell(arguments) => shell::run(&arguments),
+        Command::Shell(arguments) => shell::run(&arguments, terminal),
     }
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use hearth::sandbox::Program;
 
 use super::run::Image;
+use super::terminal::Terminal;
 
 /// Start a shell in an image, over a throw-away copy of it
 ///
@@ -17,12 +18,12 @@ pub struct Arguments {
     image: Image,
 }
 
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     // bash where the image has it: it is not in every small one.
     let program = Program::new([
         "/bin/sh",
         "-c",
         "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi",
     ]);
-    arguments.image.become_program(program)
+    arguments.image.become_program(program, terminal)
 }
