@@ -20,8 +20,12 @@ lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 
+demo: deps
+	cargo build --locked --release
+	@.ci/demo target/release/hearth
+
 bench: deps
-	cargo bench --locked --bench mkimage
+	cargo bench --locked --bench '*'
 
 # cargo-fuzz needs features that only a nightly compiler has by default.
 FUZZ_SECONDS ?= 60

@@ -35,7 +35,7 @@ enum Show {
 
 #[derive(Debug, Args)]
 struct Options {
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
     /// Print JSON

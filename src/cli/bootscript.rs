@@ -11,8 +11,9 @@ use clap::Args;
 use hearth::error::Fault;
 use hearth::output::{self, Batch};
 use hearth::recipe::{Board, LabSettings, LoadedLab, board_or_type, find};
+use hearth::rootfs::Manifest;
 use hearth::uboot::bootscript::{difference, rewrap};
-use hearth::uboot::{BootScript, Templates, Values, script, timestamp};
+use hearth::uboot::{self, BootScript, Templates, Values, script, timestamp};
 
 use super::terminal::Terminal;
 
@@ -26,19 +27,19 @@ pub struct Arguments {
     /// A board of the lab, or a board type
     #[arg(required_unless_present_any = ["all", "edit"], conflicts_with_all = ["all", "edit"])]
     board: Option<String>,
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
     /// Every board of the lab, as the tree of a TFTP server
     #[arg(long, conflicts_with_all = ["print", "check", "edit"])]
     all: bool,
-    /// A template's name (card, nfs, local) or file; the board's by default
+    /// A template's name (card, nfs, local) or file [default: the board's]
     #[arg(short, long, value_name = "TEMPLATE")]
     template: Option<String>,
-    /// The image to boot; the one built in out/RECIPE by default
+    /// The image to boot [default: the one in out/RECIPE]
     #[arg(long, value_name = "ID")]
     image: Option<String>,
-    /// Where to write; out/boards/BOARD, or out with --all, by default
+    /// Where to write [default: out/boards/BOARD, with --all: out]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Print the script's text, and write nothing
@@ -62,6 +63,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     }
     let name = arguments.board.as_deref().unwrap_or_default();
     let (lab, board) = board_or_type(arguments.lab.as_deref(), name)?;
+    warn_of_port(&lab.settings);
     let made = renderer.render(&board, &lab.settings)?;
     if arguments.print {
         print!("{}", made.text);
@@ -84,6 +86,7 @@ fn all(arguments: &Arguments, renderer: &Renderer<'_>, terminal: &Terminal) -> R
     let lab = LoadedLab::find(arguments.lab.as_deref())?.ok_or_else(|| {
         Fault::input("there is no lab file here").remedy("name one with --lab FILE")
     })?;
+    warn_of_port(&lab.settings);
     let directory = arguments.output.as_deref().unwrap_or(Path::new("out"));
     let mut batch = Batch::default();
     for board in &lab.boards {
@@ -130,7 +133,10 @@ impl<'a> Renderer<'a> {
     }
 
     fn render(&self, board: &Board, lab: &LabSettings) -> Result<BootScript> {
-        let built = self.arguments.image.clone().or_else(|| built_image(board));
+        let built = match &self.arguments.image {
+            Some(image) => Some(image.clone()),
+            None => built_image(board)?,
+        };
         let template = self
             .arguments
             .template
@@ -165,6 +171,16 @@ fn no_image(board: &Board) -> Fault {
             )),
         None => Fault::input(format!("board `{}` has no recipe", board.name))
             .remedy("give it a `recipe` in the lab file, or name an image with --image ID"),
+    }
+}
+
+/// The script sets `tftpdstp`, which says nothing to most U-Boots, Debian's among them.
+fn warn_of_port(lab: &LabSettings) {
+    if lab.ports.tftp != uboot::values::TFTP_PORT {
+        log::warn!(
+            "only a U-Boot built with CONFIG_TFTP_PORT asks for TFTP at port {}; Debian's are not",
+            lab.ports.tftp
+        );
     }
 }
 
@@ -250,9 +266,14 @@ fn run_editor(file: &Path) -> Result<()> {
 }
 
 /// The id of the image that `hearth build` last made of the board's recipe, if there is one.
-fn built_image(board: &Board) -> Option<String> {
-    let recipe = Path::new(board.recipe.as_deref()?).file_stem()?;
-    let manifest = fs::read(Path::new("out").join(recipe).join("manifest.json")).ok()?;
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest).ok()?;
-    Some(manifest.get("image")?.as_str()?.to_string())
+fn built_image(board: &Board) -> Result<Option<String>> {
+    let recipe = board.recipe.as_deref().map(Path::new);
+    let Some(name) = recipe.and_then(Path::file_stem) else {
+        return Ok(None);
+    };
+    let directory = Path::new("out").join(name);
+    if !directory.join(Manifest::FILE).exists() {
+        return Ok(None);
+    }
+    Ok(Some(Manifest::load(&directory)?.image))
 }

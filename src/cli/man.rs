@@ -17,7 +17,7 @@ use super::terminal::Terminal;
 /// Print a manual page, or write all of them
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The subcommand; hearth itself by default
+    /// The subcommand [default: hearth itself]
     command: Option<String>,
     /// Write every page into this directory, as hearth-COMMAND.1
     #[arg(short, long, value_name = "DIR", conflicts_with = "command")]

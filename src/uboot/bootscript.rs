@@ -33,10 +33,14 @@ impl BootScript {
         time: u32,
     ) -> Result<BootScript> {
         let text = templates.script(name, values)?;
+        let extlinux = templates.extlinux(name, values)?;
+        if let Some(extlinux) = &extlinux {
+            check_command_line(extlinux, arch)?;
+        }
         let title = format!("{} {name}", values.board);
         Ok(BootScript {
             image: script::wrap(text.as_bytes(), image_arch(arch), &title, time)?,
-            extlinux: templates.extlinux(name, values)?,
+            extlinux,
             text,
         })
     }
@@ -69,6 +73,27 @@ impl BootScript {
         ["boot.scr", "boot.scr.uimg"]
             .map(|name| (name.to_string(), self.image.as_slice()))
             .to_vec()
+    }
+}
+
+/// Refuses a kernel command line that the kernel would cut without a word: it has `COMMAND_LINE_SIZE` bytes with
+/// the final NUL (Linux, arch/*/include/uapi/asm/setup.h).
+fn check_command_line(extlinux: &str, arch: Arch) -> Result<(), Fault> {
+    let limit = match arch {
+        Arch::Armel | Arch::Armhf | Arch::Riscv64 => 1023,
+        Arch::Arm64 => 2047,
+    };
+    let lines = extlinux.lines().map(str::trim_start);
+    let length = lines
+        .filter_map(|line| line.strip_prefix("append "))
+        .map(str::len)
+        .max();
+    match length {
+        Some(length) if length > limit => Err(Fault::input(format!(
+            "the kernel command line has {length} bytes, but a kernel for {arch} takes {limit}"
+        ))
+        .remedy("shorten the board's values or kernel arguments")),
+        _ => Ok(()),
     }
 }
 
@@ -132,6 +157,14 @@ mod tests {
             "{told}"
         );
         assert!(difference(b"echo", "boot.scr", "").is_err());
+    }
+
+    #[test]
+    fn a_command_line_that_the_kernel_would_cut_is_refused() {
+        let line = |length| format!("default x\n  append {}\n", "a".repeat(length));
+        assert!(check_command_line(&line(1023), Arch::Armhf).is_ok());
+        assert!(check_command_line(&line(1024), Arch::Armhf).is_err());
+        assert!(check_command_line(&line(1024), Arch::Arm64).is_ok());
     }
 
     #[test]

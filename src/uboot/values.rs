@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::recipe::{Board, LabSettings, LoadAddresses};
 
 /// The port that TFTP has unless somebody says otherwise (RFC 1350, section 4).
-const TFTP_PORT: u16 = 69;
+pub const TFTP_PORT: u16 = 69;
 
 /// What a template of a boot script may use. A field that is absent is an undefined variable.
 #[derive(Clone, Debug, PartialEq, Serialize)]
