@@ -168,7 +168,7 @@ pub fn write_atomically(path: &Path, data: &[u8]) -> Result<()> {
 /// Many small files that are put in their places together: all are written beside them and synced once,
 /// then renamed one after the other. A failure before the first rename leaves everything as it was.
 ///
-/// A file that has the right contents already is not touched.
+/// A file that has the right contents already is not touched. A kill may leave `.hearth-…` files beside their places.
 #[derive(Debug, Default)]
 pub struct Batch {
     beside: Vec<(TempPath, PathBuf)>,

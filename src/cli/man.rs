@@ -1,5 +1,6 @@
 //! `hearth man`: the manual pages, made from the same text as `--help`.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,8 +18,8 @@ use super::terminal::Terminal;
 /// Print a manual page, or write all of them
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The subcommand [default: hearth itself]
-    command: Option<String>,
+    /// The subcommand, such as `image show` [default: hearth itself]
+    command: Vec<String>,
     /// Write every page into this directory, as hearth-COMMAND.1
     #[arg(short, long, value_name = "DIR", conflicts_with = "command")]
     output: Option<PathBuf>,
@@ -27,11 +28,12 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let mut hearth = Cli::command();
     hearth.build();
-    let pages = pages(&hearth);
+    let mut pages = BTreeMap::new();
+    collect(&hearth, "hearth", &mut pages);
     if let Some(directory) = &arguments.output {
         let mut batch = Batch::default();
-        for page in &pages {
-            batch.add(&directory.join(page.get_filename()), &render(page)?)?;
+        for (name, page) in &pages {
+            batch.add(&directory.join(format!("{name}.1")), &render(page)?)?;
         }
         batch.commit()?;
         terminal.say(&format!(
@@ -41,34 +43,49 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    let wanted = match &arguments.command {
-        None => "hearth.1".to_string(),
-        Some(command) => format!("hearth-{command}.1"),
-    };
-    let Some(page) = pages.iter().find(|page| page.get_filename() == wanted) else {
-        let name = arguments.command.as_deref().unwrap_or_default();
+    let mut wanted = vec!["hearth"];
+    wanted.extend(arguments.command.iter().map(String::as_str));
+    let Some(page) = pages.get(&wanted.join("-")) else {
+        let name = arguments.command.join(" ");
         let known: Vec<&str> = hearth.get_subcommands().map(Command::get_name).collect();
         return Err(Fault::input(format!("there is no command `{name}`"))
-            .remedy(suggestion(name, &known))
+            .remedy(suggestion(&name, &known))
             .into());
     };
     io::stdout().write_all(&render(page)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// One page for hearth and one for each of its subcommands.
-fn pages(hearth: &Command) -> Vec<Man> {
-    let page = |command: Command, name: String| Man::new(command.display_name(&name)).title(name);
-    let mut pages = vec![page(hearth.clone(), "hearth".into())];
-    for subcommand in hearth.get_subcommands().filter(|it| !it.is_hide_set()) {
-        let name = format!("hearth-{}", subcommand.get_name());
-        pages.push(page(subcommand.clone(), name));
+/// A page for the command and one for each of its subcommands, by name: `hearth-image-show`.
+fn collect(command: &Command, name: &str, pages: &mut BTreeMap<String, Man>) {
+    for subcommand in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+        let inner = format!("{name}-{}", subcommand.get_name());
+        collect(subcommand, &inner, pages);
     }
-    pages
+    let page = Man::new(command.clone().display_name(name)).title(name);
+    pages.insert(name.to_string(), page);
 }
 
 fn render(page: &Man) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     page.render(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_has_a_page_that_names_it() {
+        let mut pages = BTreeMap::new();
+        let mut hearth = Cli::command();
+        hearth.build();
+        collect(&hearth, "hearth", &mut pages);
+        for name in ["hearth", "hearth-bootscript", "hearth-boards-show"] {
+            let text = String::from_utf8(render(&pages[name]).unwrap()).unwrap();
+            assert!(text.contains(&format!(".TH {name} 1")), "{text}");
+            assert!(text.contains(&name.replace('-', "\\-")), "{text}");
+        }
+    }
 }
