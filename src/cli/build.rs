@@ -1,5 +1,6 @@
 //! `hearth build`: makes a master image, and what boards boot from it.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -24,6 +25,9 @@ pub struct Arguments {
     /// Say for each stage why it ran
     #[arg(long)]
     explain: bool,
+    /// How many threads unpack [default: all processors]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     #[command(flatten)]
     network: NetworkArguments,
 }
@@ -42,7 +46,10 @@ pub struct NetworkArguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
-    let plan = plan(&arguments.recipe, &arguments.network, terminal)?;
+    let mut plan = plan(&arguments.recipe, &arguments.network, terminal)?;
+    if let Some(threads) = arguments.threads {
+        plan.threads = threads.get();
+    }
     let out = match &arguments.output {
         Some(out) => out.clone(),
         None => PathBuf::from("out").join(&plan.name),

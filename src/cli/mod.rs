@@ -6,6 +6,7 @@ mod bootscript;
 mod build;
 mod changes;
 mod completions;
+mod diff;
 mod flash;
 mod help;
 mod image;
@@ -20,6 +21,7 @@ mod serve;
 mod shell;
 mod table;
 mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -68,6 +70,7 @@ pub enum Command {
     Bootscript(bootscript::Arguments),
     Build(build::Arguments),
     Completions(completions::Arguments),
+    Diff(diff::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
     Lock(lock::Arguments),
@@ -77,6 +80,7 @@ pub enum Command {
     Run(run::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
+    Verify(verify::Arguments),
 }
 
 /// The work of hearth that is done inside the sandbox.
@@ -104,6 +108,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),
         Command::Build(arguments) => build::run(&arguments, terminal),
         Command::Completions(arguments) => completions::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Flash(arguments) => flash::run(&arguments, terminal),
         Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),
@@ -113,5 +118,6 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Run(arguments) => run::run(&arguments, terminal),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments, terminal),
+        Command::Verify(arguments) => verify::run(&arguments, terminal),
     }
 }

@@ -126,6 +126,7 @@ pub fn extract_bootloaders(
             }
         }
     }
+    let mut left_out = BTreeSet::new();
     for (board, file) in missing {
         if named {
             return Err(Fault::input(format!(
@@ -134,7 +135,9 @@ pub fn extract_bootloaders(
             .remedy("take the board type out of the recipe's `boards`, or use a suite whose package has it")
             .into());
         }
-        log::warn!("no bootloader for the board type {board}: these suites have no {file}");
+        if left_out.insert(board) {
+            log::warn!("no bootloader for the board type {board}: these suites have no {file}");
+        }
         let partial = out.join("bootloader").join(board);
         if partial.exists() {
             fs::remove_dir_all(&partial)?;

@@ -27,7 +27,7 @@ use crate::sandbox::Namespaces;
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
 const CONFIGURE_REVISION: u32 = 1;
-const IMAGE_REVISION: u32 = 1;
+const IMAGE_REVISION: u32 = 3;
 const BOOT_REVISION: u32 = 1;
 
 /// What to build, all of it read and checked.
@@ -487,7 +487,7 @@ fn inside<I: Serialize, O: DeserializeOwned>(
     Namespaces::running(arch).step(name, input, progress)
 }
 
-fn remove(paths: Vec<PathBuf>, progress: &dyn Progress) -> Result<()> {
+pub(super) fn remove(paths: Vec<PathBuf>, progress: &dyn Progress) -> Result<()> {
     if paths.is_empty() {
         return Ok(());
     }

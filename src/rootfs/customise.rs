@@ -184,6 +184,7 @@ pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<()> {
     strip::apply(&mut tree, &custom.strip, context.epoch)?;
     users::apply(&mut tree, &custom.users, context.epoch)?;
     apt(&mut tree, context, &custom.auto)?;
+    hosts(&mut tree, context.epoch)?;
     host_keys(&mut tree, context.epoch)?;
     timezone(&mut tree, custom.system.timezone.as_deref(), context.epoch)?;
     let users = Users::load(&mut tree)?;
@@ -228,6 +229,15 @@ fn apt(tree: &mut Tree, context: &Context<'_>, auto: &[String]) -> Result<()> {
         states.as_bytes(),
         context.epoch,
     )
+}
+
+/// No package brings `/etc/hosts` (hosts(5)), but programs expect that `localhost` is known.
+fn hosts(tree: &mut Tree, epoch: i64) -> Result<()> {
+    if tree.kind(Path::new("etc/hosts")).is_some() {
+        return Ok(());
+    }
+    let text = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    tree.write("etc/hosts", 0o644, text.as_bytes(), epoch)
 }
 
 /// Boards make their own ssh host keys when they boot: an image has none, and its `machine-id` being empty

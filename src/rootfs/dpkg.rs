@@ -330,31 +330,28 @@ pub fn add_preinst(tree: &mut Tree, package: &Package, epoch: i64) -> Result<()>
     }
 }
 
-/// Takes files that were removed from the image out of the packages' checksums, so that `dpkg --verify` does not
-/// miss them. They stay in the lists, as with dpkg's own `path-exclude`.
-pub fn forget_checksums(
-    tree: &mut Tree,
-    removed: &dyn Fn(&Path) -> bool,
-    epoch: i64,
-) -> Result<()> {
+/// Takes files that were left out of the image out of the packages' lists and checksums, so that `dpkg --verify` does
+/// not miss them. Whether a listed path (relative) was left out is for `gone` to say.
+pub fn forget(tree: &mut Tree, gone: &dyn Fn(&mut Tree, &Path) -> bool, epoch: i64) -> Result<()> {
     for file in tree.list(Path::new(INFO))? {
-        if Path::new(&file)
-            .extension()
-            .is_none_or(|extension| extension != "md5sums")
-        {
-            continue;
-        }
         let path = Path::new(INFO).join(&file);
+        let is_list = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("list") => true,
+            Some("md5sums") => false,
+            _ => continue,
+        };
         let text = tree.read_text(&path)?;
-        let kept: String = text
-            .split_inclusive('\n')
-            .filter(|line| {
-                let name = line
-                    .split_once("  ")
-                    .map_or("", |(_, name)| name.trim_end());
-                !removed(Path::new(name))
-            })
-            .collect();
+        let mut kept = String::with_capacity(text.len());
+        for line in text.split_inclusive('\n') {
+            let name = if is_list {
+                line.trim_start_matches('/')
+            } else {
+                line.split_once("  ").map_or("", |(_, name)| name)
+            };
+            if !gone(tree, Path::new(name.trim_end())) {
+                kept.push_str(line);
+            }
+        }
         if kept != text {
             tree.write(&path, 0o644, kept.as_bytes(), epoch)?;
         }

@@ -6,6 +6,7 @@ mod build;
 mod certificates;
 pub mod configure;
 mod customise;
+pub mod diff;
 mod dpkg;
 pub mod index;
 mod manifest;
@@ -19,6 +20,7 @@ mod tarball;
 mod tree;
 mod unpack;
 mod users;
+pub mod verify;
 
 use std::path::Path;
 

@@ -45,7 +45,7 @@ const FILES: [&str; 28] = [
 ];
 
 /// Directories whose content goes.
-const EMPTY: [&str; 8] = [
+const EMPTY: [&str; 7] = [
     "dev",
     "proc",
     "run",
@@ -53,7 +53,6 @@ const EMPTY: [&str; 8] = [
     "tmp",
     "var/tmp",
     "var/cache/man",
-    "var/lib/apt/lists",
 ];
 
 /// Removes and empties what is listed above; logs are emptied, or removed where they are rotated ones.
@@ -75,6 +74,9 @@ pub fn apply(tree: &mut Tree, epoch: i64) -> Result<()> {
     })?;
     remove_matching(tree, Path::new("var/cache/apt/archives"), &|name| {
         name.ends_with(".deb")
+    })?;
+    remove_matching(tree, Path::new("var/lib/apt/lists"), &|name| {
+        name != "partial"
     })?;
     // How often a script of ucf's ran is of no use to the board.
     remove_matching(tree, Path::new("var/lib/ucf"), &|name| {

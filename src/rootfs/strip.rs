@@ -45,7 +45,8 @@ pub fn apply(tree: &mut Tree, strip: &Strip, epoch: i64) -> Result<()> {
                 .with_context(|| format!("cannot strip /{}", top.display()))?;
         }
     }
-    dpkg::forget_checksums(tree, &|path| rules.removes(path), epoch)?;
+    let gone = |tree: &mut Tree, path: &Path| rules.removes(path) && tree.kind(path).is_none();
+    dpkg::forget(tree, &gone, epoch)?;
     let excludes = rules.dpkg_options();
     tree.write(
         "etc/dpkg/dpkg.cfg.d/hearth-strip",
