@@ -26,7 +26,7 @@ use crate::sandbox::Namespaces;
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
-const CONFIGURE_REVISION: u32 = 1;
+const CONFIGURE_REVISION: u32 = 2;
 const IMAGE_REVISION: u32 = 3;
 const BOOT_REVISION: u32 = 1;
 
@@ -344,7 +344,11 @@ impl Plan {
     pub fn new(file: &RecipeFile, lock: &Lock, debs: Vec<PathBuf>) -> Result<Self> {
         Ok(Plan {
             name: file.name.clone(),
-            path: file.path.clone(),
+            path: if file.is_built_in() {
+                file.path.clone()
+            } else {
+                std::path::absolute(&file.path)?
+            },
             recipe: file.recipe.clone(),
             recipe_sha256: file.digest(),
             lock_sha256: lock.digest(),

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::tree::{Kind, Tree};
 
 /// Files that go.
-const FILES: [&str; 28] = [
+const FILES: [&str; 27] = [
     // Backups of what the build changed.
     "etc/group-",
     "etc/gshadow-",
@@ -33,7 +33,6 @@ const FILES: [&str; 28] = [
     "var/cache/apt/pkgcache.bin",
     "var/cache/apt/srcpkgcache.bin",
     "var/cache/ldconfig/aux-cache",
-    "etc/udev/hwdb.bin",
     // What is to be each board's own.
     "var/lib/systemd/random-seed",
     "var/lib/systemd/credential.secret",

@@ -172,18 +172,18 @@ impl Store {
         Ok(found)
     }
 
-    /// Remembers what a recipe's stages were made from; `owner` is the recipe's path.
+    /// Remembers what a recipe's stages were made from; `owner` is the recipe's absolute path.
     pub fn remember(&self, owner: &Path, keys: &[&Key]) -> Result<()> {
-        let text = serde_json::to_vec(keys)?;
-        write_atomically(&self.memory(owner), &text)
+        let memory = Memory {
+            owner: owner.to_path_buf(),
+            keys: keys.iter().copied().cloned().collect(),
+        };
+        write_atomically(&self.memory(owner), &serde_json::to_vec(&memory)?)
     }
 
     /// What the recipe's stages were made from the last time.
     pub fn remembered(&self, owner: &Path) -> Vec<Key> {
-        fs::read(self.memory(owner))
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default()
+        Memory::read(&self.memory(owner)).map_or_else(Vec::new, |memory| memory.keys)
     }
 
     fn memory(&self, owner: &Path) -> PathBuf {
@@ -199,13 +199,15 @@ impl Store {
         for entry in fs::read_dir(&self.stages)? {
             let path = entry?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some("last") => {
-                    let keys: Vec<Key> = fs::read(&path)
-                        .ok()
-                        .and_then(|text| serde_json::from_slice(&text).ok())
-                        .unwrap_or_default();
-                    used.extend(keys.iter().map(Key::digest));
-                }
+                Some("last") => match Memory::read(&path) {
+                    Some(memory)
+                        if memory.owner.starts_with("<hearth>") || memory.owner.exists() =>
+                    {
+                        used.extend(memory.keys.iter().map(Key::digest));
+                    }
+                    // The recipe is gone.
+                    _ => fs::remove_file(&path)?,
+                },
                 Some(_) => {}
                 None => stages.push(path),
             }
@@ -222,6 +224,20 @@ impl Store {
             }
         }
         Ok(unused)
+    }
+}
+
+/// What a recipe's last build used.
+#[derive(Debug, Serialize, Deserialize)]
+struct Memory {
+    owner: PathBuf,
+    keys: Vec<Key>,
+}
+
+impl Memory {
+    /// `None` for a file that is gone or damaged: nothing but a reason is lost by that.
+    fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 }
 
@@ -282,8 +298,12 @@ mod tests {
         assert!(store.unused().unwrap().is_empty(), "it is in use");
         drop(stored);
         assert_eq!(store.unused().unwrap().len(), 1);
-        store.remember(Path::new("a"), &[&key]).unwrap();
+        let recipe = cache.path().join("recipe.toml");
+        fs::write(&recipe, "").unwrap();
+        store.remember(&recipe, &[&key]).unwrap();
         assert!(store.unused().unwrap().is_empty(), "a recipe needs it");
+        fs::remove_file(&recipe).unwrap();
+        assert_eq!(store.unused().unwrap().len(), 1, "its recipe is gone");
         let newer = Key::new("unpack", 1).with("package busybox", "1.38");
         assert_eq!(newer.changed_since(&key), ["package busybox"]);
         assert_ne!(newer.digest(), key.digest());

@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_pax_record_counts_its_own_length() {
-        assert_eq!(pax_record("path", b"x"), b"10 path=x\n");
+        assert_eq!(pax_record("path", b"x"), b"9 path=x\n");
         let record = pax_record("path", &[b'y'; 90]);
         assert_eq!(record.len(), 99);
         assert!(record.starts_with(b"99 path="));
