@@ -86,10 +86,10 @@ fn compare(old: &Image, one: Number, new: &Image, other: Number) -> Result<Vec<S
     };
     let mut different = Vec::new();
     match (&a.kind, &b.kind) {
-        (Kind::File { .. }, Kind::File { .. }) => {
-            if a.size() != b.size() || !same_content(old, one, new, other, a.size())? {
-                different.push("content".to_string());
-            }
+        (Kind::File { .. }, Kind::File { .. })
+            if a.size() != b.size() || !same_content(old, one, new, other, a.size())? =>
+        {
+            different.push("content".to_string());
         }
         (Kind::Directory { .. }, Kind::Directory { .. }) => {}
         (Kind::Symlink { target: from }, Kind::Symlink { target: to }) if from != to => {
