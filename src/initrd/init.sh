@@ -1,0 +1,375 @@
+#!/bin/sh
+# The first program of a board that boots an image of hearth. Finds the root that the kernel command line
+# names, puts a layer of memory above it, and starts the system there. busybox runs it.
+#
+#   root=/dev/nfs nfsroot=[SERVER:]PATH[,OPTIONS]     a root on NFS, or
+#   root=DEVICE|LABEL=NAME|UUID=ID [rootfstype=TYPE] [rootflags=OPTIONS]
+#   ip=dhcp  ip=CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF:DNS:DNS  BOOTIF=01-MAC
+#   rw  init=PROGRAM
+#   hearth.overlay=none    mount the root itself; writable only with rw
+#   hearth.break=STAGE     a shell before modules, network, mount, overlay, switch; or instead of a reboot: panic
+#   hearth.panic=SECONDS   how long to wait after a failure before the reboot; 0: for ever
+
+PATH=/usr/bin:/usr/sbin:/bin:/sbin
+export PATH
+facts=/run/hearth/net
+
+# --- telling ---------------------------------------------------------------------------------------
+
+# The kernel's log has it for the console, for dmesg and for the journal.
+say() { echo "<5>hearth: $*" >/dev/kmsg; }
+
+shell() {
+	echo "hearth: a shell before stage '$1'; leave it to go on" >/dev/console
+	setsid cttyhack sh
+}
+
+stage() {
+	stage=$1
+	if [ "$break_at" = "$stage" ]; then shell "$stage"; fi
+}
+
+fail() {
+	echo "<3>hearth: FAILED in stage '$stage': $*" >/dev/kmsg
+	if [ "$break_at" = panic ]; then shell panic; fi
+	if [ "$panic" = 0 ]; then
+		say "waiting for ever (hearth.panic=0)"
+		while :; do sleep 3600; done
+	fi
+	say "rebooting in $panic s"
+	sleep "$panic"
+	reboot -f
+}
+
+# --- what to do ------------------------------------------------------------------------------------
+
+mount_kernel_file_systems() {
+	mount -t proc -o nosuid,nodev,noexec proc /proc
+	mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+	mount -t devtmpfs -o nosuid,mode=0755 devtmpfs /dev
+	mount -t tmpfs -o nosuid,nodev,mode=0755 tmpfs /run
+	mkdir -p "$facts"
+	# Else the kernel drops all but ten of our lines in five seconds.
+	echo on >/proc/sys/kernel/printk_devkmsg
+}
+
+read_command_line() {
+	root='' type='' flags='' mode=ro nfsroot='' ip='' mac='' init=/sbin/init
+	overlay='' break_at='' panic=30 board=''
+	read -r line </proc/cmdline
+	set -f
+	for word in $line; do
+		value=${word#*=}
+		case $word in
+		root=*) root=$value ;;
+		nfsroot=*) nfsroot=$value ;;
+		rootfstype=*) type=$value ;;
+		rootflags=*) flags=$value ;;
+		ip=*) ip=$value ;;
+		BOOTIF=*) mac=$(echo "${value#01-}" | tr 'A-F-' 'a-f:') ;;
+		ro | rw) mode=$word ;;
+		init=*) init=$value ;;
+		hearth.overlay=*) overlay=$value ;;
+		hearth.break=*) break_at=$value ;;
+		hearth.panic=*) panic=$value ;;
+		hearth.board=*) board=$value ;;
+		esac
+	done
+	set +f
+	case $panic in '' | *[!0-9]*) panic=30 ;; esac
+	# A kernel that panics must not keep the board either.
+	if [ "$(cat /proc/sys/kernel/panic)" = 0 ]; then echo "$panic" >/proc/sys/kernel/panic; fi
+}
+
+# --- devices ---------------------------------------------------------------------------------------
+
+load_modules() {
+	while read -r module; do
+		modprobe -bq "$module" || say "the module $module cannot be loaded"
+	done </etc/hearth/modules
+	load_drivers
+}
+
+# Loads the drivers of the devices that are there, and of those that appear with them. Devices that were seen
+# before are left alone, so that it costs little to call this again.
+load_drivers() {
+	seen=/run/hearth/devices
+	: >>$seen
+	for pass in 1 2 3 4 5; do
+		find /sys/devices -name modalias -exec cat {} + 2>/dev/null | sort -u |
+			grep -vxFf $seen >$seen.new || return 0
+		cat $seen.new >>$seen
+		xargs modprobe -abq <$seen.new 2>/dev/null
+	done
+	say "after $pass passes there are still new devices"
+}
+
+# --- network ---------------------------------------------------------------------------------------
+
+# What is known of the network; quotes and the like, which a DHCP server might send, are left out.
+fact() { if [ -e "$facts/$1" ]; then tr -cd '[:alnum:]._:/,=@%+ \n-' <"$facts/$1"; fi; }
+
+# Ethernet interfaces that the command line allows.
+interfaces() {
+	for path in /sys/class/net/*; do
+		name=${path##*/}
+		if [ "$(cat "$path/type")" != 1 ] || [ -e "$path/phy80211" ]; then continue; fi
+		if [ "${device:-$name}" != "$name" ]; then continue; fi
+		address=$(cat "$path/address")
+		if [ "${mac:-$address}" != "$address" ]; then continue; fi
+		echo "$name"
+	done
+}
+
+# Splits ip= as the kernel does (Documentation/admin-guide/nfs/nfsroot.rst).
+read_ip() {
+	client='' server='' gateway='' netmask='' hostname='' device='' method=dhcp dns=''
+	case $ip in
+	'' | dhcp | on | any | both) ;;
+	off | none) method=none ;;
+	*:*)
+		IFS=: read -r client server gateway netmask hostname device method dns dns2 _ <<-END
+			$ip
+		END
+		dns="$dns $dns2"
+		if [ -n "$client" ]; then method=static; else method=dhcp; fi
+		;;
+	*) fail "ip=$ip is neither dhcp nor CLIENT:SERVER:GATEWAY:NETMASK:…" ;;
+	esac
+}
+
+bring_up_network() {
+	read_ip
+	if [ "$method" = none ]; then return; fi
+	ip link set lo up
+	wanted="${device:+ $device}${mac:+ with MAC $mac}"
+	waited=0
+	while [ -z "$(interfaces)" ]; do
+		if [ "$waited" = 60 ]; then fail "no network interface$wanted appeared within 60 s"; fi
+		if [ "$waited" = 5 ]; then say "waiting for a network interface$wanted"; fi
+		sleep 1
+		waited=$((waited + 1))
+		load_drivers
+	done
+	for pause in 1 2 3 5 8 13 0; do
+		for interface in $(interfaces); do
+			ip link set "$interface" up
+			if has_link "$interface" && "set_$method" "$interface"; then
+				announce_network
+				return
+			fi
+		done
+		if [ "$pause" != 0 ]; then say "no address yet; again in $pause s"; fi
+		sleep "$pause"
+		load_drivers
+	done
+	fail "no interface$wanted got an address ($method); is the cable plugged in, and is there a DHCP server?"
+}
+
+has_link() {
+	for _ in 1 2 3 4 5 6 7 8 9 10; do
+		if [ "$(cat "/sys/class/net/$1/carrier" 2>/dev/null)" = 1 ]; then return; fi
+		sleep 1
+	done
+	say "$1 has no link"
+	return 1
+}
+
+set_dhcp() {
+	udhcpc -i "$1" -f -q -n -t 4 -T 3 -s /etc/hearth/udhcpc.sh -O rootpath -O hostname \
+		${board:+-x hostname:"$board"} >/run/hearth/udhcpc.log 2>&1
+}
+
+set_static() {
+	prefix=$(ipcalc -ps "$client" "${netmask:-255.255.255.0}") || fail "ip=$ip: not an address and a netmask"
+	prefix=${prefix#PREFIX=}
+	ip address replace "$client/$prefix" dev "$1" || return 1
+	if [ -n "$gateway" ]; then ip route replace default via "$gateway" dev "$1"; fi
+	echo "$1" >$facts/interface
+	echo "$client" >$facts/address
+	echo "$prefix" >$facts/prefix
+	echo "$gateway" >$facts/gateway
+	echo "$server" >$facts/server
+	echo "$hostname" >$facts/hostname
+	echo "$dns" >$facts/dns
+}
+
+announce_network() {
+	echo "$method" >$facts/method
+	for server_of_names in $(fact dns); do echo "nameserver $server_of_names"; done >/etc/resolv.conf
+	say "$(fact interface) has $(fact address)/$(fact prefix) ($method)"
+}
+
+# --- root ------------------------------------------------------------------------------------------
+
+# Tries $@ until it works, with growing pauses; says why it did not.
+persist() {
+	for pause in 1 2 3 5 8 13 0; do
+		if problem=$("$@" 2>&1); then return; fi
+		if [ "$pause" != 0 ]; then say "$problem; again in $pause s"; fi
+		sleep "$pause"
+	done
+	fail "$problem"
+}
+
+# The kernel speaks MOUNT and NFS by itself (fs/nfs/fs_context.c), but wants the server's address in numbers.
+mount_nfs() {
+	spec=${nfsroot:-$(fact rootpath)}
+	options=
+	case $spec in *,*) options=,${spec#*,} spec=${spec%%,*} ;; esac
+	case $spec in
+	*:/*) server=${spec%%:/*} path=/${spec#*:/} ;;
+	/*) server=$(fact server) path=$spec ;;
+	*) fail "the command line has no nfsroot=SERVER:/PATH, and DHCP told no root path" ;;
+	esac
+	case $path in *%s*) path=${path%%%s*}$(fact address)${path#*%s} ;; esac
+	if [ -z "$server" ]; then fail "nfsroot=$spec names no server, and DHCP told none"; fi
+	case $server in
+	*[!0-9.]*) address=$(nslookup "$server" 2>/dev/null | awk '/^Address/ { a = $NF } END { print a }') ;;
+	*) address=$server ;;
+	esac
+	if [ -z "$address" ]; then fail "the name of the NFS server, $server, cannot be resolved"; fi
+	case $options, in
+	*,v4* | *vers=4*) options=$options,clientaddr=$(fact address) ;;
+	*,lock,*) ;;
+	# Nobody here could keep locks for the server.
+	*) options=$options,nolock ;;
+	esac
+	say "mounting $server:$path (NFS${options#,})"
+	# A server that swallows everything would otherwise hold us for minutes.
+	persist timeout -s KILL 60 mount -i -t nfs -o "$1$options,addr=$address" "$server:$path" "$2"
+}
+
+mount_device() {
+	device=$root
+	waited=0
+	while :; do
+		case $root in
+		LABEL=* | UUID=*) device=$(findfs "$root" 2>/dev/null) ;;
+		esac
+		if [ -b "$device" ]; then break; fi
+		if [ "$waited" = 60 ]; then fail "the root device $root did not appear within 60 s"; fi
+		if [ "$waited" = 5 ]; then say "waiting for $root"; fi
+		sleep 1
+		waited=$((waited + 1))
+		load_drivers
+	done
+	if [ -z "$type" ]; then type=$(blkid "$device" | sed -n 's/.* TYPE="\([^"]*\)".*/\1/p'); fi
+	if [ -z "$type" ]; then fail "$root holds no file system that blkid knows; set rootfstype="; fi
+	say "mounting $device ($type)"
+	persist mount -t "$type" -o "$1${flags:+,$flags}" "$device" "$2"
+}
+
+# mount_root MODE DIRECTORY
+mount_root() {
+	case $root in
+	/dev/nfs) mount_nfs "$1" "$2" ;;
+	/dev/* | LABEL=* | UUID=*) mount_device "$1" "$2" ;;
+	'') fail "the command line has no root=" ;;
+	*) fail "root=$root is none of /dev/nfs, a device, LABEL=NAME, UUID=ID" ;;
+	esac
+}
+
+# The lower and the upper layer stay mounted below the new root, where nobody sees them: nothing can unmount
+# them before the kernel stops.
+mount_overlay() {
+	mount -t tmpfs -o mode=0755 overlay /writable || fail "there is no tmpfs"
+	mkdir /writable/upper /writable/work
+	problem=$(mount -t overlay -o lowerdir=/lower,upperdir=/writable/upper,workdir=/writable/work \
+		overlay /newroot 2>&1) || fail "$problem"
+}
+
+# --- the system ------------------------------------------------------------------------------------
+
+# Tells the booted system what was configured here, so that it keeps it: the root hangs on it.
+hand_over_network() {
+	interface=$(fact interface)
+	if [ -z "$interface" ]; then return; fi
+	mkdir -p /run/systemd/network
+	{
+		echo "# Written by hearth's initrd: this interface carries the root and must outlive everything."
+		echo "[Match]"
+		echo "MACAddress=$(cat "/sys/class/net/$interface/address")"
+		echo "[Network]"
+		echo "KeepConfiguration=yes"
+		if [ "$(fact method)" = dhcp ]; then
+			echo "DHCP=ipv4"
+			for address in $(fact dns); do echo "DNS=$address"; done
+			# As udhcpc: a server then gives the same address again.
+			printf '[DHCPv4]\nClientIdentifier=mac\n'
+		else
+			echo "Address=$(fact address)/$(fact prefix)"
+			for address in $(fact dns); do echo "DNS=$address"; done
+			for address in $(fact gateway); do echo "Gateway=$address"; done
+		fi
+	} >/run/systemd/network/05-hearth-root.network
+	# As klibc's ipconfig and initramfs-tools leave it.
+	# shellcheck disable=SC2046
+	set -- $(fact dns)
+	cat >"/run/net-$interface.conf" <<-END
+		DEVICE='$interface'
+		PROTO='$(fact method)'
+		IPV4ADDR='$(fact address)'
+		IPV4NETMASK='$(ipcalc -ms "$(fact address)/$(fact prefix)" | sed 's/.*=//')'
+		IPV4GATEWAY='$(fact gateway)'
+		IPV4DNS0='$1'
+		IPV4DNS1='$2'
+		HOSTNAME='$(fact hostname)'
+		DNSDOMAIN='$(fact domain)'
+		ROOTSERVER='$(fact server)'
+		ROOTPATH='$(fact rootpath)'
+	END
+	if [ -s /etc/resolv.conf ]; then hand_over_resolv_conf; fi
+}
+
+# A link that is managed by a program of the system is left to it.
+hand_over_resolv_conf() {
+	target=$(readlink /newroot/etc/resolv.conf)
+	case $target in
+	*systemd/resolve/*) ;;
+	/run/* | ../run/*)
+		target=/run/${target#*run/}
+		mkdir -p "${target%/*}"
+		cp /etc/resolv.conf "$target"
+		;;
+	*) if [ "$writable" = yes ]; then cp /etc/resolv.conf /newroot/etc/resolv.conf; fi ;;
+	esac
+}
+
+# The board's own name, else what the DHCP server calls it.
+hand_over_name() {
+	name=${board:-$(fact hostname)}
+	case $name in '' | *[!a-zA-Z0-9.-]*) return ;; esac
+	hostname "$name"
+	if [ "$writable" = yes ]; then echo "$name" >/newroot/etc/hostname; fi
+}
+
+mount_kernel_file_systems
+read_command_line
+if [ -s /etc/hearth/library-path ]; then
+	LD_LIBRARY_PATH=$(cat /etc/hearth/library-path)
+	export LD_LIBRARY_PATH
+fi
+stage modules
+load_modules
+stage network
+case $root in /dev/nfs) bring_up_network ;; *) if [ -n "$ip" ]; then bring_up_network; fi ;; esac
+stage mount
+writable=yes
+if [ "$overlay" = none ]; then
+	mount_root "$mode" /newroot
+	if [ "$mode" = ro ]; then writable=no; fi
+else
+	mount_root ro /lower
+	stage overlay
+	mount_overlay
+fi
+stage switch
+hand_over_network
+hand_over_name
+if ! [ -x "/newroot$init" ] && ! [ -L "/newroot$init" ]; then fail "the root has no $init"; fi
+for directory in dev proc sys run; do
+	mount -o move "/$directory" "/newroot/$directory" || fail "the root has no directory /$directory"
+done
+unset LD_LIBRARY_PATH
+exec switch_root /newroot "$init" "$@"

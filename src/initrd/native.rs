@@ -1,0 +1,362 @@
+//! Owns the native builder: an initrd put together out of an image's own files, without running one of them.
+//! Never reads a file of the host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+
+use super::elf::Closure;
+use super::kernel::{Kernel, Name};
+use super::modinfo::{self, Info};
+use super::select::{Selection, Wish, select};
+use super::tree::Tree;
+use super::{Options, fdt, glob};
+use crate::error::Fault;
+use crate::recipe::BoardType;
+use crate::rootfs::index::Image;
+
+/// The programs of `/init`, all of them busybox's; and some that help in a shell of `hearth.break=`.
+const APPLETS: &[&str] = &[
+    "awk",
+    "blkid",
+    "cat",
+    "cp",
+    "cttyhack",
+    "dmesg",
+    "find",
+    "findfs",
+    "grep",
+    "hostname",
+    "ip",
+    "ipcalc",
+    "ls",
+    "lsmod",
+    "mkdir",
+    "modprobe",
+    "mount",
+    "nslookup",
+    "ping",
+    "ps",
+    "readlink",
+    "reboot",
+    "sed",
+    "setsid",
+    "sh",
+    "sleep",
+    "sort",
+    "switch_root",
+    "timeout",
+    "tr",
+    "udhcpc",
+    "umount",
+    "vi",
+    "xargs",
+];
+
+/// What every initrd of hearth can mount, beside what its boards bring.
+const FILE_SYSTEMS: &[(&str, &str)] = &[
+    ("nfs", "NFS root"),
+    ("nfsv3", "NFS root"),
+    ("overlay", "layer above the root"),
+];
+/// What helps where the kernel has it.
+const HELPFUL: &[(&str, &str)] = &[
+    ("nfsv4", "NFS root"),
+    ("af_packet", "DHCP"),
+    ("ext4", "root on a card"),
+];
+
+/// Where `show` finds why a module is there, below the modules' directory.
+pub const REASONS: &str = "modules.hearth";
+
+/// Puts an initrd together.
+///
+/// # Errors
+/// If the image lacks something that is needed: the sentence names it, and who needs it.
+pub fn assemble(image: &Image, options: &Options<'_>) -> Result<Tree> {
+    let kernel = Kernel::open(image, options.kernel)?;
+    let wishes = wishes(image, &kernel, options)?;
+    let selection = select(image, &kernel, &wishes)?;
+    let mut tree = Tree::default();
+    add_skeleton(&mut tree, image)?;
+    add_programs(&mut tree, image, options)?;
+    add_modules(&mut tree, image, &kernel, &selection)?;
+    Ok(tree)
+}
+
+fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<Wish>> {
+    let mut wishes = Vec::new();
+    for (name, board_type) in options.board_types {
+        let by = format!("the board type {name}");
+        for module in &board_type.initrd.modules {
+            wishes.push(Wish::Module {
+                name: module.clone(),
+                by: by.clone(),
+            });
+        }
+        if board_type.initrd.from_device_tree {
+            wishes.extend(devices(image, kernel, name, board_type)?);
+        }
+    }
+    for module in options.modules {
+        wishes.push(Wish::Module {
+            name: module.clone(),
+            by: "the recipe".into(),
+        });
+    }
+    let wish = |&(name, by): &(&str, &str)| (name.to_string(), by.to_string());
+    wishes.extend(
+        FILE_SYSTEMS
+            .iter()
+            .map(wish)
+            .map(|(name, by)| Wish::Module { name, by }),
+    );
+    wishes.extend(
+        HELPFUL
+            .iter()
+            .map(wish)
+            .map(|(name, by)| Wish::Helpful { name, by }),
+    );
+    Ok(wishes)
+}
+
+/// What the device tree of a board type describes.
+fn devices(
+    image: &Image,
+    kernel: &Kernel,
+    name: &str,
+    board_type: &BoardType,
+) -> Result<Vec<Wish>> {
+    let Some(tree) = &board_type.device_tree else {
+        return Err(Fault::input(format!(
+            "the board type {name} wants its modules from its device tree, but names none"
+        ))
+        .remedy("add device-tree = \"….dtb\", or set from-device-tree = false under [initrd]")
+        .into());
+    };
+    let release = &kernel.release;
+    // Debian's kernel packages; then where flash-kernel and others put them.
+    let places = [
+        format!("usr/lib/linux-image-{release}/{tree}"),
+        format!("boot/dtbs/{release}/{tree}"),
+        format!("boot/dtb-{release}/{tree}"),
+    ];
+    let Some((path, found)) = places
+        .iter()
+        .find_map(|path| Some((path, image.follow(path)?)))
+    else {
+        return Err(Fault::input(format!(
+            "the kernel {release} has no device tree {tree}, which the board type {name} boots with"
+        ))
+        .remedy("correct the board type's device-tree, or choose another kernel")
+        .into());
+    };
+    let data = image.read(found.number).with_context(|| path.clone())?;
+    let compatible = fdt::compatible_strings(&data).with_context(|| format!("/{path}"))?;
+    Ok(compatible
+        .into_iter()
+        .map(|compatible| Wish::Device {
+            compatible,
+            tree: tree.clone(),
+        })
+        .collect())
+}
+
+fn add_skeleton(tree: &mut Tree, image: &Image) -> Result<()> {
+    for directory in [
+        "dev",
+        "proc",
+        "sys",
+        "run",
+        "etc/hearth",
+        "newroot",
+        "lower",
+        "writable",
+    ] {
+        tree.directory(directory);
+    }
+    // As in the image, where they are usually links into /usr.
+    for directory in ["bin", "sbin", "lib", "usr/bin", "usr/sbin", "usr/lib"] {
+        if image.find(directory).is_some() {
+            tree.take_links(image, directory)?;
+        } else {
+            tree.directory(directory);
+        }
+    }
+    // The kernel opens it for /init before devtmpfs is there.
+    tree.device("dev/console", 5, 1);
+    tree.file("init", true, include_str!("init.sh"));
+    tree.file("etc/hearth/udhcpc.sh", true, include_str!("udhcpc.sh"));
+    Ok(())
+}
+
+fn add_programs(tree: &mut Tree, image: &Image, options: &Options<'_>) -> Result<()> {
+    let mut closure = Closure::new(image, options.arch.triplet());
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"]
+        .into_iter()
+        .find(|path| image.follow(path).is_some());
+    let Some(busybox) = busybox else {
+        return Err(Fault::input(format!(
+            "{} has no busybox, which the initrd's programs come from",
+            image.path().display()
+        ))
+        .remedy("add busybox to the recipe's packages, or use the chroot builder")
+        .into());
+    };
+    closure.take(tree, busybox)?;
+    check_applets(image, busybox)?;
+    for applet in APPLETS {
+        // The kernel calls /sbin/modprobe by that name.
+        let directory = if *applet == "modprobe" {
+            "usr/sbin"
+        } else {
+            "usr/bin"
+        };
+        let path = format!("{directory}/{applet}");
+        if !tree.contains(&path) {
+            tree.symlink(&path, busybox);
+        }
+    }
+    if !tree.is_symlink("sbin") {
+        tree.symlink("sbin/modprobe", busybox);
+    }
+    for binary in options.binaries {
+        closure.take(tree, binary)?;
+    }
+    let extra: Vec<&str> = closure.extra_directories().collect();
+    tree.file("etc/hearth/library-path", false, extra.join(":"));
+    Ok(())
+}
+
+/// Refuses a busybox that lacks a program: its names stand in the executable, each ended by a NUL.
+fn check_applets(image: &Image, busybox: &str) -> Result<()> {
+    let Some(found) = image.follow(busybox) else {
+        return Ok(());
+    };
+    let data = image
+        .read(found.number)
+        .with_context(|| busybox.to_string())?;
+    let names: BTreeSet<&[u8]> = data.split(|&byte| byte == 0).collect();
+    let missing: Vec<&str> = APPLETS
+        .iter()
+        .copied()
+        .filter(|applet| !names.contains(applet.as_bytes()))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Fault::input(format!(
+        "the image's {busybox} was built without {}",
+        missing.join(", ")
+    ))
+    .remedy("use Debian's package busybox, or the chroot builder")
+    .into())
+}
+
+/// Adds the modules, uncompressed (the archive as a whole is compressed once, and better), and the indexes that
+/// busybox's modprobe reads.
+fn add_modules(
+    tree: &mut Tree,
+    image: &Image,
+    kernel: &Kernel,
+    selection: &Selection,
+) -> Result<()> {
+    let mut paths: BTreeMap<&Name, String> = BTreeMap::new();
+    for name in selection.modules.keys() {
+        let Some(module) = kernel.module(name) else {
+            continue;
+        };
+        let path = format!("{}/{}", kernel.directory, module.path);
+        let Some(found) = image.follow(&path) else {
+            return Err(Fault::input(format!(
+                "the module {name} is listed in modules.dep, but /{path} is missing in {}",
+                image.path().display()
+            ))
+            .remedy("install the kernel package again, or run depmod in the image")
+            .into());
+        };
+        let about = || format!("the module /{path}");
+        let elf = modinfo::decompress(&path, image.read(found.number).with_context(about)?)
+            .with_context(about)?;
+        add_firmware(tree, image, &Info::of(&elf).with_context(about)?)?;
+        let plain = modinfo::uncompressed_path(&module.path).to_string();
+        tree.file(&format!("{}/{plain}", kernel.directory), false, elf);
+        paths.insert(name, plain);
+    }
+    let text = |file: &str| format!("{}/{file}", kernel.directory);
+    tree.file(
+        &text("modules.dep"),
+        false,
+        dependencies(kernel, selection, &paths),
+    );
+    let aliases = kernel.aliases_of(&selection.modules.keys().collect());
+    let aliases = aliases
+        .iter()
+        .map(|(pattern, name)| format!("alias {pattern} {name}\n"));
+    tree.file(&text("modules.alias"), false, aliases.collect::<String>());
+    let reasons = selection
+        .modules
+        .iter()
+        .map(|(name, why)| format!("{name}\t{why}\n"));
+    tree.file(&text(REASONS), false, reasons.collect::<String>());
+    let start = selection
+        .load_at_start
+        .iter()
+        .map(|name| format!("{name}\n"));
+    tree.file("etc/hearth/modules", false, start.collect::<String>());
+    Ok(())
+}
+
+/// The text of `modules.dep`. busybox knows no soft dependencies: those that name one module, to be loaded before,
+/// become plain ones (those that name an algorithm are asked for by the kernel when it needs it).
+fn dependencies(kernel: &Kernel, selection: &Selection, paths: &BTreeMap<&Name, String>) -> String {
+    let mut text = String::new();
+    for (name, path) in paths {
+        text.push_str(path);
+        text.push(':');
+        let hard = kernel
+            .module(name)
+            .map_or(&[][..], |module| &module.dependencies);
+        let soft = kernel.soft_dependencies(name);
+        let soft = soft
+            .into_iter()
+            .flat_map(|soft| &soft.pre)
+            .filter_map(|alias| {
+                let (name, _) = selection.modules.get_key_value(&alias.replace('-', "_"))?;
+                Some(name)
+            });
+        let mut seen = BTreeSet::new();
+        for needed in hard.iter().chain(soft) {
+            if let Some(path) = paths.get(needed)
+                && seen.insert(needed)
+            {
+                text.push(' ');
+                text.push_str(path);
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Adds the firmware that a module names, as far as the image has it: drivers name more than they need.
+fn add_firmware(tree: &mut Tree, image: &Image, info: &Info) -> Result<()> {
+    for wanted in &info.firmware {
+        let (directory, pattern) = wanted.rsplit_once('/').unwrap_or(("", wanted));
+        let directory = format!("usr/lib/firmware/{directory}");
+        let directory = directory.trim_end_matches('/');
+        let Some(found) = image.follow(directory) else {
+            continue;
+        };
+        for entry in image.entries(found.number) {
+            let name = String::from_utf8_lossy(&entry.name);
+            let plain = [".xz", ".zst"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end));
+            if glob::matches(pattern, plain.unwrap_or(&name)) {
+                tree.take(image, &format!("{directory}/{name}"))?;
+            }
+        }
+    }
+    Ok(())
+}
