@@ -10,6 +10,7 @@ mod diff;
 mod flash;
 mod help;
 mod image;
+mod initrd;
 mod listing;
 mod lock;
 mod man;
@@ -77,6 +78,7 @@ pub enum Command {
     Media(media::Arguments),
     Mkimage(mkimage::Arguments),
     Man(man::Arguments),
+    Initrd(initrd::Arguments),
     Run(run::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
@@ -116,6 +118,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Man(arguments) => man::run(&arguments, terminal),
         Command::Run(arguments) => run::run(&arguments, terminal),
+        Command::Initrd(arguments) => initrd::run(arguments, terminal),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments, terminal),
         Command::Verify(arguments) => verify::run(&arguments, terminal),

@@ -94,10 +94,10 @@ load_modules() {
 # before are left alone, so that it costs little to call this again.
 load_drivers() {
 	seen=/run/hearth/devices
-	: >>$seen
+	# busybox takes an empty file of patterns for one that everything matches.
+	[ -s $seen ] || echo none >$seen
 	for pass in 1 2 3 4 5; do
-		find /sys/devices -name modalias -exec cat {} + 2>/dev/null | sort -u |
-			grep -vxFf $seen >$seen.new || return 0
+		cat /sys/bus/*/devices/*/modalias 2>/dev/null | sort -u | grep -vxFf $seen >$seen.new || return 0
 		cat $seen.new >>$seen
 		xargs modprobe -abq <$seen.new 2>/dev/null
 	done
@@ -235,7 +235,7 @@ mount_nfs() {
 	# Nobody here could keep locks for the server.
 	*) options=$options,nolock ;;
 	esac
-	say "mounting $server:$path (NFS${options#,})"
+	say "mounting $server:$path (NFS: ${options#,})"
 	# A server that swallows everything would otherwise hold us for minutes.
 	persist timeout -s KILL 60 mount -i -t nfs -o "$1$options,addr=$address" "$server:$path" "$2"
 }

@@ -247,7 +247,7 @@ impl Kernel {
         let mut direct = BTreeMap::new();
         for (path, number) in module_files(image, &self.directory) {
             let about = || format!("the module {path}");
-            let elf = modinfo::decompress(&path, image.read(number).with_context(about)?)
+            let elf = modinfo::decompress(&path, &image.read(number).with_context(about)?)
                 .with_context(about)?;
             let info = modinfo::Info::of(&elf).with_context(about)?;
             let name = name_of(&path);

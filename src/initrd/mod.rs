@@ -3,11 +3,14 @@
 
 mod compress;
 mod elf;
+mod extract;
 mod fdt;
 mod glob;
 mod kernel;
+mod listing;
 mod modinfo;
 mod native;
+mod read;
 mod select;
 mod tree;
 
@@ -19,6 +22,10 @@ use anyhow::Result;
 use crate::error::Fault;
 use crate::recipe::{Arch, BoardType, Compression};
 use crate::rootfs::index::Image;
+
+pub use extract::{Extracted, extract};
+pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
+pub use read::{Archive, Entry, FileType, read};
 
 /// What an initrd shall be.
 #[derive(Clone, Copy, Debug)]

@@ -75,12 +75,12 @@ pub fn uncompressed_path(path: &str) -> &str {
 const MAX_MODULE: u64 = 512 << 20;
 
 /// The bytes of a module whose path tells how it is compressed.
-pub fn decompress(path: &str, data: Vec<u8>) -> Result<Vec<u8>> {
+pub fn decompress(path: &str, data: &[u8]) -> Result<Vec<u8>> {
     let reader: Box<dyn Read + '_> = match path.rsplit('.').next() {
-        Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(&*data)),
-        Some("zst") => Box::new(zstd::Decoder::with_buffer(&*data)?),
-        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(&*data)),
-        _ => return Ok(data),
+        Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(data)),
+        Some("zst") => Box::new(zstd::Decoder::with_buffer(data)?),
+        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(data)),
+        _ => return Ok(data.to_vec()),
     };
     let mut plain = Vec::with_capacity(data.len() * 4);
     let read = reader.take(MAX_MODULE + 1).read_to_end(&mut plain);
@@ -104,6 +104,6 @@ mod tests {
     #[test]
     fn what_is_no_module_is_refused() {
         assert!(Info::of(b"#!/bin/sh\n").is_err());
-        assert!(decompress("a.ko.xz", b"not xz".to_vec()).is_err());
+        assert!(decompress("a.ko.xz", b"not xz").is_err());
     }
 }

@@ -15,7 +15,8 @@ use crate::error::Fault;
 use crate::recipe::BoardType;
 use crate::rootfs::index::Image;
 
-/// The programs of `/init`, all of them busybox's; and some that help in a shell of `hearth.break=`.
+/// The programs of `/init`, all of them busybox's; and some that help in a shell of `hearth.break=`. A busybox that has
+/// `unxz` has a modprobe that reads compressed modules.
 const APPLETS: &[&str] = &[
     "awk",
     "blkid",
@@ -23,7 +24,6 @@ const APPLETS: &[&str] = &[
     "cp",
     "cttyhack",
     "dmesg",
-    "find",
     "findfs",
     "grep",
     "hostname",
@@ -31,6 +31,7 @@ const APPLETS: &[&str] = &[
     "ipcalc",
     "ls",
     "lsmod",
+    "unxz",
     "mkdir",
     "modprobe",
     "mount",
@@ -53,17 +54,14 @@ const APPLETS: &[&str] = &[
     "xargs",
 ];
 
-/// What every initrd of hearth can mount, beside what its boards bring.
-const FILE_SYSTEMS: &[(&str, &str)] = &[
-    ("nfs", "NFS root"),
-    ("nfsv3", "NFS root"),
-    ("overlay", "layer above the root"),
-];
-/// What helps where the kernel has it.
-const HELPFUL: &[(&str, &str)] = &[
-    ("nfsv4", "NFS root"),
-    ("af_packet", "DHCP"),
-    ("ext4", "root on a card"),
+/// What every initrd of hearth can mount, and whether it is useless without.
+const PARTS: &[(&str, &str, bool)] = &[
+    ("nfs", "a root on NFS", true),
+    ("nfsv3", "a root on NFS", true),
+    ("nfsv4", "a root on NFS", false),
+    ("af_packet", "DHCP", false),
+    ("overlay", "the layer above the root", true),
+    ("ext4", "a root on a card", false),
 ];
 
 /// Where `show` finds why a module is there, below the modules' directory.
@@ -104,19 +102,11 @@ fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<W
             by: "the recipe".into(),
         });
     }
-    let wish = |&(name, by): &(&str, &str)| (name.to_string(), by.to_string());
-    wishes.extend(
-        FILE_SYSTEMS
-            .iter()
-            .map(wish)
-            .map(|(name, by)| Wish::Module { name, by }),
-    );
-    wishes.extend(
-        HELPFUL
-            .iter()
-            .map(wish)
-            .map(|(name, by)| Wish::Helpful { name, by }),
-    );
+    wishes.extend(PARTS.iter().map(|&(name, by, required)| Wish::Part {
+        name: name.to_string(),
+        by: by.to_string(),
+        required,
+    }));
     Ok(wishes)
 }
 
@@ -253,8 +243,8 @@ fn check_applets(image: &Image, busybox: &str) -> Result<()> {
     .into())
 }
 
-/// Adds the modules, uncompressed (the archive as a whole is compressed once, and better), and the indexes that
-/// busybox's modprobe reads.
+/// Adds the modules, and the indexes that busybox's modprobe reads. Those that busybox can decompress stay as they
+/// are: xz makes them a quarter smaller than the archive's own compression would.
 fn add_modules(
     tree: &mut Tree,
     image: &Image,
@@ -276,12 +266,16 @@ fn add_modules(
             .into());
         };
         let about = || format!("the module /{path}");
-        let elf = modinfo::decompress(&path, image.read(found.number).with_context(about)?)
-            .with_context(about)?;
+        let data = image.read(found.number).with_context(about)?;
+        let elf = modinfo::decompress(&path, &data).with_context(about)?;
         add_firmware(tree, image, &Info::of(&elf).with_context(about)?)?;
-        let plain = modinfo::uncompressed_path(&module.path).to_string();
-        tree.file(&format!("{}/{plain}", kernel.directory), false, elf);
-        paths.insert(name, plain);
+        let kept = match path.rsplit('.').next() {
+            Some("xz" | "gz") => (module.path.clone(), data),
+            _ => (modinfo::uncompressed_path(&module.path).to_string(), elf),
+        };
+        let (place, data) = kept;
+        tree.file(&format!("{}/{place}", kernel.directory), false, data);
+        paths.insert(name, place);
     }
     let text = |file: &str| format!("{}/{file}", kernel.directory);
     tree.file(

@@ -14,8 +14,12 @@ use crate::rootfs::index::Image;
 pub enum Wish {
     /// A module by name, or with `/*` all below a directory of `kernel/`; `by` says whose wish it is.
     Module { name: String, by: String },
-    /// A module that helps where the kernel has it.
-    Helpful { name: String, by: String },
+    /// A module that the kernel itself asks for when it is needed; where it is not `required`, the kernel may lack it.
+    Part {
+        name: String,
+        by: String,
+        required: bool,
+    },
     /// A device with this `compatible` string, out of the named device tree.
     Device { compatible: String, tree: String },
 }
@@ -101,9 +105,11 @@ pub fn select(image: &Image, kernel: &Kernel, wishes: &[Wish]) -> Result<Selecti
             Wish::Module { name, by } => {
                 named(image, kernel, name, by, &mut selection, &mut queue)?
             }
-            Wish::Helpful { name, by } => {
+            Wish::Part { name, by, required } => {
                 if kernel.module(name).is_some() {
                     queue.push_back((canonical(name), by.clone()));
+                } else if *required && !kernel.is_builtin(name) {
+                    return Err(no_module(image, kernel, name, by));
                 }
             }
             Wish::Device { compatible, tree } => {

@@ -1,0 +1,151 @@
+//! Owns unpacking an initrd into a directory. Nothing of it is ever written outside of that directory.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io::{self, BufRead, Read};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::read::{Entry, FileType, read};
+
+/// What was unpacked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extracted {
+    pub names: u64,
+    /// Devices and the like, which only root could make: left out.
+    pub left_out: Vec<String>,
+}
+
+/// Unpacks an initrd into `directory`, which is empty and nobody else's. Owners and times are not kept.
+///
+/// # Errors
+/// As [`read`]; and if a name holds `..`, or lies below something that the initrd did not make a directory.
+pub fn extract(input: impl BufRead, directory: &Path) -> Result<Extracted> {
+    let mut unpacking = Unpacking {
+        directory,
+        made: BTreeMap::new(),
+        linked: BTreeMap::new(),
+        done: Extracted::default(),
+    };
+    read(input, &mut |entry, content| {
+        unpacking
+            .one(entry, content)
+            .with_context(|| format!("`{}`", entry.path))
+    })?;
+    for (path, mode) in unpacking.made.iter().rev() {
+        if let Some(mode) = mode {
+            fs::set_permissions(
+                directory.join(path),
+                Permissions::from_mode(mode & 0o777 | 0o700),
+            )
+            .with_context(|| path.clone())?;
+        }
+    }
+    Ok(unpacking.done)
+}
+
+struct Unpacking<'a> {
+    directory: &'a Path,
+    /// All names that exist by now; with its mode where it is a directory.
+    made: BTreeMap<String, Option<u32>>,
+    /// The first name of each file with several.
+    linked: BTreeMap<(usize, (u32, u32, u32)), String>,
+    done: Extracted,
+}
+
+impl Unpacking<'_> {
+    fn one(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<()> {
+        let components: Vec<&str> = entry
+            .path
+            .split('/')
+            .filter(|component| !matches!(*component, "" | "."))
+            .collect();
+        ensure!(!components.contains(&".."), "a name with `..`");
+        let Some((_, parents)) = components.split_last() else {
+            return Ok(());
+        };
+        self.parents(parents)?;
+        let path = components.join("/");
+        let target = self.directory.join(&path);
+        let kind = entry.file_type();
+        match (self.made.get(&path), kind) {
+            (None, _) | (Some(Some(_)), FileType::Directory) => {}
+            (Some(Some(_)), _) => bail!("takes the place of a directory"),
+            // As the kernel: what comes later wins.
+            (Some(None), _) if kind != FileType::Special => fs::remove_file(&target)?,
+            (Some(None), _) => {}
+        }
+        match kind {
+            FileType::Directory => {
+                if !self.made.contains_key(&path) {
+                    fs::create_dir(&target)?;
+                }
+                self.made.insert(path, Some(entry.mode));
+            }
+            FileType::Symlink => {
+                let mut link = String::new();
+                content
+                    .take(4096)
+                    .read_to_string(&mut link)
+                    .context("the link's target")?;
+                symlink(link, &target)?;
+                self.made.insert(path, None);
+            }
+            FileType::File => {
+                self.file(entry, content, &path, &target)?;
+                self.made.insert(path, None);
+            }
+            FileType::Special => {
+                self.done.left_out.push(path);
+                return Ok(());
+            }
+        }
+        self.done.names += 1;
+        Ok(())
+    }
+
+    /// Makes the directories on the way; none of them may be a link, which could lead anywhere.
+    fn parents(&mut self, parents: &[&str]) -> Result<()> {
+        for depth in 1..=parents.len() {
+            let path = parents[..depth].join("/");
+            match self.made.get(&path) {
+                Some(Some(_)) => {}
+                Some(None) => bail!("lies below `{path}`, which is not a directory"),
+                None => {
+                    fs::create_dir(self.directory.join(&path))?;
+                    self.made.insert(path, Some(0o755));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A file, or another name of one: in newc all names but one come without the data.
+    fn file(
+        &mut self,
+        entry: &Entry,
+        content: &mut dyn Read,
+        path: &str,
+        target: &Path,
+    ) -> Result<()> {
+        let id = (entry.archive, entry.inode);
+        let first = self.linked.get(&id).filter(|first| *first != path).cloned();
+        match first {
+            Some(first) if entry.links > 1 => fs::hard_link(self.directory.join(first), target)?,
+            _ => {
+                File::create_new(target)?;
+                if entry.links > 1 {
+                    self.linked.insert(id, path.to_string());
+                }
+            }
+        }
+        if entry.size > 0 {
+            let mut file = File::options().write(true).truncate(true).open(target)?;
+            io::copy(content, &mut file)?;
+        }
+        fs::set_permissions(target, Permissions::from_mode(entry.mode & 0o777 | 0o600))?;
+        Ok(())
+    }
+}
