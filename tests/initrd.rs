@@ -1,0 +1,553 @@
+//! Initrds against cpio, lsinitramfs, modprobe and Linux itself in QEMU.
+//!
+//! The boots need an image: that of `hearth build`, from its cache or the mirror.
+
+mod common;
+#[path = "common/guest.rs"]
+mod guest;
+
+use std::fs;
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, OnceLock};
+
+use common::{fail, hearth, oracle, succeed};
+use guest::Guest;
+use hearth::netboot::access::Access;
+use hearth::netboot::exports::{Export, Exports};
+use hearth::netboot::mount::Mount;
+use hearth::netboot::nfs::Nfs;
+use hearth::netboot::rpc::Program;
+use hearth::netboot::rpc_net::Service;
+use hearth::rootfs::index::Image;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+/// A directory of the test run that lasts until the next.
+fn work(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("initrd")
+        .join(name);
+    fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// The directory of a built image of an architecture, in which root has no password.
+fn built(arch: &'static str) -> PathBuf {
+    static ARMHF: OnceLock<PathBuf> = OnceLock::new();
+    static ARM64: OnceLock<PathBuf> = OnceLock::new();
+    let cell = if arch == "armhf" { &ARMHF } else { &ARM64 };
+    cell.get_or_init(|| {
+        if let Some(d) = std::env::var_os("TMP_IMAGE") {
+            return d.into();
+        }
+        let directory = work(arch);
+        let recipe = recipe(arch, &directory);
+        let out = directory.join("out");
+        succeed(hearth().arg("build").arg(&recipe).arg("-o").arg(&out));
+        out
+    })
+    .clone()
+}
+
+/// A recipe as those that hearth ships, but with a root that anybody may be.
+fn recipe(arch: &str, directory: &Path) -> PathBuf {
+    let shipped = common::repository().join(format!("recipes/trixie-{arch}.toml"));
+    let mut text = fs::read_to_string(shipped).unwrap();
+    text.push_str("\n[[user]]\nname = \"root\"\npassword-hash = \"\"\n");
+    let path = directory.join(format!("initrd-{arch}.toml"));
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// Builds the initrd of the built image for one board type; returns its path.
+fn initrd(arch: &'static str, board_type: &str, name: &str) -> PathBuf {
+    let directory = work(arch);
+    let out = directory.join(name);
+    succeed(
+        hearth()
+            .args(["initrd", "--board", board_type, "--root"])
+            .arg(built(arch).join("rootfs.tar"))
+            .arg("-o")
+            .arg(&out)
+            .arg(recipe(arch, &directory)),
+    );
+    out
+}
+
+/// hearth's own NFS server over an image, on one port of loopback.
+struct NfsServer {
+    port: u16,
+    _runtime: Runtime,
+}
+
+impl NfsServer {
+    fn start(tar: &Path) -> Self {
+        let exports = Arc::new(Exports::default());
+        let image = Image::open(tar).unwrap();
+        exports.insert(Export::new("image".into(), [1; 32], image, PathBuf::new()));
+        let access = Arc::new(Access::new(vec!["127.0.0.0/8".parse().unwrap()]));
+        let programs: [Arc<dyn Program>; 2] = [
+            Arc::new(Nfs {
+                exports: exports.clone(),
+            }),
+            Arc::new(Mount {
+                exports: exports.clone(),
+                access: access.clone(),
+                find: Box::new(|_| {}),
+            }),
+        ];
+        let service = Service {
+            name: "nfs",
+            programs: Arc::new(programs),
+            access,
+        };
+        let runtime = Runtime::new().unwrap();
+        let address: SocketAddr = runtime.block_on(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(service.serve_tcp(listener));
+            address
+        });
+        NfsServer {
+            port: address.port(),
+            _runtime: runtime,
+        }
+    }
+
+    /// The kernel arguments that name it; 10.0.2.2 is the host's loopback in QEMU's user network.
+    fn arguments(&self) -> String {
+        let port = self.port;
+        format!(
+            "root=/dev/nfs nfsroot=10.0.2.2:/image,vers=3,proto=tcp,nolock,port={port},mountport={port} \
+             hearth.board=alpha"
+        )
+    }
+}
+
+/// How an emulator starts a kernel directly, without a bootloader.
+struct Emulator {
+    program: &'static str,
+    machine: &'static [&'static str],
+    console: &'static str,
+    device_tree: Option<&'static str>,
+}
+
+const VIRT_ARM: Emulator = Emulator {
+    program: "qemu-system-arm",
+    // Without LPAE the kernel cannot reach a PCI bus above 4 GiB.
+    machine: &[
+        "-M",
+        "virt,highmem=off",
+        "-cpu",
+        "cortex-a15",
+        "-m",
+        "512",
+        "-nic",
+        "user,model=virtio-net-pci",
+    ],
+    console: "ttyAMA0",
+    device_tree: None,
+};
+const VIRT_ARM64: Emulator = Emulator {
+    program: "qemu-system-aarch64",
+    machine: &[
+        "-M",
+        "virt",
+        "-cpu",
+        "cortex-a53",
+        "-m",
+        "512",
+        "-nic",
+        "user,model=virtio-net-pci",
+    ],
+    console: "ttyAMA0",
+    device_tree: None,
+};
+const NANOPI_NEO: Emulator = Emulator {
+    program: "qemu-system-arm",
+    machine: &["-M", "orangepi-pc", "-m", "1024", "-nic", "user"],
+    console: "ttyS0,115200",
+    device_tree: Some("sun8i-h3-nanopi-neo.dtb"),
+};
+
+impl Emulator {
+    fn boot(&self, arch: &'static str, initrd: &Path, arguments: &str, name: &str) -> Guest {
+        let image = built(arch);
+        let mut command = oracle(self.program);
+        command
+            .args(self.machine)
+            .args([
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+                "-monitor",
+                "none",
+                "-no-reboot",
+            ])
+            .arg("-kernel")
+            .arg(image.join("vmlinuz"))
+            .arg("-initrd")
+            .arg(initrd)
+            .arg("-append")
+            .arg(format!("console={} {arguments}", self.console));
+        if let Some(tree) = self.device_tree {
+            command.arg("-dtb").arg(image.join("dtb").join(tree));
+        }
+        Guest::start(&mut command, "initrd", name)
+    }
+}
+
+/// Boots to a login over NFS, looks around as root, and switches off.
+fn boots_and_powers_off(emulator: &Emulator, arch: &'static str, initrd: &Path, name: &str) {
+    let server = NfsServer::start(&built(arch).join("rootfs.tar"));
+    let arguments = format!("{} ip=dhcp", server.arguments());
+    let mut guest = emulator.boot(arch, initrd, &arguments, name);
+    guest.expect("hearth: mounting 10.0.2.2:/image");
+    guest.expect("alpha login:");
+    guest.type_line("root");
+    guest.expect("root@alpha:");
+    // Written so that the echo of the line does not look like its answer.
+    guest.type_line("echo root:$(findmnt -no FSTYPE /):$(echo new >/probe && cat /probe):end");
+    guest.expect("root:overlay:new:end");
+    guest.type_line("echo unit:$(grep -c KeepConfiguration=yes /run/systemd/network/05-hearth-root.network):end");
+    guest.expect("unit:1:end");
+    guest.type_line("poweroff");
+    guest.expect("Power down");
+    guest.expect_end();
+}
+
+#[test]
+fn qemu_virt_arm_boots_over_nfs_and_powers_off() {
+    let initrd = initrd("armhf", "qemu-virt-arm", "qemu-virt-arm.img");
+    boots_and_powers_off(&VIRT_ARM, "armhf", &initrd, "native-qemu-virt-arm");
+}
+
+#[test]
+fn nanopi_neo_boots_over_nfs_and_powers_off() {
+    let initrd = initrd("armhf", "nanopi-neo", "nanopi-neo.img");
+    boots_and_powers_off(&NANOPI_NEO, "armhf", &initrd, "native-nanopi-neo");
+}
+
+#[test]
+fn qemu_virt_arm64_boots_over_nfs_and_powers_off() {
+    let initrd = initrd("arm64", "qemu-virt-arm64", "qemu-virt-arm64.img");
+    boots_and_powers_off(&VIRT_ARM64, "arm64", &initrd, "native-qemu-virt-arm64");
+}
+
+#[test]
+fn a_server_that_does_not_answer_ends_in_a_message_and_a_reboot() {
+    let initrd = initrd("armhf", "qemu-virt-arm", "broken-server.img");
+    // Port 1 of loopback refuses connections.
+    let arguments = "root=/dev/nfs nfsroot=10.0.2.2:/image,vers=3,proto=tcp,nolock,port=1,mountport=1 \
+                     ip=10.0.2.15:::255.255.255.0::eth0:off hearth.panic=2";
+    let mut guest = VIRT_ARM.boot("armhf", &initrd, arguments, "native-broken-server");
+    guest.expect("hearth: eth0 has 10.0.2.15/24 (static)");
+    guest.expect("again in 1 s");
+    guest.expect("again in 13 s");
+    guest.expect("hearth: FAILED in stage 'mount': ");
+    guest.expect("hearth: rebooting in 2 s");
+    // -no-reboot: the emulator ends where a board would start again.
+    guest.expect_end();
+    assert!(
+        guest
+            .text()
+            .contains("mounting 10.0.2.2:/image on /lower failed")
+    );
+}
+
+#[test]
+fn a_root_on_a_disk_is_found_by_its_label() {
+    let directory = work("disk");
+    let root = directory.join("root");
+    fs::create_dir_all(root.join("sbin")).unwrap();
+    for mount_point in ["dev", "proc", "sys", "run"] {
+        fs::create_dir_all(root.join(mount_point)).unwrap();
+    }
+    // The program that is started is the initrd's own shell: no system is needed to see the root.
+    let initrd = initrd("armhf", "qemu-virt-arm", "disk.img");
+    let unpacked = directory.join("unpacked");
+    let _ = fs::remove_dir_all(&unpacked);
+    succeed(
+        hearth()
+            .args(["initrd", "extract"])
+            .arg(&initrd)
+            .arg(&unpacked),
+    );
+    succeed(
+        oracle("cp")
+            .arg("-a")
+            .arg(unpacked.join("usr"))
+            .arg(unpacked.join("lib"))
+            .arg(unpacked.join("bin"))
+            .arg(&root),
+    );
+    fs::write(
+        root.join("sbin/init"),
+        "#!/bin/sh\nmount >/dev/kmsg\necho reached >/marker && echo the init of the disk >/dev/kmsg\nreboot -f\n",
+    )
+    .unwrap();
+    succeed(oracle("chmod").arg("755").arg(root.join("sbin/init")));
+    let disk = directory.join("disk.ext4");
+    let _ = fs::remove_file(&disk);
+    succeed(
+        oracle("mke2fs")
+            .args(["-q", "-t", "ext4", "-L", "my-root", "-d"])
+            .arg(&root)
+            .arg(&disk)
+            .arg("32M"),
+    );
+    let before = fs::read(&disk).unwrap();
+    let image = built("armhf");
+    let mut command = oracle(VIRT_ARM.program);
+    command
+        .args(VIRT_ARM.machine)
+        .args([
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-monitor",
+            "none",
+            "-no-reboot",
+        ])
+        .arg("-kernel")
+        .arg(image.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(&initrd)
+        .args([
+            "-append",
+            "console=ttyAMA0 root=LABEL=my-root hearth.panic=2",
+        ])
+        .arg("-drive")
+        .arg(format!(
+            "if=none,id=card,format=raw,file={}",
+            disk.display()
+        ))
+        .args(["-device", "virtio-blk-pci,drive=card"]);
+    let mut guest = Guest::start(&mut command, "initrd", "native-disk");
+    guest.expect("hearth: mounting /dev/vda (ext4)");
+    guest.expect("the init of the disk");
+    guest.expect_end();
+    assert!(guest.text().contains("overlay on / type overlay"));
+    assert!(
+        fs::read(&disk).unwrap() == before,
+        "the disk was written to"
+    );
+}
+
+#[test]
+fn the_same_image_gives_the_same_bytes_and_other_programs_read_them() {
+    let one = initrd("armhf", "nanopi-neo", "one.img");
+    let two = initrd("armhf", "nanopi-neo", "two.img");
+    assert!(fs::read(&one).unwrap() == fs::read(&two).unwrap());
+    let listed = succeed(oracle("lsinitramfs").arg(&one));
+    let mut theirs: Vec<String> = String::from_utf8(listed.stdout)
+        .unwrap()
+        .lines()
+        .map(str::to_string)
+        .collect();
+    let shown = succeed(hearth().args(["initrd", "show", "--json"]).arg(&one));
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let mut ours: Vec<String> = shown["files"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    theirs.sort();
+    ours.sort();
+    assert_eq!(ours, theirs);
+    let module = &shown["modules"]["dwmac_sun8i"]["why"];
+    assert_eq!(module, "named by the board type nanopi-neo");
+}
+
+#[test]
+fn gnu_cpio_unpacks_what_hearth_unpacks() {
+    let initrd = initrd("armhf", "qemu-virt-arm", "cpio.img");
+    let directory = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (
+        directory.path().join("ours"),
+        directory.path().join("theirs"),
+    );
+    succeed(hearth().args(["initrd", "extract"]).arg(&initrd).arg(&ours));
+    fs::create_dir(&theirs).unwrap();
+    let script = format!(
+        "gzip -dc {} | cpio -idm --quiet --no-preserve-owner",
+        initrd.display()
+    );
+    common::run(
+        Command::new("sh")
+            .args(["-c", &script])
+            .current_dir(&theirs),
+    );
+    let _ = fs::remove_file(theirs.join("dev/console"));
+    succeed(
+        oracle("diff")
+            .args(["-r", "--no-dereference"])
+            .arg(&ours)
+            .arg(&theirs),
+    );
+}
+
+#[test]
+fn modules_are_complete_as_modprobe_sees_it() {
+    let initrd = initrd("armhf", "nanopi-neo", "modprobe.img");
+    let directory = tempfile::tempdir().unwrap();
+    let ours = directory.path().join("ours");
+    succeed(hearth().args(["initrd", "extract"]).arg(&initrd).arg(&ours));
+    let all = directory.path().join("all");
+    fs::create_dir(&all).unwrap();
+    succeed(
+        oracle("tar")
+            .arg("-xf")
+            .arg(built("armhf").join("rootfs.tar"))
+            .arg("-C")
+            .arg(&all)
+            .args(["--wildcards", "*usr/lib/modules"]),
+    );
+    std::os::unix::fs::symlink("usr/lib", all.join("lib")).unwrap();
+    let release = fs::read_dir(all.join("usr/lib/modules"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .file_name();
+    for module in ["dwmac_sun8i", "nfsv3", "overlay", "ext4", "sunxi_mmc"] {
+        let shown = succeed(
+            oracle("modprobe")
+                .arg("-d")
+                .arg(&all)
+                .arg("-S")
+                .arg(&release)
+                .args(["--show-depends", "--ignore-install", module]),
+        );
+        for line in String::from_utf8(shown.stdout)
+            .unwrap()
+            .lines()
+            .filter(|line| line.starts_with("insmod"))
+        {
+            let (_, path) = line.split_once("/kernel/").unwrap();
+            let place = ours
+                .join("usr/lib/modules")
+                .join(&release)
+                .join("kernel")
+                .join(path.trim());
+            assert!(
+                place.is_file(),
+                "{module} needs {path}, which is not in the initrd"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_module_that_the_kernel_lacks_is_named_with_who_asks_for_it() {
+    let directory = work("armhf");
+    let text = fs::read_to_string(recipe("armhf", &directory)).unwrap();
+    let wrong = directory.join("wrong.toml");
+    fs::write(
+        &wrong,
+        format!("{text}\n[initrd]\nmodules = [\"warp-drive\"]\n"),
+    )
+    .unwrap();
+    let out = directory.join("wrong.img");
+    fail(
+        hearth()
+            .args(["initrd", "--board", "qemu-virt-arm", "--root"])
+            .arg(built("armhf").join("rootfs.tar"))
+            .arg("-o")
+            .arg(&out)
+            .arg(&wrong),
+        2,
+        "has no module warp_drive, which the recipe asks for",
+    );
+    assert!(!out.exists());
+}
+
+/// Name, mode, content; a link's content is its target.
+type Member<'a> = (&'a str, u32, &'a [u8]);
+
+/// A cpio archive of these names.
+fn archive(entries: &[Member<'_>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, mode, data) in entries {
+        let builder = cpio::newc::Builder::new(name).mode(*mode);
+        let mut writer = builder.write(out, data.len() as u32);
+        writer.write_all(data).unwrap();
+        out = writer.finish().unwrap();
+    }
+    cpio::newc::trailer(out).unwrap()
+}
+
+#[test]
+fn nothing_escapes_the_directory_of_extract() {
+    let directory = tempfile::tempdir().unwrap();
+    let outside = directory.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let link = outside.to_str().unwrap();
+    let hostile: [(&[Member<'_>], &str); 3] = [
+        (&[("../outside/a", 0o100_644, b"x")], "a name with `..`"),
+        (
+            &[
+                ("way", 0o120_777, link.as_bytes()),
+                ("way/a", 0o100_644, b"x"),
+            ],
+            "lies below `way`",
+        ),
+        (
+            &[("d", 0o040_755, b""), ("d", 0o120_777, link.as_bytes())],
+            "takes the place of a directory",
+        ),
+    ];
+    for (number, (entries, says)) in hostile.iter().enumerate() {
+        let file = directory.path().join(format!("{number}.img"));
+        fs::write(&file, archive(entries)).unwrap();
+        let target = directory.path().join("target");
+        fail(
+            hearth().args(["initrd", "extract"]).arg(&file).arg(&target),
+            2,
+            says,
+        );
+        assert!(!target.exists());
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+    // An absolute name, and a link that something later replaces by a file, stay inside.
+    let file = directory.path().join("tame.img");
+    let entries: &[Member<'_>] = &[
+        ("/etc/passwd", 0o100_644, b"mine"),
+        ("link", 0o120_777, b"outside/b"),
+        ("link", 0o100_644, b"file"),
+    ];
+    fs::write(&file, archive(entries)).unwrap();
+    let target = directory.path().join("tame");
+    succeed(hearth().args(["initrd", "extract"]).arg(&file).arg(&target));
+    assert_eq!(fs::read(target.join("etc/passwd")).unwrap(), b"mine");
+    assert_eq!(fs::read(target.join("link")).unwrap(), b"file");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn a_truncated_initrd_is_refused_by_show() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = archive(&[("a", 0o100_644, b"1234"), ("b", 0o100_644, b"12345")]);
+    let file = directory.path().join("cut.img");
+    for length in [0, 5, 100, 113, whole.len() - 40] {
+        fs::write(&file, &whole[..length]).unwrap();
+        fail(
+            hearth().args(["initrd", "show"]).arg(&file),
+            2,
+            "cannot read the initrd",
+        );
+    }
+}
+
+#[test]
+fn the_shell_scripts_are_clean() {
+    let scripts =
+        ["init.sh", "udhcpc.sh"].map(|name| common::repository().join("src/initrd").join(name));
+    succeed(oracle("shellcheck").args(["-s", "sh"]).args(scripts));
+}
