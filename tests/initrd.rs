@@ -40,9 +40,6 @@ fn built(arch: &'static str) -> PathBuf {
     static ARM64: OnceLock<PathBuf> = OnceLock::new();
     let cell = if arch == "armhf" { &ARMHF } else { &ARM64 };
     cell.get_or_init(|| {
-        if let Some(d) = std::env::var_os("TMP_IMAGE") {
-            return d.into();
-        }
         let directory = work(arch);
         let recipe = recipe(arch, &directory);
         let out = directory.join("out");
