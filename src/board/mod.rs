@@ -4,6 +4,7 @@
 pub mod console;
 mod log;
 mod machine;
+pub mod network;
 mod outcome;
 pub mod power;
 pub mod qemu;

@@ -103,8 +103,11 @@ impl LoadedLab {
         })
     }
 
-    /// A lab of one emulated board of a type, named after it, with hearth's own recipe for its architecture. Its
-    /// server is this host as QEMU's user network shows it.
+    /// Where emulated boards find their server: in the private network that hearth makes for them.
+    pub const EMULATED_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+
+    /// A lab of one emulated board of a type, named after it, with hearth's own recipe for its
+    /// architecture.
     pub fn emulated(type_name: &str) -> Result<LoadedLab> {
         let types = board_types()?;
         let Some(board_type) = types.get(type_name) else {
@@ -114,7 +117,7 @@ impl LoadedLab {
         };
         let settings = LabSettings {
             name: "emulated".into(),
-            address: Ipv4Addr::new(10, 0, 2, 2),
+            address: Self::EMULATED_ADDRESS,
             recipe: Some(format!("trixie-{}", board_type.arch)),
             ports: Ports::default(),
             dhcp: None,

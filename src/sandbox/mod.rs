@@ -47,7 +47,7 @@ mod events;
 mod filter;
 mod ids;
 mod inside;
-mod loopback;
+pub(crate) mod loopback;
 mod mounts;
 mod namespaces;
 mod root;
