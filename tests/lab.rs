@@ -72,7 +72,7 @@ fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, 
         .map(|name| Known {
             name: (*name).into(),
             mac: mac.parse().unwrap(),
-            image: Some("img-1".into()),
+            images: vec!["img-1".into()],
         })
         .collect();
     let app = router(Arc::clone(&store), Arc::new(move || known.clone()));

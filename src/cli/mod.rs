@@ -2,27 +2,37 @@
 //! would miss.
 
 mod boards;
+mod boot;
 mod bootscript;
 mod build;
 mod changes;
+mod companion;
 mod completions;
 mod diff;
+mod console;
 mod flash;
 mod help;
 mod image;
 mod initrd;
 mod listing;
+mod live;
 mod lock;
 mod man;
 mod media;
 mod mkimage;
+mod power;
+mod private_network;
 mod report;
+mod results;
 mod run;
 mod serve;
+mod serving;
 mod shell;
 mod table;
+mod target;
 mod terminal;
 mod verify;
+mod test;
 
 use std::process::ExitCode;
 
@@ -68,10 +78,14 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Boards(boards::Arguments),
+    Boot(boot::Arguments),
     Bootscript(bootscript::Arguments),
     Build(build::Arguments),
+    #[command(name = "__companion", hide = true)]
+    Companion(companion::Arguments),
     Completions(completions::Arguments),
     Diff(diff::Arguments),
+    Console(console::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
     Lock(lock::Arguments),
@@ -79,10 +93,14 @@ pub enum Command {
     Mkimage(mkimage::Arguments),
     Man(man::Arguments),
     Initrd(initrd::Arguments),
+    Power(power::Arguments),
+    Report(results::Arguments),
+    PrivateNetwork(private_network::Arguments),
     Run(run::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
     Verify(verify::Arguments),
+    Test(test::Arguments),
 }
 
 /// The work of hearth that is done inside the sandbox.
@@ -107,20 +125,27 @@ pub fn run() -> ExitCode {
 fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
         Command::Boards(arguments) => boards::run(&arguments),
+        Command::Boot(arguments) => boot::run(&arguments, terminal),
         Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),
         Command::Build(arguments) => build::run(&arguments, terminal),
+        Command::Companion(arguments) => companion::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
+        Command::Console(arguments) => console::run(&arguments, terminal),
         Command::Flash(arguments) => flash::run(&arguments, terminal),
         Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
         Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Man(arguments) => man::run(&arguments, terminal),
+        Command::PrivateNetwork(arguments) => private_network::run(&arguments),
         Command::Run(arguments) => run::run(&arguments, terminal),
         Command::Initrd(arguments) => initrd::run(arguments, terminal),
+        Command::Power(arguments) => power::run(&arguments),
+        Command::Report(arguments) => results::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments, terminal),
         Command::Verify(arguments) => verify::run(&arguments, terminal),
+        Command::Test(arguments) => test::run(&arguments, terminal),
     }
 }

@@ -2,16 +2,20 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use hearth::dirs;
 use hearth::error::Fault;
+use hearth::lab;
 use hearth::netboot::notify::notify;
 use hearth::netboot::serve::Server;
 use hearth::recipe::LoadedLab;
 use listenfd::ListenFd;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::serving::with_api;
 use super::terminal::Terminal;
 
 /// Serve a lab's boards: TFTP, NFS root, HTTP, and DHCP if asked for
@@ -56,7 +60,9 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let server = Server::open(lab, &arguments.images, inherited)?;
+    let store = Arc::new(lab::Store::open(&dirs::state().join("lab.sqlite"))?);
+    let server = Server::open(lab.clone(), &arguments.images, inherited)?;
+    let server = with_api(server, &lab, store);
     for line in server.status() {
         terminal.say(&line);
     }

@@ -1,7 +1,6 @@
 //! Owns what is known of a run: cases, suites, the boot's stages, and the verdict over all of it.
 //! Never drops a case: one that cannot be understood is kept with the reason.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -153,7 +152,6 @@ pub struct Report {
     /// Format of this file; 1.
     pub version: u32,
     pub hearth: String,
-    pub job: String,
     pub board: String,
     pub board_type: String,
     pub image: String,
@@ -168,8 +166,6 @@ pub struct Report {
     /// What was malformed on the way and belongs to no case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub values: BTreeMap<String, String>,
 }
 
 /// The verdict over a run.

@@ -31,8 +31,8 @@ pub struct Claim {
 pub struct Known {
     pub name: String,
     pub mac: Mac,
-    /// The image that it should run; `None` while any will do.
-    pub image: Option<String>,
+    /// Ids of the images that it may run; empty while any will do.
+    pub images: Vec<String>,
 }
 
 /// Compares a claim with what the lab knows and with the other boards that are up. Gives what is
@@ -68,8 +68,8 @@ pub fn check(claim: &Claim, known: &[Known], others: &[Claim]) -> Option<String>
             claim.board, board.mac, claim.mac
         ));
     }
-    match &board.image {
-        Some(image) if *image != claim.image => Some(format!(
+    match board.images.last() {
+        Some(image) if !board.images.contains(&claim.image) => Some(format!(
             "`{}` should run the image {image} and runs {}",
             claim.board, claim.image
         )),
@@ -85,7 +85,7 @@ mod tests {
         Known {
             name: name.into(),
             mac: Mac([2, 0, 0, 0, 0, last]),
-            image: Some("img-1".into()),
+            images: vec!["img-1".into()],
         }
     }
 

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::strip;
 use super::tree::{Attributes, Kind, Tree};
 use super::users::{self, Users};
+use crate::agent::{self, Content};
 use crate::error::Fault;
 use crate::recipe::{Arch, Command, FileEntry, Recipe, Strip, System, User};
 use crate::sandbox::{Program, Root};
@@ -90,6 +91,10 @@ impl Customisation {
                 serde_json::to_vec(&self.files)?,
             ),
         ];
+        for file in agent::FILES {
+            let (Content::Text(text) | Content::Link(text)) = file.content;
+            inputs.push((format!("hearth's {}", file.path), text.as_bytes().to_vec()));
+        }
         for file in &self.files {
             check(file)?;
             for source in [&file.source, &file.template].into_iter().flatten() {
@@ -186,6 +191,7 @@ pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<()> {
     apt(&mut tree, context, &custom.auto)?;
     hosts(&mut tree, context.epoch)?;
     host_keys(&mut tree, context.epoch)?;
+    agent(&mut tree, context.epoch)?;
     timezone(&mut tree, custom.system.timezone.as_deref(), context.epoch)?;
     let users = Users::load(&mut tree)?;
     for file in &custom.files {
@@ -266,6 +272,25 @@ fn host_keys(tree: &mut Tree, epoch: i64) -> Result<()> {
     for wanting in ["ssh.service.wants", "ssh.socket.wants"] {
         let link = Path::new("usr/lib/systemd/system").join(wanting).join(NAME);
         symlink(tree, &link, Path::new("..").join(NAME).as_path(), epoch)?;
+    }
+    Ok(())
+}
+
+/// The program by which boards check in with the lab, in images that can run it.
+fn agent(tree: &mut Tree, epoch: i64) -> Result<()> {
+    let needed = ["usr/lib/systemd/systemd", "usr/bin/curl"];
+    if needed
+        .iter()
+        .any(|path| tree.kind(Path::new(path)).is_none())
+    {
+        return Ok(());
+    }
+    for file in agent::FILES {
+        let path = Path::new(file.path.trim_start_matches('/'));
+        match file.content {
+            Content::Text(text) => tree.write(path, file.mode, text.as_bytes(), epoch)?,
+            Content::Link(target) => symlink(tree, path, Path::new(target), epoch)?,
+        }
     }
     Ok(())
 }

@@ -97,7 +97,6 @@ pub fn summary(report: &Report) -> String {
 pub(super) mod example {
     use super::super::{Attempt, Case, Identity, Outcome, Report, Suite};
     use crate::board::{Failure, FailureClass, Stage};
-    use std::collections::BTreeMap;
 
     pub(super) fn case(id: &str, outcome: Outcome) -> Case {
         Case {
@@ -134,7 +133,6 @@ pub(super) mod example {
         Report {
             version: 1,
             hearth: "0.1.0".into(),
-            job: "j1".into(),
             board: "neo1".into(),
             board_type: "nanopi-neo".into(),
             image: "trixie-armhf-0123456789ab".into(),
@@ -165,7 +163,6 @@ pub(super) mod example {
                 problems: Vec::new(),
             }],
             problems: Vec::new(),
-            values: BTreeMap::new(),
         }
     }
 

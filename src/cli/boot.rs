@@ -1,0 +1,70 @@
+//! `hearth boot`: boots a board up to a login, and hands over its console.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hearth::board::{ConsoleLog, Timeouts};
+use hearth::error::{Class, Fault};
+use hearth::lab::{Booted, Store};
+
+use super::console::interact;
+use super::live::Live;
+use super::serving::Serving;
+use super::target::TargetArguments;
+use super::terminal::Terminal;
+
+/// For how long, in seconds, a board that somebody logged in to is kept from powering itself off.
+const HOLD: f64 = 24.0 * 3600.0;
+
+/// Boot a board up to a login, and hand over its console
+///
+/// `~.` at the beginning of a line leaves and switches the board off.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    let target = arguments.target.ready(terminal)?;
+    let directory = Path::new("out/boot").join(&target.board.name);
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let _ours = arguments.target.reserve(&target, &directory, terminal)?;
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let store = Arc::new(Store::open(&target.store(scratch.path()))?);
+    store.hold(&target.board.name, HOLD)?;
+    let _serving = Serving::start(&target.lab, Path::new("out"), &store)?;
+    let mut access = target.access(scratch.path())?;
+    let begun = Instant::now();
+    let mut log = ConsoleLog::create(&directory.join("console.log"))?;
+    let mut board = Booted::boot(
+        &mut access,
+        Timeouts::default(),
+        &mut log,
+        &mut Live::new(terminal),
+    )?
+    .map_err(|failure| {
+        Fault::new(
+            Class::Infrastructure,
+            format!(
+                "{} failure in {}: {}",
+                failure.class.name(),
+                failure.stage,
+                failure.message
+            ),
+        )
+    })?;
+    terminal.say("~. at the beginning of a line leaves and switches the board off");
+    // The prompt was shown to hearth, not to the user.
+    board.console().write(b"\r")?;
+    interact(board.console(), &mut log, begun)?;
+    board.off()?;
+    store.hold(&target.board.name, 0.0)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,40 @@
+//! `hearth __companion`, hidden: becomes a program that ends when hearth does, however hearth ends.
+
+use std::ffi::OsString;
+use std::os::unix::process::{CommandExt, parent_id};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The process that must live
+    parent: u32,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// What to put before a command line, so that its process ends with this one.
+pub fn launcher() -> Result<Vec<String>> {
+    let exe = std::env::current_exe().context("cannot find hearth's own program")?;
+    Ok(vec![
+        exe.to_string_lossy().into_owned(),
+        "__companion".into(),
+        std::process::id().to_string(),
+    ])
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    set_pdeathsig(Signal::SIGKILL).context("cannot ask to end with hearth")?;
+    // It may have died before the request was made.
+    if parent_id() != arguments.parent {
+        return Ok(ExitCode::FAILURE);
+    }
+    let program = &arguments.command[0];
+    let error = Command::new(program).args(&arguments.command[1..]).exec();
+    Err(error).with_context(|| format!("cannot run {}", program.to_string_lossy()))
+}

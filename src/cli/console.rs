@@ -1,0 +1,202 @@
+//! `hearth console`: a board's console on this terminal.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hearth::board::console::{self, Console};
+use hearth::board::{ConsoleLog, Event, Watch};
+use hearth::error::Fault;
+use hearth::recipe::board_or_type;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+
+use super::target::run_that_has;
+use super::terminal::Terminal;
+
+/// How long one look at the console or the keyboard may last.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Talk to a board on its console
+///
+/// `~.` at the beginning of a line leaves. While a test runs on the board, its
+/// console is shown and cannot be typed into.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// A board of the lab
+    board: String,
+    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    #[arg(long, value_name = "FILE")]
+    lab: Option<PathBuf>,
+}
+
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    let (lab, board) = board_or_type(arguments.lab.as_deref(), &arguments.board)?;
+    if lab.path.is_some()
+        && let Some(directory) = run_that_has(&lab, &board.name)?
+    {
+        terminal.say(&format!(
+            "a run has {}: showing its console; Ctrl-C leaves",
+            board.name
+        ));
+        return follow(&directory.join("console.log"));
+    }
+    let entry = board.console.as_ref().ok_or_else(|| {
+        Fault::input(format!(
+            "the lab file gives board `{}` no console",
+            board.name
+        ))
+        .remedy("see recipes/lab-example.toml")
+    })?;
+    let mut console = console::open(entry)?;
+    let directory = hearth::dirs::state().join("console");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let mut log = ConsoleLog::create(&directory.join(format!("{}.log", board.name)))?;
+    terminal.say("~. at the beginning of a line leaves");
+    interact(console.as_mut(), &mut log, Instant::now())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows a growing file until the run that writes it is over.
+fn follow(path: &Path) -> Result<ExitCode> {
+    let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    file.seek(SeekFrom::End(-4096))
+        .or_else(|_| file.rewind().map(|()| 0))?;
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => sleep(Duration::from_millis(200)),
+            count => io::stdout().write_all(&buffer[..count])?,
+        }
+    }
+}
+
+/// Connects the console with this terminal until the user leaves with `~.`, or standard input ends.
+pub fn interact(console: &mut dyn Console, log: &mut ConsoleLog, begun: Instant) -> Result<()> {
+    let _raw = RawTerminal::enter()?;
+    let mut watch = Watch::default();
+    let mut escape = Escape::default();
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let count = console
+            .read(&mut buffer, LOOK)
+            .map_err(|error| Fault::infrastructure(format!("the console was lost: {error}")))?;
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(&buffer[..count])?;
+        stdout.flush()?;
+        for event in watch.feed(&buffer[..count]) {
+            if let Event::Line(line) = event {
+                log.line(begun.elapsed().as_secs_f64(), &line)?;
+            }
+        }
+        if keyboard_has_something()? {
+            let count = io::stdin().read(&mut buffer)?;
+            let typed = escape.filter(&buffer[..count]);
+            console.write(&typed)?;
+            if count == 0 || escape.left {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn keyboard_has_something() -> Result<bool> {
+    let stdin = io::stdin();
+    let mut ready = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut ready, PollTimeout::ZERO).unwrap_or(0) > 0)
+}
+
+/// Recognises `~.` after a line ending, as ssh and cu do; `~~` sends one tilde.
+#[derive(Debug)]
+struct Escape {
+    line_begins: bool,
+    tilde: bool,
+    left: bool,
+}
+
+impl Default for Escape {
+    fn default() -> Self {
+        Escape {
+            line_begins: true,
+            tilde: false,
+            left: false,
+        }
+    }
+}
+
+impl Escape {
+    fn filter(&mut self, typed: &[u8]) -> Vec<u8> {
+        let mut sent = Vec::new();
+        for &byte in typed {
+            match (self.tilde, byte) {
+                (true, b'.') => {
+                    self.left = true;
+                    break;
+                }
+                (true, b'~') => sent.push(b'~'),
+                (true, _) => sent.extend([b'~', byte]),
+                (false, b'~') if self.line_begins => {
+                    self.tilde = true;
+                    continue;
+                }
+                (false, _) => sent.push(byte),
+            }
+            self.tilde = false;
+            self.line_begins = matches!(byte, b'\r' | b'\n');
+        }
+        sent
+    }
+}
+
+/// The terminal without echo, line editing and signals, until this is dropped.
+struct RawTerminal(Option<Termios>);
+
+impl RawTerminal {
+    fn enter() -> Result<Self> {
+        let stdin = io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(RawTerminal(None));
+        }
+        let before = tcgetattr(&stdin).context("cannot read the terminal's settings")?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(&stdin, SetArg::TCSANOW, &raw).context("cannot set the terminal")?;
+        Ok(RawTerminal(Some(before)))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // A terminal that is gone needs no settings.
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, before);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tilde_dot_leaves_at_the_beginning_of_a_line_only() {
+        let typed = |keys: &[&str]| {
+            let mut escape = Escape::default();
+            let sent: Vec<u8> = keys
+                .iter()
+                .flat_map(|key| escape.filter(key.as_bytes()))
+                .collect();
+            (String::from_utf8(sent).unwrap(), escape.left)
+        };
+        assert_eq!(typed(&["~", "."]), (String::new(), true));
+        assert_eq!(typed(&["ls ~.\r~.x"]), ("ls ~.\r".into(), true));
+        assert_eq!(typed(&["~~a\r~b"]), ("~a\r~b".into(), false));
+    }
+}

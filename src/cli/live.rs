@@ -1,0 +1,45 @@
+//! Owns what a person sees while a board is tested: its stages and its cases, as they come.
+
+use hearth::board::State;
+use hearth::job::Case;
+use hearth::lab::Observer;
+
+use super::terminal::Terminal;
+
+/// A line for every stage and every case, with the seconds since the run began.
+pub struct Live<'a> {
+    terminal: &'a Terminal,
+}
+
+impl<'a> Live<'a> {
+    pub fn new(terminal: &'a Terminal) -> Self {
+        Live { terminal }
+    }
+}
+
+impl Observer for Live<'_> {
+    fn stage(&mut self, state: State, at: f64) {
+        self.terminal.say(&format!("{at:7.1}  {}", state.name()));
+    }
+
+    fn case(&mut self, suite: &str, case: &Case) {
+        let set = case
+            .set
+            .as_ref()
+            .map(|set| format!("{set}/"))
+            .unwrap_or_default();
+        let measured = match (&case.measurement, &case.units) {
+            (Some(number), units) => format!("  {number} {}", units.as_deref().unwrap_or_default()),
+            (None, _) => String::new(),
+        };
+        let line = format!(
+            "{:7.1}    {:7} {suite}/{set}{}{measured}",
+            case.at, case.outcome, case.id
+        );
+        self.terminal.say(line.trim_end());
+    }
+
+    fn note(&mut self, text: &str) {
+        self.terminal.say(&format!("         ! {text}"));
+    }
+}

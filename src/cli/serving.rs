@@ -1,0 +1,128 @@
+//! Owns the servers that run beside a command, in a thread of their own.
+
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hearth::lab::{Known, Store, router};
+use hearth::netboot::serve::Server;
+use hearth::recipe::LoadedLab;
+use listenfd::ListenFd;
+use tokio::sync::oneshot;
+
+/// How long another `hearth serve` may take to answer on the lab's HTTP port.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// The lab's servers, until this is dropped.
+pub struct Serving {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Serves the lab, unless somebody, such as `hearth serve`, does so already. Returns when all sockets are open.
+    pub fn start(lab: &LoadedLab, builds: &Path, store: &Arc<Store>) -> Result<Self> {
+        if TcpStream::connect_timeout(&lab.settings.http(), PROBE).is_ok() {
+            return Ok(Serving {
+                stop: None,
+                thread: None,
+            });
+        }
+        let (opened, is_open) = mpsc::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (lab, builds, store) = (lab.clone(), builds.to_path_buf(), Arc::clone(store));
+        let thread = std::thread::spawn(move || serve(lab, &builds, store, &opened, stopped));
+        is_open.recv().context("the servers ended at once")??;
+        Ok(Serving {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(
+    lab: LoadedLab,
+    builds: &Path,
+    store: Arc<Store>,
+    opened: &mpsc::Sender<Result<()>>,
+    stop: oneshot::Receiver<()>,
+) {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = opened.send(Err(error.into()));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        match Server::open(lab.clone(), builds, ListenFd::empty()) {
+            Ok(server) => {
+                let server = with_api(server, &lab, store);
+                let _ = opened.send(Ok(()));
+                let stopped = async {
+                    let _ = stop.await;
+                };
+                if let Err(error) = server.run(stopped).await {
+                    log::error!("the servers failed: {error:#}");
+                }
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error));
+            }
+        }
+    });
+    runtime.shutdown_background();
+}
+
+/// Adds the boards' API to the servers.
+pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<Store>) -> Server {
+    let images = server.store();
+    let lab = lab.clone();
+    let roster = move || {
+        // The lab file may have changed since; one that is broken now was right then.
+        let lab = match &lab.path {
+            Some(path) => LoadedLab::load(path).unwrap_or_else(|_| lab.clone()),
+            None => lab.clone(),
+        };
+        let ids: Vec<String> = images.listing().into_iter().map(|(id, _)| id).collect();
+        let known = |board: &hearth::recipe::Board| Known {
+            name: board.name.clone(),
+            mac: board.mac,
+            images: images_of(board.recipe.as_deref(), &ids),
+        };
+        lab.boards.iter().map(known).collect()
+    };
+    server.with_routes(router(store, Arc::new(roster)))
+}
+
+/// All builds of the recipe that are served: a board may have begun with the one before the newest.
+fn images_of(recipe: Option<&str>, ids: &[String]) -> Vec<String> {
+    let Some(name) = recipe.and_then(|recipe| Path::new(recipe).file_stem()?.to_str()) else {
+        return Vec::new();
+    };
+    ids.iter()
+        .filter(|id| {
+            id.rsplit_once('-')
+                .is_some_and(|(recipe, _)| recipe == name)
+        })
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,196 @@
+//! Owns how a command gets a board that it can switch on: the board, its image, its network, and that nobody else has it.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hearth::board::{console, network as board_network, power};
+use hearth::error::Fault;
+use hearth::lab::{self, Access, network};
+use hearth::recipe::{Board, LoadedLab, Power, board_or_type};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::build::{self, NetworkArguments};
+use super::companion;
+use super::power::asking;
+use super::terminal::Terminal;
+
+/// Which board
+#[derive(Debug, Args)]
+pub struct TargetArguments {
+    /// A board of the lab, or a board type
+    pub board: String,
+    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    #[arg(long, value_name = "FILE")]
+    lab: Option<PathBuf>,
+    /// The recipe to boot instead of the board's own
+    #[arg(long)]
+    recipe: Option<String>,
+    /// Fail at once if another run has the board, instead of waiting
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    network: NetworkArguments,
+}
+
+/// A board whose image is built.
+pub struct Target {
+    pub lab: LoadedLab,
+    pub board: Board,
+    /// The build's output directory.
+    pub build: PathBuf,
+    pub emulated: bool,
+}
+
+impl TargetArguments {
+    /// Finds the board, builds its image if that is not up to date, and enters the network of emulated boards if it is
+    /// one: for that hearth runs itself again, and this returns in the second run only.
+    pub fn ready(&self, terminal: &Terminal) -> Result<Target> {
+        let (mut lab, mut entry) = board_or_type(self.lab.as_deref(), &self.board)?;
+        if let Some(recipe) = &self.recipe {
+            entry.recipe = Some(recipe.clone());
+        }
+        // The servers look the board up in the lab.
+        for other in lab
+            .boards
+            .iter_mut()
+            .filter(|other| other.name == entry.name)
+        {
+            other.recipe.clone_from(&entry.recipe);
+        }
+        let emulated = entry.power == Some(Power::Qemu {});
+        let build = output_of(&entry)?;
+        if !network::is_inside() {
+            let plan = build::plan(recipe_of(&entry)?, &self.network, terminal)?;
+            hearth::rootfs::build(&plan, &build, terminal)?;
+        }
+        match (emulated, network::is_inside()) {
+            (true, false) => return Err(network::run_again_inside()),
+            (true, true) => board_network::enter(LoadedLab::EMULATED_ADDRESS)?,
+            (false, _) => {}
+        }
+        Ok(Target {
+            lab,
+            board: entry,
+            build,
+            emulated,
+        })
+    }
+
+    /// Makes sure that no other run has the board, and notes where this one's console log is. A board type's emulated
+    /// board is made anew for every run.
+    pub fn reserve(
+        &self,
+        target: &Target,
+        directory: &Path,
+        terminal: &Terminal,
+    ) -> Result<Option<Flock<File>>> {
+        if target.lab.path.is_none() {
+            return Ok(None);
+        }
+        let name = &target.board.name;
+        let path = reservation(&target.lab, name)?;
+        let mut lock = match Flock::lock(open(&path)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err(_) if self.no_wait => {
+                return Err(
+                    Fault::infrastructure(format!("another run has board `{name}`")).into(),
+                );
+            }
+            Err((file, _)) => {
+                terminal.say(&format!("waiting for board `{name}`: another run has it"));
+                Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| {
+                    Fault::host(format!("cannot lock {}: {error}", path.display()))
+                })?
+            }
+        };
+        lock.set_len(0)?;
+        lock.rewind()?;
+        write!(lock, "{}", fs::canonicalize(directory)?.display())?;
+        Ok(Some(lock))
+    }
+}
+
+/// Where the run that has the board keeps its console log, if one has it.
+pub fn run_that_has(lab: &LoadedLab, board: &str) -> Result<Option<PathBuf>> {
+    let path = reservation(lab, board)?;
+    match Flock::lock(open(&path)?, FlockArg::LockExclusiveNonblock) {
+        Ok(_) => Ok(None),
+        Err((mut file, _)) => {
+            let mut directory = String::new();
+            file.read_to_string(&mut directory)?;
+            Ok(Some(PathBuf::from(directory)))
+        }
+    }
+}
+
+fn reservation(lab: &LoadedLab, board: &str) -> Result<PathBuf> {
+    let directory = hearth::dirs::state().join("boards");
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    Ok(directory.join(format!("{}-{board}.lock", lab.settings.name)))
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl Target {
+    /// How to switch the board on. What an emulated one is made of goes into `scratch`.
+    pub fn access(&self, scratch: &Path) -> Result<Access> {
+        let board = &self.board;
+        if self.emulated {
+            let spec = lab::emulated::prepare(board, &self.lab.settings, &self.build, scratch)?;
+            return Ok(Access::Emulated {
+                spec,
+                launcher: companion::launcher()?,
+            });
+        }
+        let missing = |what: &str| {
+            Fault::input(format!(
+                "the lab file gives board `{}` no {what}",
+                board.name
+            ))
+            .remedy("see recipes/lab-example.toml")
+        };
+        let console = board.console.clone().ok_or_else(|| missing("console"))?;
+        let switch = board
+            .power
+            .as_ref()
+            .ok_or_else(|| missing("power switch"))?;
+        Ok(Access::Real {
+            power: power::open(switch, asking())?,
+            console: Box::new(move || console::open(&console)),
+        })
+    }
+
+    /// The lab's store: an emulated board's lab lasts as long as its run, in `scratch`.
+    pub fn store(&self, scratch: &Path) -> PathBuf {
+        match self.emulated {
+            true => scratch.join("lab.sqlite"),
+            false => hearth::dirs::state().join("lab.sqlite"),
+        }
+    }
+}
+
+fn recipe_of(board: &Board) -> Result<&str> {
+    board
+        .recipe
+        .as_deref()
+        .ok_or_else(|| Fault::input(format!("board `{}` has no recipe", board.name)).into())
+}
+
+fn output_of(board: &Board) -> Result<PathBuf> {
+    let name = Path::new(recipe_of(board)?)
+        .file_stem()
+        .context("the recipe has no name")?;
+    Ok(Path::new("out").join(name))
+}

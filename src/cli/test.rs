@@ -1,0 +1,179 @@
+//! `hearth test`: boots a board, runs test definitions on it, and reports.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hearth::board::Timeouts;
+use hearth::job::report::{self, Format};
+use hearth::job::{Loaded, Report, Verdict, payload};
+use hearth::lab::{self, Order, Ran, Store, network};
+use hearth::output::write_atomically;
+use hearth::rootfs::Manifest;
+use hearth::uboot::timestamp;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::live::Live;
+use super::serving::Serving;
+use super::target::{Target, TargetArguments};
+use super::terminal::Terminal;
+
+/// Boot a board, run test definitions on it, and report
+///
+/// BOARD is a board of the lab, or a board type, of which an emulated board
+/// is made. What is missing is built first. A definition is a LAVA test
+/// definition: FILE, DIRECTORY, DIRECTORY#PATH or REPOSITORY#PATH[@REVISION].
+/// Exits with 0 if all tests passed, 1 if one did not, 4 if the board failed.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    target: TargetArguments,
+    /// Test definitions
+    #[arg(required = true, value_name = "DEFINITION")]
+    definitions: Vec<String>,
+    /// Set a parameter of the definitions
+    #[arg(short, long = "parameter", value_name = "KEY=VALUE", value_parser = pair)]
+    parameters: Vec<(String, String)>,
+    /// Where the report goes; out/test/BOARD-TIME by default
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// How often to boot again when the board fails before the tests begin
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    retries: u32,
+    /// How long all tests together may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = Timeouts::default().running)]
+    timeout: f64,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("a parameter is KEY=VALUE")?;
+    Ok((key.into(), value.into()))
+}
+
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    // Everything is read before anything is built or switched on.
+    let definitions = definitions(arguments, terminal)?;
+    let target = arguments.target.ready(terminal)?;
+    let directory = directory(arguments, &target)?;
+    let _ours = arguments.target.reserve(&target, &directory, terminal)?;
+    let report = test(arguments, terminal, &target, &definitions, &directory)?;
+    write_report(&report, &directory)?;
+    io::stdout().write_all(format!("\n{}", report::table(&report)).as_bytes())?;
+    terminal.say(&format!("report in {}", directory.display()));
+    Ok(match report.verdict() {
+        Verdict::Passed => ExitCode::SUCCESS,
+        Verdict::Failed(class) => ExitCode::from(class.exit_class().exit_code()),
+    })
+}
+
+fn definitions(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<Loaded>> {
+    let mut definitions = Vec::new();
+    for argument in &arguments.definitions {
+        definitions.extend(Loaded::from_argument(argument)?);
+    }
+    // Once, though hearth runs itself again for an emulated board.
+    if !network::is_inside() {
+        for warning in definitions.iter().flat_map(|loaded| &loaded.warnings) {
+            terminal.say(&format!("warning: {warning}"));
+        }
+    }
+    Ok(definitions)
+}
+
+fn directory(arguments: &Arguments, target: &Target) -> Result<PathBuf> {
+    let directory = arguments.output.clone().unwrap_or_else(|| {
+        let stamp = now().replace(['-', ':'], "");
+        Path::new("out/test").join(format!("{}-{stamp}", target.board.name))
+    });
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// RFC 3339, in UTC.
+fn now() -> String {
+    let seconds = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    timestamp::rfc3339(u32::try_from(seconds).unwrap_or(u32::MAX))
+}
+
+fn test(
+    arguments: &Arguments,
+    terminal: &Terminal,
+    target: &Target,
+    definitions: &[Loaded],
+    directory: &Path,
+) -> Result<Report> {
+    let started = now();
+    let mut tar = Vec::new();
+    let job = payload(&mut tar, definitions, &arguments.parameters)?;
+    let patterns: BTreeMap<_, _> = job
+        .suites
+        .iter()
+        .zip(definitions)
+        .filter_map(|(suite, loaded)| Some((suite.clone(), loaded.definition.pattern.clone()?)))
+        .collect();
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let store = Arc::new(Store::open(&target.store(scratch.path()))?);
+    let _serving = Serving::start(&target.lab, Path::new("out"), &store)?;
+    let mut access = target.access(scratch.path())?;
+    let cancelled = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
+    }
+    let order = Order {
+        board: &target.board.name,
+        store: &store,
+        payload: &tar,
+        patterns,
+        timeouts: Timeouts {
+            running: arguments.timeout,
+            ..Timeouts::default()
+        },
+        retries: arguments.retries,
+        directory,
+        cancelled: &cancelled,
+    };
+    let ran = lab::run(&order, &mut access, &mut Live::new(terminal))?;
+    report_of(target, started, ran)
+}
+
+fn report_of(target: &Target, started: String, ran: Ran) -> Result<Report> {
+    Ok(Report {
+        version: 1,
+        hearth: env!("CARGO_PKG_VERSION").into(),
+        board: target.board.name.clone(),
+        board_type: target.board.type_name.clone(),
+        image: Manifest::load(&target.build)?.image,
+        started,
+        duration: ran.duration,
+        identity: ran.identity,
+        attempts: ran.attempts,
+        suites: ran.suites,
+        problems: ran.problems,
+    })
+}
+
+fn write_report(report: &Report, directory: &Path) -> Result<()> {
+    for (name, format) in [
+        ("report.json", Format::Json),
+        ("junit.xml", Format::Junit),
+        ("report.tap", Format::Tap),
+        ("report.html", Format::Html),
+    ] {
+        write_atomically(
+            &directory.join(name),
+            report::render(report, format)?.as_bytes(),
+        )?;
+    }
+    Ok(())
+}
