@@ -8,8 +8,8 @@ mod build;
 mod changes;
 mod companion;
 mod completions;
-mod diff;
 mod console;
+mod diff;
 mod flash;
 mod help;
 mod image;
@@ -31,8 +31,8 @@ mod shell;
 mod table;
 mod target;
 mod terminal;
-mod verify;
 mod test;
+mod verify;
 
 use std::process::ExitCode;
 
