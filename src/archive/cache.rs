@@ -96,6 +96,12 @@ impl Part {
         &self.path
     }
 
+    /// Removes what has arrived: it is nothing to go on with.
+    pub fn discard(self) {
+        // If that fails, the next attempt begins with what is there, and finds out.
+        let _ = fs::remove_file(&self.path);
+    }
+
     /// Puts the file into the store. The caller has verified its hash.
     pub fn commit(self) -> Result<PathBuf> {
         let failed = || format!("cannot write {}", self.place.display());

@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use super::cache::{Cache, Part};
 use super::mirror::Mirrors;
-use super::transport::{Client, Limits, TransferError};
+use super::transport::{Client, Limits, TransferError, percent_encode};
 use crate::error::Fault;
 use crate::progress::{Progress, Stage, Unit};
 use crate::recipe::{Lock, LockedPackage};
@@ -138,7 +138,7 @@ impl Fetcher {
         let address = format!(
             "{}/{}",
             self.mirrors.of_suite(&package.suite)?,
-            package.path
+            percent_encode(&package.path)
         );
         let wanted = Wanted {
             size: package.size,
@@ -222,6 +222,7 @@ impl Fetcher {
                 Err(error) => return Err(error),
             }
         }
+        part.discard();
         Err(last)
     }
 
@@ -447,7 +448,7 @@ fn hash_beginning(file: &mut File, size: u64) -> io::Result<(Sha256, u64)> {
 }
 
 /// The hash and length of what is left to read.
-fn hash_rest(file: &mut File) -> io::Result<(Sha256, u64)> {
+pub(super) fn hash_rest(file: &mut File) -> io::Result<(Sha256, u64)> {
     let mut hasher = Sha256::new();
     let mut size = 0;
     let mut buffer = vec![0; 1 << 16];

@@ -45,8 +45,8 @@ pub struct Package {
     pub priority: Priority,
     /// Whether `name:any` means this package too (`Multi-Arch: allowed`).
     pub any_arch: bool,
-    /// Which release lists it, as an index into [`Index::releases`].
-    pub release: usize,
+    /// Which release lists it, as an index into [`Index::releases`]; none for a local package.
+    pub release: Option<usize>,
 }
 
 /// The archive's idea of how much a system needs a package (Debian Policy 2.5).
@@ -103,7 +103,7 @@ impl Index {
                 .ok()
                 .with_context(|| format!("the package index of {suite} is malformed"))?;
             for paragraph in &paragraphs {
-                let package = Package::read(paragraph, release).with_context(|| {
+                let package = Package::read(paragraph, Some(release)).with_context(|| {
                     format!("the package index of {suite} has a malformed entry: {stanza}")
                 })?;
                 self.insert(package);
@@ -132,7 +132,7 @@ impl Index {
 
 impl Package {
     /// `None` if a field is missing that every package has.
-    fn read(fields: &BorrowedParagraph<'_>, release: usize) -> Option<Self> {
+    pub(super) fn read(fields: &BorrowedParagraph<'_>, release: Option<usize>) -> Option<Self> {
         let text = |name: &str| -> Cow<'_, str> {
             match fields.get_field(name) {
                 None => Cow::Borrowed(""),

@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::fetch::Fetcher;
 use super::index::{Index, Package, Priority};
+use super::local::add_local;
 use super::release::{Policy, Release};
 use super::resolve::{Request, Unsatisfiable, candidates, resolve};
 use super::signature::Keyring;
@@ -56,7 +57,8 @@ pub fn make_lock(
 ) -> Result<Lock> {
     let recipe = &file.recipe;
     let prefer = preferred(old, &options.update)?;
-    let index = load_index(fetcher, file, options.policy, progress)?;
+    let mut index = load_index(fetcher, file, options.policy, progress)?;
+    let local = add_local(&mut index, file)?;
     warn_of_older_releases(&index, old);
 
     let request = Request {
@@ -66,14 +68,9 @@ pub fn make_lock(
         prefer,
         roots: Vec::new(),
     };
-    let asked: Vec<String> = recipe
-        .kernel
-        .iter()
-        .chain(&recipe.packages)
-        .cloned()
-        .collect();
     let mut roots = base_set(&index, &request);
-    roots.extend(asked.iter().cloned());
+    roots.extend(recipe.kernel.iter().chain(&recipe.packages).cloned());
+    roots.extend(local);
     let mut request = Request { roots, ..request };
     let chosen = match resolve(&index, &request) {
         Err(Unsatisfiable::Chain(_)) if !request.prefer.is_empty() => {
@@ -226,9 +223,12 @@ fn locked(index: &Index, package: &Package, role: Role) -> LockedPackage {
         path: package.path.to_string(),
         size: package.size,
         sha256: hex::encode(package.sha256),
-        suite: index.releases[package.release].suite.clone(),
+        suite: package
+            .release
+            .map(|release| index.releases[release].suite.clone())
+            .unwrap_or_default(),
         role,
-        local: false,
+        local: package.release.is_none(),
         auto: false,
     }
 }

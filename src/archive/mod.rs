@@ -5,6 +5,7 @@ mod cache;
 pub mod deb;
 mod fetch;
 mod index;
+mod local;
 mod lock;
 mod mirror;
 pub mod relation;

@@ -41,6 +41,9 @@ pub struct Release {
     pub not_automatic: bool,
     /// Whether packages of architecture `all` are listed apart from those of the architectures.
     pub separate_all: bool,
+    /// `Suite` and `Codename`.
+    names: Vec<String>,
+    valid_until: Option<String>,
     components: Vec<String>,
     architectures: Vec<String>,
     files: HashMap<String, ListedFile>,
@@ -74,7 +77,7 @@ impl Release {
             .map_err(|error| distrust(suite, &address, error))?;
         log::debug!("{address} is signed by {}", signed.signers.join(" and "));
         let release = Release::parse(suite, &mirror, &signed.text, &message)?;
-        release.check(&signed.text, policy)?;
+        release.check(policy)?;
         Ok(release)
     }
 
@@ -126,6 +129,8 @@ impl Release {
             not_automatic: yes("NotAutomatic"),
             separate_all: architectures.iter().any(|arch| arch == "all")
                 && fields.get_single("No-Support-for-Architecture-all") != Some("Packages"),
+            names: [words("Suite"), words("Codename")].concat(),
+            valid_until: fields.get_single("Valid-Until").map(Into::into),
             components: words("Components"),
             architectures,
             files,
@@ -133,20 +138,12 @@ impl Release {
     }
 
     /// Whether it is the suite that was asked for, and current.
-    fn check(&self, text: &str, policy: Policy) -> Result<()> {
-        let field = |name: &str| {
-            text.lines()
-                .filter_map(|line| line.split_once(':'))
-                .find(|(key, _)| key.eq_ignore_ascii_case(name))
-                .map(|(_, value)| value.trim())
-        };
-        let names = [field("Suite"), field("Codename")];
-        if !names.contains(&Some(self.suite.as_str())) {
-            let names: Vec<&str> = names.into_iter().flatten().collect();
+    fn check(&self, policy: Policy) -> Result<()> {
+        if !self.names.contains(&self.suite) {
             return Err(Fault::infrastructure(format!(
                 "the mirror has another suite in the place of {}: {}",
                 self.suite,
-                names.join(", ")
+                self.names.join(", ")
             ))
             .remedy("try another mirror with --mirror")
             .into());
@@ -154,7 +151,7 @@ impl Release {
         if parse_date(&self.date).is_none() {
             return Err(malformed(&self.suite, "its date is none"));
         }
-        let Some(until) = field("Valid-Until") else {
+        let Some(until) = &self.valid_until else {
             return Ok(());
         };
         let over =

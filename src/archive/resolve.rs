@@ -40,7 +40,7 @@ pub enum Unsatisfiable {
 
 /// Chooses the packages, as indices into [`Index::packages`], roots first.
 ///
-/// Of each name only one version is a candidate: the preferred one, else the newest of all suites, where
+/// Of each name only one version is a candidate: a local one, else the preferred one, else the newest of all suites, where
 /// suites that are not automatic count only if no other has the package. Dependencies are followed depth
 /// first; of alternatives, one that is already chosen counts, else the first that works. What is
 /// provided is tried after the package of that very name, by priority.
@@ -64,6 +64,9 @@ pub fn candidates<'a>(index: &'a Index, request: &Request) -> HashMap<&'a str, u
 fn candidate(index: &Index, request: &Request, name: &str) -> Option<usize> {
     let versions = index.versions(name);
     let package = |id: &usize| &index.packages[*id];
+    if let Some(local) = versions.iter().find(|id| package(id).release.is_none()) {
+        return Some(*local);
+    }
     if let Some(preferred) = request.prefer.get(name)
         && let Some(id) = versions
             .iter()
@@ -74,7 +77,7 @@ fn candidate(index: &Index, request: &Request, name: &str) -> Option<usize> {
     // The first of equals is that of the suite that the recipe names first.
     versions.iter().copied().reduce(|best, id| {
         let (old, new) = (package(&best), package(&id));
-        let automatic = |p: &Package| !index.releases[p.release].not_automatic;
+        let automatic = |p: &Package| !p.release.is_some_and(|r| index.releases[r].not_automatic);
         let order = automatic(new)
             .cmp(&automatic(old))
             .then_with(|| version::compare(&new.version, &old.version));

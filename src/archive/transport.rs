@@ -177,7 +177,7 @@ impl Client {
             206 if begins_at(response.headers(), offset) => offset,
             404 | 410 => return Err(TransferError::Missing(url.into())),
             // What is there is not a beginning of what the mirror has.
-            206 | 416 => return self.request(url, 0),
+            206 | 416 if offset > 0 => return self.request(url, 0),
             _ => {
                 return Err(TransferError::Refused {
                     url: url.into(),
@@ -213,7 +213,7 @@ fn explain(url: &str, stall: Duration, error: ureq::Error) -> TransferError {
     let url = url.to_string();
     match error {
         ureq::Error::Timeout(
-            ureq::Timeout::RecvResponse | ureq::Timeout::RecvBody | ureq::Timeout::PerCall,
+            ureq::Timeout::RecvResponse | ureq::Timeout::RecvBody | ureq::Timeout::PerRead,
         ) => TransferError::Stalled {
             url,
             seconds: stall,
@@ -250,6 +250,18 @@ fn is_cut(kind: io::ErrorKind) -> bool {
     )
 }
 
+/// Makes a path part of an address: all but letters, digits and `/._-~` as percent and hex digits.
+pub fn percent_encode(path: &str) -> String {
+    path.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
 /// The path of a `file://` address; only those without a host or with `localhost` have one.
 fn percent_decode(address: &str) -> Option<String> {
     let path = address.strip_prefix("localhost").unwrap_or(address);
@@ -279,6 +291,8 @@ mod tests {
     fn paths_of_file_addresses_are_decoded() {
         assert_eq!(percent_decode("/a%20b/c").as_deref(), Some("/a b/c"));
         assert_eq!(percent_decode("localhost/a").as_deref(), Some("/a"));
+        let name = "/pool/a_1%3a2+b~1 é.deb";
+        assert_eq!(percent_decode(&percent_encode(name)).as_deref(), Some(name));
         for wrong in ["host/a", "a", "/a%2", "/a%zz"] {
             assert_eq!(percent_decode(wrong), None, "{wrong}");
         }

@@ -3,6 +3,7 @@
 
 mod arch;
 mod board_type;
+mod check;
 mod date;
 mod diagnostic;
 mod file;

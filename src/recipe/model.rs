@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::check::check;
 use super::{Arch, RecipeFile, parse_toml};
 
 /// A recipe, as its author wrote it. Paths in it are relative to its own directory.
@@ -60,6 +61,7 @@ impl Recipe {
     /// The first mistake, as a [`Diagnostic`](super::Diagnostic).
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let recipe: Recipe = parse_toml(path, text)?;
+        check(&recipe, path, text)?;
         Ok(recipe)
     }
 

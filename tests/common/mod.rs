@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: running hearth and its oracles, and saying what is missing.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod archive;
 pub mod emulator;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,63 @@
+//! Owns a recipe's own `.deb` files as far as choosing goes: what they are, and what they need.
+//! Never installs them.
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use deb822_fast::borrowed::parse_borrowed;
+use sha2::Digest;
+
+use super::deb::Deb;
+use super::fetch::hash_rest;
+use super::index::{Index, Package};
+use crate::recipe::{RecipeFile, Step, at};
+
+/// Adds a recipe's local packages to the index, before all others of their names; gives their names.
+///
+/// # Errors
+/// If a file is no package, or one for another architecture.
+pub fn add_local(index: &mut Index, file: &RecipeFile) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (number, relative) in file.recipe.debs.iter().enumerate() {
+        let package = read(file, relative)?;
+        let arch = file.recipe.arch.debian();
+        if &*package.arch != arch && &*package.arch != "all" {
+            let path = [Step::Key("debs"), Step::Index(number)];
+            let message = format!(
+                "this package is for {}, the recipe for {arch}",
+                package.arch
+            );
+            return Err(at(&file.path, &file.text, &path, message).into());
+        }
+        names.push(package.name.to_string());
+        index.insert(package);
+    }
+    Ok(names)
+}
+
+fn read(file: &RecipeFile, relative: &Path) -> Result<Package> {
+    let path = file.directory().join(relative);
+    let control = Deb::open(&path)?.control()?;
+    let failed = || format!("cannot read {}", path.display());
+    let (hash, size) = File::open(&path)
+        .and_then(|mut deb| hash_rest(&mut deb))
+        .with_context(failed)?;
+    let name = relative
+        .to_str()
+        .ok_or_else(|| anyhow!("the path is no UTF-8"))
+        .with_context(failed)?;
+    // An index has these fields beyond those of the package itself.
+    let stanza = format!(
+        "{}\nFilename: {name}\nSize: {size}\nSHA256: {}\n",
+        control.paragraph.trim_end(),
+        hex::encode(hash.finalize())
+    );
+    let paragraphs = parse_borrowed(&stanza).map_err(|error| anyhow!("{error}"));
+    paragraphs
+        .with_context(failed)?
+        .first()
+        .and_then(|fields| Package::read(fields, None))
+        .ok_or_else(|| anyhow!("its control file lacks a name, version or architecture"))
+        .with_context(failed)
+}
