@@ -394,6 +394,24 @@ fn every_board_and_template_gives_a_script_that_mkimage_reads() {
 }
 
 #[test]
+fn every_script_of_a_board_type_with_load_addresses_sets_them() {
+    let desk = Desk::new();
+    let print = |board, template| {
+        let arguments = [board, "-t", template, "--image", IMAGE, "--print"];
+        String::from_utf8(succeed(&mut desk.bootscript(&arguments)).stdout).unwrap()
+    };
+    for template in ["card", "nfs", "local"] {
+        let text = print("raspberrypi-3", template);
+        let set = text
+            .find("\nsetenv fdt_addr_r 0x8000000\n")
+            .expect(template);
+        let used = text.find("${fdt_addr_r}").or(text.find("${scriptaddr}"));
+        assert!(set < used.expect(template), "{text}");
+        assert!(!print("nanopi-neo", template).contains("setenv fdt_addr_r"));
+    }
+}
+
+#[test]
 fn all_boards_make_a_tftp_tree_and_a_second_run_changes_nothing() {
     let desk = Desk::new();
     let tree = desk.tftp(&[]);

@@ -31,7 +31,7 @@ pub struct BoardType {
     /// Whether the network interface hangs off USB, which U-Boot starts only when told to.
     #[serde(default)]
     pub usb_network: bool,
-    /// Load addresses, for a U-Boot that does not set `kernel_addr_r` and its kin.
+    /// Load addresses, for a U-Boot whose `kernel_addr_r` and its kin are unset or too near each other.
     pub addresses: Option<LoadAddresses>,
     pub bootloader: Option<Bootloader>,
     #[serde(default)]

@@ -55,6 +55,7 @@ macro_rules! embedded {
 
 /// Files that the binary carries, by their path in the repository.
 static EMBEDDED: &[(&str, &str)] = &[
+    embedded!("boot-scripts/addresses.hbs"),
     embedded!("boot-scripts/card.cmd.hbs"),
     embedded!("boot-scripts/local.cmd.hbs"),
     embedded!("boot-scripts/nfs.cmd.hbs"),

@@ -37,7 +37,7 @@ pub struct Values {
     pub console: String,
     pub kernel_arguments: Vec<String>,
     pub usb_network: bool,
-    /// Null where U-Boot has its own.
+    /// Null where U-Boot's own will do.
     pub addresses: Option<Addresses>,
     /// For the `local` script: the number of the partition it boots from.
     pub partition: u8,
