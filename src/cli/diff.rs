@@ -11,7 +11,7 @@ use hearth::rootfs::diff::{self, What};
 
 use super::changes;
 
-/// Show the packages and files that differ between two images, or two locks
+/// Show packages and files that differ between images or locks
 ///
 /// The exit code is 0 if there is no difference and 1 if there is one.
 #[derive(Debug, Args)]

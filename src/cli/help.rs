@@ -14,7 +14,10 @@ const TASKS: [(&str, &[&str]); 5] = [
         "Artifacts",
         &["bootscript", "mkimage", "image", "media", "flash"],
     ),
-    ("Serving", &["serve", "netboot", "provision", "doctor"]),
+    (
+        "Serving",
+        &["serve", "netboot", "provision", "private-network", "doctor"],
+    ),
     (
         "Boards",
         &[

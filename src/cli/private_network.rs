@@ -10,7 +10,7 @@ use clap::Args;
 use hearth::board::network;
 use hearth::error::Fault;
 
-/// Run a command in a network of its own, as emulated boards need it
+/// Run a command in a network of its own, for emulated boards
 ///
 /// In it the command and what it starts have a loopback device with one more
 /// address, all ports for themselves, and no way out. Start `hearth serve` and

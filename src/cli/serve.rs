@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::serving::with_api;
 use super::terminal::Terminal;
 
-/// Serve a lab's boards: TFTP, NFS root, HTTP, and DHCP if asked for
+/// Serve a lab's boards: TFTP, NFS root, HTTP, DHCP if asked
 ///
 /// Every board gets the boot script and the image that are current when it
 /// boots; a board that runs keeps the image it has, even when that is built
