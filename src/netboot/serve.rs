@@ -254,8 +254,13 @@ fn allowed(lab: &LabSettings) -> Result<Vec<Network>> {
         Some(dhcp) => networks.push(dhcp.network.parse().map_err(anyhow::Error::msg)?),
         None => networks.extend(network_of(lab.address)),
     }
-    networks.dedup();
-    Ok(networks)
+    let mut distinct = Vec::new();
+    for network in networks {
+        if !distinct.contains(&network) {
+            distinct.push(network);
+        }
+    }
+    Ok(distinct)
 }
 
 /// The network of the interface that has the address.

@@ -101,7 +101,11 @@ impl Store {
                 |name| name.to_string_lossy().into_owned(),
             );
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = known.values().find(|(_, current)| current.recipe == name);
+        // Of several builds of one recipe, the newest.
+        let found = known
+            .values()
+            .filter(|(_, current)| current.recipe == name)
+            .max_by_key(|((_, _, seconds, nanoseconds), _)| (*seconds, *nanoseconds));
         if let Some((_, current)) = found {
             return Ok(current.export.clone());
         }

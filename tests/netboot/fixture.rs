@@ -1,28 +1,24 @@
-//! Network boot against independent clients: libnfs, tftp-hpa, curl, and packets made by hand.
-
-mod common;
+//! An image with something of everything, and servers of it in this process.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
-use common::{oracle, succeed};
 use hearth::netboot::access::Access;
 use hearth::netboot::exports::{Export, Exports};
 use hearth::netboot::mount::Mount;
 use hearth::netboot::nfs::Nfs;
 use hearth::netboot::rpc::Program;
 use hearth::netboot::rpc_net::Service;
-use hearth::rootfs::index::{Image, Kind};
+use hearth::rootfs::index::Image;
 use tar::EntryType;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Runtime;
 
-const HASH: [u8; 32] = [0xa5; 32];
+pub const HASH: [u8; 32] = [0xa5; 32];
 
 /// A file of this many bytes that no two blocks of are alike.
-fn pattern(length: usize) -> Vec<u8> {
+pub fn pattern(length: usize) -> Vec<u8> {
     (0..length as u32)
         .flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes())
         .take(length)
@@ -30,7 +26,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 /// An image with something of everything, one huge directory and one large file.
-fn make_image(directory: &Path) -> PathBuf {
+pub fn make_image(directory: &Path) -> PathBuf {
     let mut tar = tar::Builder::new(Vec::new());
     let mut add = |kind: EntryType, mode: u32, name: &str, data: &[u8], link: &str| {
         let mut header = tar::Header::new_ustar();
@@ -94,15 +90,15 @@ fn make_image(directory: &Path) -> PathBuf {
 }
 
 /// NFS and MOUNT on one port of loopback, in this process.
-struct NfsServer {
-    exports: Arc<Exports>,
-    address: SocketAddr,
+pub struct NfsServer {
+    pub exports: Arc<Exports>,
+    pub address: SocketAddr,
     _runtime: Runtime,
     _directory: tempfile::TempDir,
 }
 
 impl NfsServer {
-    fn start(allowed: &[&str]) -> Self {
+    pub fn start(allowed: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let image = Image::open(&make_image(directory.path())).unwrap();
         let exports = Arc::new(Exports::default());
@@ -142,85 +138,12 @@ impl NfsServer {
         }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         let port = self.address.port();
         format!("nfs://127.0.0.1/test-image{path}?version=3&nfsport={port}&mountport={port}")
     }
 
-    fn image(&self) -> Arc<Image> {
+    pub fn image(&self) -> Arc<Image> {
         self.exports.by_id("test-image").unwrap().image.clone()
-    }
-}
-
-/// libnfs as root: files that only root may read are compared too.
-fn libnfs(program: &str) -> Command {
-    oracle(program)
-}
-
-#[test]
-fn libnfs_lists_what_is_in_the_tar() {
-    let server = NfsServer::start(&["127.0.0.0/8"]);
-    let listed = succeed(libnfs("nfs-ls").arg("-R").arg(server.url("/")));
-    let text = String::from_utf8(listed.stdout).unwrap();
-    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut listed: Vec<String> = text.lines().map(words).collect();
-    let mut expected = Vec::new();
-    server.image().walk(|path, _, inode| {
-        if path.is_empty() {
-            return;
-        }
-        let kind = match inode.kind {
-            Kind::Directory { .. } => 'd',
-            Kind::Symlink { .. } => 'l',
-            Kind::CharDevice { .. } => 'c',
-            Kind::BlockDevice { .. } => 'b',
-            Kind::File { .. } => '-',
-            // nfs-ls has no letter for a FIFO.
-            Kind::Fifo => ' ',
-        };
-        let bit = |bit: u32, letter: char| if inode.mode & bit != 0 { letter } else { '-' };
-        let mode: String = (0..9)
-            .rev()
-            .map(|n| bit(1 << n, ['x', 'w', 'r'][n % 3]))
-            .collect();
-        expected.push((
-            kind,
-            mode,
-            inode.links,
-            inode.uid,
-            inode.gid,
-            inode.size(),
-            path.to_vec(),
-        ));
-    });
-    let mut expected: Vec<String> = expected
-        .into_iter()
-        .map(|(kind, mode, links, uid, gid, size, path)| {
-            let path = String::from_utf8(path).unwrap();
-            words(&format!("{kind}{mode} {links} {uid} {gid} {size} {path}"))
-        })
-        .collect();
-    listed.sort();
-    expected.sort();
-    assert_eq!(listed.len(), expected.len());
-    for (listed, expected) in listed.iter().zip(&expected) {
-        assert_eq!(listed, expected);
-    }
-}
-
-#[test]
-fn libnfs_reads_what_is_in_the_tar() {
-    let server = NfsServer::start(&["127.0.0.0/8"]);
-    let image = server.image();
-    for path in [
-        "usr/bin/large",
-        "usr/bin/su",
-        "usr/bin/sudo",
-        "usr/bin/empty",
-        "huge/entry-00000-",
-    ] {
-        let got = succeed(libnfs("nfs-cat").arg(server.url(&format!("/{path}"))));
-        let expected = image.read(image.find(path).unwrap().number).unwrap();
-        assert!(got.stdout == expected, "{path} differs");
     }
 }

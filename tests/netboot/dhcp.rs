@@ -1,0 +1,160 @@
+//! DHCP by raw packets: the lab's boards are answered, nobody else is.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
+use dhcproto::{Decodable, Encodable};
+use hearth::netboot::dhcp::answer;
+use hearth::recipe::find::Source;
+use hearth::recipe::{LoadedLab, board_types};
+
+const BOARD: [u8; 6] = [2, 0, 0x5e, 0x10, 0, 1];
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 1);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 7, 21);
+
+fn lab() -> LoadedLab {
+    let text = r#"
+        [lab]
+        name = "desk"
+        address = "192.168.7.1"
+        recipe = "trixie-armhf"
+        dhcp = { interface = "eth1", network = "192.168.7.0/24", router = "192.168.7.1", dns = ["192.168.7.1"], lease = 600 }
+        [[board]]
+        name = "neo1"
+        type = "nanopi-neo"
+        mac = "02:00:5e:10:00:01"
+        address = "192.168.7.21"
+        [[board]]
+        name = "neo2"
+        type = "nanopi-neo"
+        mac = "02:00:5e:10:00:02"
+    "#;
+    let source = Source {
+        path: "lab.toml".into(),
+        text: text.into(),
+    };
+    LoadedLab::from_source(&source, board_types().unwrap()).unwrap()
+}
+
+fn request(mac: [u8; 6], kind: MessageType, options: Vec<DhcpOption>) -> Message {
+    let zero = Ipv4Addr::UNSPECIFIED;
+    let mut message = Message::new_with_id(0x1234_5678, zero, zero, zero, zero, &mac);
+    message.opts_mut().insert(DhcpOption::MessageType(kind));
+    for option in options {
+        message.opts_mut().insert(option);
+    }
+    message
+}
+
+fn ask(message: &Message) -> Option<(Message, SocketAddrV4)> {
+    let reply = answer(&message.to_vec().unwrap(), &lab()).unwrap()?;
+    assert!(reply.packet.len() >= 300);
+    Some((Message::from_bytes(&reply.packet).unwrap(), reply.to))
+}
+
+#[test]
+fn a_board_is_offered_its_address_and_where_to_boot_from() {
+    let identifier = DhcpOption::ClientIdentifier(vec![1, 2, 3]);
+    let (offer, to) = ask(&request(
+        BOARD,
+        MessageType::Discover,
+        vec![identifier.clone()],
+    ))
+    .unwrap();
+    assert_eq!(to, "255.255.255.255:68".parse().unwrap());
+    assert_eq!(
+        (offer.opcode(), offer.xid()),
+        (Opcode::BootReply, 0x1234_5678)
+    );
+    assert_eq!(offer.opts().msg_type(), Some(MessageType::Offer));
+    assert_eq!(
+        (offer.yiaddr(), offer.siaddr(), offer.chaddr()),
+        (ADDRESS, SERVER, &BOARD[..])
+    );
+    let file = offer.fname().unwrap();
+    assert_eq!(
+        file.strip_suffix(b"\0").unwrap_or(file),
+        b"boards/neo1/boot.scr.uimg"
+    );
+    for option in [
+        DhcpOption::ServerIdentifier(SERVER),
+        DhcpOption::AddressLeaseTime(600),
+        DhcpOption::SubnetMask(Ipv4Addr::new(255, 255, 255, 0)),
+        DhcpOption::BroadcastAddr(Ipv4Addr::new(192, 168, 7, 255)),
+        DhcpOption::Router(vec![SERVER]),
+        DhcpOption::DomainNameServer(vec![SERVER]),
+        DhcpOption::Hostname("neo1".into()),
+        DhcpOption::BootfileName(b"boards/neo1/boot.scr.uimg".to_vec()),
+        identifier,
+    ] {
+        assert_eq!(offer.opts().get((&option).into()), Some(&option));
+    }
+}
+
+#[test]
+fn requests_are_granted_or_denied_and_other_servers_left_alone() {
+    let requested = |address: Ipv4Addr, server: Ipv4Addr| {
+        let options = vec![
+            DhcpOption::RequestedIpAddress(address),
+            DhcpOption::ServerIdentifier(server),
+        ];
+        ask(&request(BOARD, MessageType::Request, options))
+    };
+    let kind =
+        |reply: Option<(Message, SocketAddrV4)>| reply.map(|(m, _)| m.opts().msg_type().unwrap());
+    assert_eq!(kind(requested(ADDRESS, SERVER)), Some(MessageType::Ack));
+    let other = Ipv4Addr::new(192, 168, 7, 99);
+    let (denied, _) = requested(other, SERVER).unwrap();
+    assert_eq!(denied.opts().msg_type(), Some(MessageType::Nak));
+    assert_eq!(denied.yiaddr(), Ipv4Addr::UNSPECIFIED);
+    assert_eq!(kind(requested(ADDRESS, other)), None);
+    // A renewal: the client has the address, and is answered there.
+    let mut renewal = request(BOARD, MessageType::Request, vec![]);
+    renewal.set_ciaddr(ADDRESS);
+    let (granted, to) = ask(&renewal).unwrap();
+    assert_eq!(granted.opts().msg_type(), Some(MessageType::Ack));
+    assert_eq!(to, SocketAddrV4::new(ADDRESS, 68));
+    renewal.set_flags(Flags::default().set_broadcast());
+    assert_eq!(*ask(&renewal).unwrap().1.ip(), Ipv4Addr::BROADCAST);
+    // Through a relay.
+    let mut relayed = request(BOARD, MessageType::Discover, vec![]);
+    relayed.set_giaddr(Ipv4Addr::new(192, 168, 7, 254));
+    assert_eq!(
+        ask(&relayed).unwrap().1,
+        "192.168.7.254:67".parse().unwrap()
+    );
+    // INFORM is answered without a lease.
+    let (inform, _) = ask(&request(BOARD, MessageType::Inform, vec![])).unwrap();
+    assert_eq!(inform.yiaddr(), Ipv4Addr::UNSPECIFIED);
+    assert_eq!(inform.opts().get(OptionCode::AddressLeaseTime), None);
+}
+
+#[test]
+fn strangers_boards_without_an_address_and_releases_get_no_answer() {
+    assert!(ask(&request([2, 9, 9, 9, 9, 9], MessageType::Discover, vec![])).is_none());
+    let without = [2, 0, 0x5e, 0x10, 0, 2];
+    assert!(ask(&request(without, MessageType::Discover, vec![])).is_none());
+    assert!(ask(&request(BOARD, MessageType::Release, vec![])).is_none());
+    assert!(ask(&request(BOARD, MessageType::Decline, vec![])).is_none());
+    let mut reply = request(BOARD, MessageType::Offer, vec![]);
+    reply.set_opcode(Opcode::BootReply);
+    assert!(ask(&reply).is_none());
+}
+
+#[test]
+fn every_cut_and_every_length_byte_is_survived() {
+    let whole = request(BOARD, MessageType::Discover, vec![])
+        .to_vec()
+        .unwrap();
+    let lab = lab();
+    for length in 0..whole.len() {
+        let _ = answer(&whole[..length], &lab);
+    }
+    for at in 0..whole.len() {
+        for value in [0, 1, 6, 7, 16, 17, 127, 255] {
+            let mut packet = whole.clone();
+            packet[at] = value;
+            let _ = answer(&packet, &lab);
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Network boot against independent clients: libnfs, tftp-hpa, curl, and packets made by hand.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod dhcp;
+mod fixture;
+mod malformed;
+mod nfs;
+mod rpc;
+mod serve;
+mod tftp;
