@@ -13,37 +13,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::exports::{Export, Exports};
 use crate::error::Fault;
+use crate::rootfs::Manifest;
 use crate::rootfs::index::Image;
 
-const MANIFEST: &str = "manifest.json";
 const ROOTFS: &str = "rootfs.tar";
 const KEPT: &str = ".served";
 /// How long a build that was replaced is kept after a client last used it.
 const KEEP_UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// What the server needs of `manifest.json`.
-#[derive(Debug, Deserialize)]
-struct Manifest {
-    recipe: RecipeOf,
-    image: String,
-    artifacts: HashMap<String, Artifact>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RecipeOf {
-    name: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Artifact {
-    sha256: String,
-    size: u64,
-}
 
 /// Tells one version of a file from the next: device, inode, and modification time with nanoseconds.
 type Version = (u64, u64, i64, i64);
@@ -140,7 +120,7 @@ impl Store {
         let present = sub_directories(&self.builds);
         known.retain(|directory, _| present.contains(directory));
         for directory in present {
-            let version = match fs::metadata(directory.join(MANIFEST)) {
+            let version = match fs::metadata(directory.join(Manifest::FILE)) {
                 Ok(meta) => (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec()),
                 // Not a build, or one that is being replaced this very moment.
                 Err(_) => continue,
@@ -174,7 +154,7 @@ impl Store {
                 directory.to_path_buf()
             }
         };
-        let manifest = Manifest::read(&kept)?;
+        let manifest = Manifest::load(&kept)?;
         let export = match self.exports.at(&kept) {
             Some(known) => known,
             None => self.exports.insert(open_build(&kept, &manifest)?),
@@ -187,7 +167,7 @@ impl Store {
 
     /// Links the files of a build into `.served/<image id>.<hash of its manifest>/`.
     fn keep(&self, directory: &Path) -> Result<PathBuf> {
-        let manifest = fs::read(directory.join(MANIFEST))?;
+        let manifest = fs::read(directory.join(Manifest::FILE))?;
         let parsed: Manifest = serde_json::from_slice(&manifest)?;
         anyhow::ensure!(
             is_plain_name(&parsed.image),
@@ -205,7 +185,7 @@ impl Store {
         link_tree(directory, beside.path())?;
         // What was linked must be what the manifest says, not half of a build that replaced it meanwhile.
         anyhow::ensure!(
-            fs::read(beside.path().join(MANIFEST))? == manifest,
+            fs::read(beside.path().join(Manifest::FILE))? == manifest,
             "it was replaced at this moment"
         );
         fs::rename(beside.keep(), &place)?;
@@ -216,7 +196,7 @@ impl Store {
     fn open_kept(&self) {
         for directory in sub_directories(&self.builds.join(KEPT)) {
             let opened =
-                Manifest::read(&directory).and_then(|manifest| open_build(&directory, &manifest));
+                Manifest::load(&directory).and_then(|manifest| open_build(&directory, &manifest));
             match opened {
                 Ok(export) => {
                     self.exports.insert(export);
@@ -265,14 +245,6 @@ impl Store {
                 }
             }
         }
-    }
-}
-
-impl Manifest {
-    fn read(directory: &Path) -> Result<Self> {
-        let path = directory.join(MANIFEST);
-        let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{} is no manifest", path.display()))
     }
 }
 

@@ -41,7 +41,7 @@ fn build(directory: &Path, mark: &str) -> String {
     let size = fs::metadata(&tar).unwrap().len();
     let manifest = json!({
         "hearth": "0.1.0", "recipe": { "name": "trixie-armhf", "sha256": hash },
-        "arch": "armhf", "epoch": 0, "kernel": null, "image": id,
+        "lock": { "sha256": hash }, "arch": "armhf", "epoch": 0, "kernel": null, "image": id,
         "artifacts": { "rootfs.tar": { "sha256": hash, "size": size } },
     });
     fs::write(beside.join("manifest.json"), manifest.to_string()).unwrap();
