@@ -11,6 +11,7 @@ use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::access::Access;
 use super::rpc::{self, MAX_CALL, Peer, Program, Records, Tail, Transport};
@@ -22,6 +23,8 @@ const READ_AT_ONCE: usize = 16 << 10;
 const SEND_AT_ONCE: usize = 64 << 10;
 /// How long a client may leave what was sent to it unacknowledged, and when an idle one is probed.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// How long a stranger is told that it may not: it must not keep the boards out.
+const STRANGERS_TIME: Duration = Duration::from_secs(5);
 /// Pause after the system could not accept a connection, mostly for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The largest datagram.
@@ -63,7 +66,13 @@ impl Service {
             };
             let service = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = service.serve_connection(stream, address).await {
+                let peer = service.peer(address, Transport::Tcp);
+                let serving = service.serve_connection(stream, peer);
+                let ended = match peer.allowed {
+                    true => serving.await,
+                    false => timeout(STRANGERS_TIME, serving).await.unwrap_or(Ok(())),
+                };
+                if let Err(error) = ended {
                     log::debug!("{}: {address}: {error}", service.name);
                 }
                 drop(place);
@@ -72,7 +81,7 @@ impl Service {
     }
 
     /// Answers the calls of one connection, in order, until the client closes it.
-    async fn serve_connection(&self, mut stream: TcpStream, address: SocketAddr) -> io::Result<()> {
+    async fn serve_connection(&self, mut stream: TcpStream, peer: Peer) -> io::Result<()> {
         stream.set_nodelay(true)?;
         setsockopt(&stream, sockopt::KeepAlive, &true)?;
         setsockopt(
@@ -80,7 +89,6 @@ impl Service {
             sockopt::TcpUserTimeout,
             &(UNACKNOWLEDGED.as_millis() as u32),
         )?;
-        let peer = self.peer(address, Transport::Tcp);
         let mut records = Records::default();
         let mut replies = Vec::new();
         loop {

@@ -33,10 +33,10 @@ type Version = (u64, u64, i64, i64);
 pub struct Store {
     builds: PathBuf,
     exports: Arc<Exports>,
-    known: Mutex<HashMap<PathBuf, (Version, Current)>>,
+    known: Mutex<HashMap<PathBuf, (Version, Option<Current>)>>,
 }
 
-/// The build that a directory holds now.
+/// The build that a directory holds now; none if it cannot be served, which is said once.
 #[derive(Clone, Debug)]
 struct Current {
     recipe: String,
@@ -84,6 +84,7 @@ impl Store {
         // Of several builds of one recipe, the newest.
         let found = known
             .values()
+            .filter_map(|(version, current)| Some((version, current.as_ref()?)))
             .filter(|(_, current)| current.recipe == name)
             .max_by_key(|((_, _, seconds, nanoseconds), _)| (*seconds, *nanoseconds));
         if let Some((_, current)) = found {
@@ -108,7 +109,8 @@ impl Store {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut listing: Vec<_> = known
             .values()
-            .map(|(_, current)| (current.export.id.clone(), current.recipe.clone()))
+            .filter_map(|(_, current)| current.as_ref())
+            .map(|current| (current.export.id.clone(), current.recipe.clone()))
             .collect();
         listing.sort();
         listing
@@ -131,13 +133,17 @@ impl Store {
             {
                 continue;
             }
-            match self.load(&directory) {
+            let current = match self.load(&directory) {
                 Ok(current) => {
                     log::info!("serving {} from {}", current.export.id, directory.display());
-                    known.insert(directory, (version, current));
+                    Some(current)
                 }
-                Err(error) => log::error!("cannot serve {}: {error:#}", directory.display()),
-            }
+                Err(error) => {
+                    log::error!("cannot serve {}: {error:#}", directory.display());
+                    None
+                }
+            };
+            known.insert(directory, (version, current));
         }
     }
 
@@ -213,8 +219,10 @@ impl Store {
     pub fn tidy(&self) {
         let current: Vec<PathBuf> = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let directory = |(_, current): &(Version, Current)| current.export.directory.clone();
-            known.values().map(directory).collect()
+            known
+                .values()
+                .filter_map(|(_, current)| Some(current.as_ref()?.export.directory.clone()))
+                .collect()
         };
         let used: Vec<String> = self
             .exports
