@@ -6,8 +6,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::emulator::{self, Emulator};
 use common::{fail, hearth, oracle, run, succeed};
-use hearth::recipe::{BoardType, Place, Table, board_types};
+use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
+use hearth::media::bootloader;
+use hearth::progress::NoProgress;
+use hearth::recipe::{BoardType, Place, RecipeFile, Table, board_types};
 use tempfile::TempDir;
 
 /// A build's output with stand-ins for the bootloaders of every board type, each of a likely size.
@@ -461,4 +465,164 @@ fn a_full_disk_leaves_no_image_behind() {
         "No space left on device",
     );
     assert!(output.stdout.is_empty(), "{output:?}");
+}
+
+/// A directory with the card of an emulated board, and a netboot tree in `tftp` for it.
+fn card_and_tree(board: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let command = || {
+        let mut hearth = hearth();
+        hearth.current_dir(dir.path()).env_remove("HEARTH_LAB");
+        hearth
+    };
+    let card = ["--recipe", "trixie-armhf", "-o", "card.img"];
+    succeed(command().args(["media", board]).args(card));
+    let build = dir.path().join("build");
+    for name in [
+        "vmlinuz",
+        "initrd.img",
+        "uInitrd",
+        "dtb/sun8i-h3-nanopi-neo.dtb",
+    ] {
+        fs::create_dir_all(build.join(name).parent().unwrap()).unwrap();
+        fs::write(build.join(name), vec![0; 70_000]).unwrap();
+    }
+    fs::write(
+        build.join("manifest.json"),
+        format!("{{\"image\": \"{IMAGE}\"}}"),
+    )
+    .unwrap();
+    let tree = ["--from", "build", "-o", "tftp", "--board", board];
+    succeed(command().args(["netboot", "trixie-armhf"]).args(tree));
+    dir
+}
+
+const IMAGE: &str = "trixie-armhf-0123456789ab";
+
+/// Follows the board from its card to its own script on the network.
+fn runs_its_own_script(board: &str, arguments: &[String]) {
+    let mut console = Emulator::start("qemu-system-arm", arguments);
+    console.until(&format!(
+        "hearth: {board} asks 10.0.2.2 for its boot script"
+    ));
+    console.until(&format!("hearth: {board} boots {IMAGE} from 10.0.2.2"));
+    // What stands for the kernel is none: all was loaded, and U-Boot tried it.
+    console.until("hearth: bootz came back");
+}
+
+#[test]
+fn nanopi_neo_goes_from_its_card_by_spl_and_u_boot_to_its_own_script() {
+    let dir = card_and_tree("nanopi-neo");
+    let card = dir.path().join("card.img");
+    let arguments = [
+        "-M",
+        "orangepi-pc",
+        "-drive",
+        &format!("format=raw,if=sd,file={}", card.display()),
+        "-nic",
+        &format!("user,tftp={}", dir.path().join("tftp").display()),
+    ];
+    runs_its_own_script("nanopi-neo", &arguments.map(String::from));
+}
+
+#[test]
+fn a_virt_board_with_trixies_u_boot_runs_the_script_on_its_card() {
+    let dir = card_and_tree("qemu-virt-arm");
+    let (_, board) = hearth::recipe::board_or_type(None, "qemu-virt-arm").unwrap();
+    let recipe = RecipeFile::open("trixie-armhf").unwrap();
+    let fetcher = Fetcher::new(
+        Cache::default(),
+        Mirrors::find(None, None),
+        Limits::default(),
+    );
+    bootloader::unpack(&board, &recipe, &fetcher, dir.path(), &NoProgress).unwrap();
+    let firmware = dir
+        .path()
+        .join("bootloader/qemu-virt-arm/usr/lib/u-boot/qemu_arm/u-boot.bin");
+    let mut arguments = ["-M", "virt", "-cpu", "cortex-a15", "-m", "512", "-bios"]
+        .map(String::from)
+        .to_vec();
+    arguments.push(firmware.display().to_string());
+    arguments.extend(emulator::user_network(&dir.path().join("tftp")));
+    arguments.extend(emulator::disk(&dir.path().join("card.img")));
+    runs_its_own_script("qemu-virt-arm", &arguments);
+}
+
+#[test]
+fn a_board_without_a_card_finds_its_script_by_its_mac() {
+    let dir = card_and_tree("qemu-virt-arm");
+    let (_, board) = hearth::recipe::board_or_type(None, "qemu-virt-arm").unwrap();
+    let tree = dir.path().join("tftp");
+    // Bookworm's U-Boot runs the script that DHCP names. It misreads the MAC of a PCI device.
+    let mut arguments = emulator::virt_arm();
+    arguments.extend(["-nodefaults".into(), "-netdev".into()]);
+    let tftp = tree.display();
+    arguments.push(format!("user,id=net,bootfile=boot.scr.uimg,tftp={tftp}"));
+    let device = format!("virtio-net-device,netdev=net,mac={}", board.mac);
+    arguments.extend(["-device".into(), device]);
+    let mut console = Emulator::start("qemu-system-arm", &arguments);
+    console.until(&format!(
+        "hearth: qemu-virt-arm boots {IMAGE} from 10.0.2.2"
+    ));
+    console.until("hearth: bootz came back");
+
+    // What any server would serve, and nothing else.
+    let listed = succeed(
+        oracle("mkimage")
+            .arg("-l")
+            .arg(tree.join("boards/qemu-virt-arm/boot.scr.uimg")),
+    );
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("ARM Linux Script"));
+    let menu =
+        fs::read_to_string(tree.join(format!("pxelinux.cfg/01-{}", board.mac.with_dashes())))
+            .unwrap();
+    assert!(
+        menu.contains(&format!("kernel /images/{IMAGE}/vmlinuz")),
+        "{menu}"
+    );
+    assert!(
+        menu.contains(&format!("nfsroot=10.0.2.2:/{IMAGE},")),
+        "{menu}"
+    );
+}
+
+#[test]
+fn a_netboot_tree_replaces_only_a_netboot_tree() {
+    let dir = card_and_tree("qemu-virt-arm");
+    let netboot = |more: &[&str]| {
+        let mut hearth = hearth();
+        hearth.current_dir(dir.path()).env_remove("HEARTH_LAB");
+        hearth.args([
+            "netboot",
+            "trixie-armhf",
+            "--from",
+            "build",
+            "--board",
+            "qemu-virt-arm",
+        ]);
+        hearth.args(["-o", "tftp"]).args(more);
+        hearth
+    };
+    succeed(&mut netboot(&["--nfs-root", "/srv/nfs"]));
+    let script = fs::read(dir.path().join("tftp/boards/qemu-virt-arm/boot.scr")).unwrap();
+    let script = String::from_utf8_lossy(&script).into_owned();
+    assert!(
+        script.contains(&format!("nfsroot=10.0.2.2:/srv/nfs/{IMAGE},vers=3")),
+        "{script}"
+    );
+    fs::write(dir.path().join("tftp/thesis.tex"), "years").unwrap();
+    fail(
+        &mut netboot(&[]),
+        2,
+        "holds `thesis.tex`, which is no part of a netboot tree",
+    );
+    assert!(dir.path().join("tftp/thesis.tex").exists());
+    fs::remove_file(dir.path().join("tftp/thesis.tex")).unwrap();
+    fs::remove_file(dir.path().join("build/uInitrd")).unwrap();
+    fail(&mut netboot(&[]), 2, "uInitrd");
+    assert!(
+        dir.path()
+            .join(format!("tftp/images/{IMAGE}/uInitrd"))
+            .exists()
+    );
 }

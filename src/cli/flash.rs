@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let device = Host::default().probe(&arguments.device)?;
     terminal.say(&device.to_string());
     overcome_doubts(&device, arguments.force)?;
-    let image = arguments.card.image(Some(device.size))?;
+    let image = arguments.card.image(Some(device.size), terminal)?;
     confirm(arguments)?;
     if arguments.update {
         media::update(&image, &arguments.device, terminal)?;

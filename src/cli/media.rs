@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hearth::media::{self, BoardCard, CardImage, TestPartition, parse_size};
+use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
+use hearth::media::{self, BoardCard, CardImage, TestPartition, bootloader, parse_size};
 use hearth::output::{AtomicFile, write_atomically};
-use hearth::recipe::{Board, LoadedLab, board_or_type};
+use hearth::recipe::{RecipeFile, board_or_type};
 use hearth::uboot::Templates;
 
 use super::terminal::Terminal;
@@ -39,8 +40,11 @@ pub struct Card {
     /// The lab file; HEARTH_LAB, else lab.toml, by default
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
-    /// Take the bootloader from this output of `hearth build`; out/RECIPE of
-    /// the board's recipe by default
+    /// The recipe whose bootloader to take; the board's by default
+    #[arg(long, value_name = "RECIPE")]
+    recipe: Option<String>,
+    /// The output of `hearth build` to take it from; out/RECIPE if that is
+    /// there, else the recipe's locked packages
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
     /// Add a partition that tests may destroy: SIZE as 64M, or rest
@@ -50,9 +54,29 @@ pub struct Card {
 
 impl Card {
     /// Makes the image for a card of `size` bytes, if its size is known.
-    pub fn image(&self, size: Option<u64>) -> Result<CardImage> {
-        let (lab, board) = self.board()?;
-        let build = self.from.clone().or_else(|| built(&board));
+    pub fn image(&self, size: Option<u64>, terminal: &Terminal) -> Result<CardImage> {
+        let (lab, mut board) = board_or_type(self.lab.as_deref(), &self.board)?;
+        if self.recipe.is_some() {
+            board.recipe.clone_from(&self.recipe);
+        }
+        let unpacked = tempfile::tempdir().context("cannot make a temporary directory")?;
+        let build = match (&self.from, &board.recipe) {
+            (Some(from), _) => Some(from.clone()),
+            (None, Some(recipe)) => Some(match built(recipe) {
+                Some(build) => build,
+                None => {
+                    let recipe = RecipeFile::open(recipe)?;
+                    let fetcher = Fetcher::new(
+                        Cache::default(),
+                        Mirrors::find(None, None),
+                        Limits::default(),
+                    );
+                    bootloader::unpack(&board, &recipe, &fetcher, unpacked.path(), terminal)?;
+                    unpacked.path().to_path_buf()
+                }
+            }),
+            (None, None) => None,
+        };
         BoardCard {
             board: &board,
             lab: &lab.settings,
@@ -63,20 +87,16 @@ impl Card {
         }
         .image()
     }
-
-    fn board(&self) -> Result<(LoadedLab, Board)> {
-        board_or_type(self.lab.as_deref(), &self.board)
-    }
 }
 
-/// Where `hearth build` leaves what it makes of the board's recipe.
-fn built(board: &Board) -> Option<PathBuf> {
-    let recipe = Path::new(board.recipe.as_deref()?).file_stem()?;
-    Some(Path::new("out").join(recipe))
+/// Where `hearth build` left what it made of the recipe, if it did.
+fn built(recipe: &str) -> Option<PathBuf> {
+    let build = Path::new("out").join(Path::new(recipe).file_stem()?);
+    build.join("manifest.json").exists().then_some(build)
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
-    let image = arguments.card.image(arguments.card_size)?;
+    let image = arguments.card.image(arguments.card_size, terminal)?;
     let output = match &arguments.output {
         Some(output) => output.clone(),
         None => {

@@ -5,11 +5,13 @@ mod boards;
 mod boot;
 mod bootscript;
 mod build;
+mod build_output;
 mod changes;
 mod companion;
 mod completions;
 mod console;
 mod diff;
+mod doctor;
 mod flash;
 mod help;
 mod image;
@@ -20,8 +22,10 @@ mod lock;
 mod man;
 mod media;
 mod mkimage;
+mod netboot;
 mod power;
 mod private_network;
+mod provision;
 mod report;
 mod results;
 mod run;
@@ -86,11 +90,14 @@ pub enum Command {
     Completions(completions::Arguments),
     Diff(diff::Arguments),
     Console(console::Arguments),
+    Doctor(doctor::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
     Lock(lock::Arguments),
     Media(media::Arguments),
     Mkimage(mkimage::Arguments),
+    Netboot(netboot::Arguments),
+    Provision(provision::Arguments),
     Man(man::Arguments),
     Initrd(initrd::Arguments),
     Power(power::Arguments),
@@ -104,8 +111,11 @@ pub enum Command {
 }
 
 /// The work of hearth that is done inside the sandbox.
-const STEPS: &[&[hearth::sandbox::Step]] =
-    &[hearth::rootfs::STEPS, hearth::rootfs::configure::STEPS];
+const STEPS: &[&[hearth::sandbox::Step]] = &[
+    hearth::doctor::STEPS,
+    hearth::rootfs::STEPS,
+    hearth::rootfs::configure::STEPS,
+];
 
 /// Parses the arguments, runs the command, and tells what went wrong.
 pub fn run() -> ExitCode {
@@ -132,6 +142,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Console(arguments) => console::run(&arguments, terminal),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Flash(arguments) => flash::run(&arguments, terminal),
         Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),
@@ -139,6 +150,8 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Man(arguments) => man::run(&arguments, terminal),
         Command::PrivateNetwork(arguments) => private_network::run(&arguments),
+        Command::Netboot(arguments) => netboot::run(&arguments, terminal),
+        Command::Provision(arguments) => provision::run(&arguments, terminal),
         Command::Run(arguments) => run::run(&arguments, terminal),
         Command::Initrd(arguments) => initrd::run(arguments, terminal),
         Command::Power(arguments) => power::run(&arguments),

@@ -254,6 +254,6 @@ fn no_bootloader(board: &Board) -> anyhow::Error {
         "the card of board `{}` needs a bootloader, but no recipe is known that has it",
         board.name
     ))
-    .remedy("give the board a `recipe` in the lab file, or name a build with --from DIR")
+    .remedy("give the board a `recipe` in the lab file, or name one with --recipe")
     .into()
 }

@@ -1,10 +1,11 @@
 //! Owns the SD image of one board: partition table, raw blobs and one small FAT, and how it gets onto a card.
-//! Never fetches or builds: the bootloader comes out of a build's output directory.
+//! Never builds: the bootloader comes out of a build's output directory, or of the recipe's packages.
 //!
 //! An image is a list of extents ([`CardImage`]): nothing else of the card matters, so the file is
 //! sparse, the bmap is short, and flashing takes seconds.
 
 mod bmap;
+pub mod bootloader;
 mod card;
 mod device;
 mod fat;

@@ -2,17 +2,22 @@
 //! Never writes to an image.
 
 pub mod access;
+pub mod compare;
 pub mod dhcp;
 pub mod exports;
+pub mod exports_file;
+pub mod extract;
 pub mod http;
 pub mod mount;
 pub mod nfs;
 pub mod notify;
 pub mod portmap;
+pub mod provision;
 pub mod rpc;
 pub mod rpc_net;
 pub mod serve;
 pub mod sockets;
 pub mod store;
 pub mod tftp;
+pub mod tree;
 pub mod view;

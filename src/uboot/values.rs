@@ -48,8 +48,10 @@ pub struct Values {
 /// Paths of a master image's boot artifacts on the TFTP server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Image {
-    /// The image id, which is its NFS export's name too.
+    /// The image id.
     pub image: String,
+    /// Where the NFS server has it: `/<image id>`, unless a server serves directories.
+    pub nfs_path: String,
     pub kernel: String,
     /// The plain initrd, for extlinux.
     pub initrd: String,
@@ -106,6 +108,7 @@ impl Image {
         let below = |name: &str| format!("images/{id}/{name}");
         Image {
             image: id.to_string(),
+            nfs_path: format!("/{id}"),
             kernel: below("vmlinuz"),
             initrd: below("initrd.img"),
             uinitrd: below("uInitrd"),

@@ -1,0 +1,228 @@
+//! Owns the versions of a master image laid out side by side, and which of them is current.
+//! Never removes a version that an export names, nor the current one.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::compare::{Difference, compare};
+use super::exports_file::exported_paths;
+use super::extract::extract;
+use crate::error::Fault;
+use crate::output::AtomicDir;
+use crate::progress::{Progress, Unit};
+use crate::rootfs::index::Image;
+
+/// The symbolic link to the version for the next boot.
+pub const CURRENT: &str = "current";
+
+/// What [`AtomicDir`] names directories that are not whole yet.
+const UNFINISHED: &str = ".hearth-";
+
+/// A directory with versions of images, each in a directory named by its image id.
+#[derive(Debug)]
+pub struct Provision {
+    directory: PathBuf,
+}
+
+impl Provision {
+    /// Makes the directory if it is not there; its path becomes absolute.
+    pub fn at(directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+        Ok(Provision {
+            directory: fs::canonicalize(directory)?,
+        })
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub fn version(&self, id: &str) -> PathBuf {
+        self.directory.join(id)
+    }
+
+    pub fn is_laid_out(&self, id: &str) -> bool {
+        self.version(id).is_dir()
+    }
+
+    /// Lays the tar out as version `id`, if it is not there yet; it appears whole or not at all.
+    ///
+    /// # Errors
+    /// If the caller is not root, the tar is damaged, or the file system is full or cannot hold it.
+    pub fn lay_out(&self, id: &str, tar: &Path, progress: &dyn Progress) -> Result<bool> {
+        if self.is_laid_out(id) {
+            return Ok(false);
+        }
+        if !nix::unistd::geteuid().is_root() {
+            return Err(Fault::host("only root can give the files of an image their owners")
+                .remedy("run it with sudo, or serve the image with `hearth serve`, which needs no root")
+                .into());
+        }
+        let _lock = self.lock()?;
+        self.sweep()?;
+        let image = Image::open(tar)?;
+        let stage = progress.stage("lay out", Some(image.count()), Unit::Items);
+        let output = AtomicDir::create(&self.version(id))?;
+        let root = File::open(output.path())?;
+        extract(&image, &root, &*stage)?;
+        output.commit()?;
+        stage.finish(&format!(
+            "{} files, {} MiB",
+            image.count(),
+            image.total_size() >> 20
+        ));
+        Ok(true)
+    }
+
+    /// Makes `current` lead to version `id`, in one step; boards that run keep theirs.
+    pub fn switch(&self, id: &str) -> Result<()> {
+        let link = self.directory.join(CURRENT);
+        if fs::read_link(&link).is_ok_and(|target| target == Path::new(id)) {
+            return Ok(());
+        }
+        if fs::symlink_metadata(&link).is_ok_and(|meta| !meta.is_symlink()) {
+            return Err(
+                Fault::input(format!("{} is not a symbolic link", link.display()))
+                    .remedy("move it away")
+                    .into(),
+            );
+        }
+        let beside = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .make_in(&self.directory, |path| symlink(id, path))
+            .with_context(|| format!("cannot write in {}", self.directory.display()))?;
+        beside
+            .persist(&link)
+            .map_err(|failed| failed.error)
+            .with_context(|| format!("cannot switch {}", link.display()))?;
+        Ok(())
+    }
+
+    /// How the tree of version `id` differs from the tar; sorted by path.
+    pub fn check(&self, id: &str, tar: &Path, progress: &dyn Progress) -> Result<Vec<Difference>> {
+        let path = self.version(id);
+        let root = File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => anyhow::Error::new(
+                Fault::input(format!("{} is not laid out", path.display()))
+                    .remedy("run `hearth provision` without --check first"),
+            ),
+            _ => anyhow::Error::new(error).context(format!("cannot read {}", path.display())),
+        })?;
+        let image = Image::open(tar)?;
+        let stage = progress.stage("compare", Some(image.count()), Unit::Items);
+        let differences = compare(&image, &root, &*stage)?;
+        stage.finish(&format!("{} files", image.count()));
+        Ok(differences)
+    }
+
+    /// All versions, sorted: the directories whose names are image ids.
+    pub fn versions(&self) -> Result<Vec<String>> {
+        let mut versions = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type()?.is_dir() && is_image_id(&name) {
+                versions.push(name);
+            }
+        }
+        versions.sort();
+        Ok(versions)
+    }
+
+    /// The versions that `exports`, the text of an exports file, names and that are there.
+    pub fn named_by(&self, exports: &str) -> Result<Vec<String>> {
+        let paths = exported_paths(exports);
+        let mut versions = self.versions()?;
+        versions.retain(|version| paths.contains(&self.version(version)));
+        Ok(versions)
+    }
+
+    /// Removes the versions that none of the exports files' texts names and that are not current; tells which.
+    pub fn collect(&self, exports: &[String]) -> Result<Vec<String>> {
+        let _lock = self.lock()?;
+        self.sweep()?;
+        let current = fs::read_link(self.directory.join(CURRENT)).ok();
+        let mut kept = Vec::new();
+        for text in exports {
+            kept.extend(self.named_by(text)?);
+        }
+        let mut removed = Vec::new();
+        for version in self.versions()? {
+            if kept.contains(&version) || current.as_deref() == Some(Path::new(&version)) {
+                continue;
+            }
+            // First out of sight, so that nobody finds half of it.
+            let doomed = self.directory.join(format!("{UNFINISHED}{version}"));
+            fs::rename(self.version(&version), &doomed)
+                .and_then(|()| fs::remove_dir_all(&doomed))
+                .with_context(|| format!("cannot remove {}", self.version(&version).display()))?;
+            removed.push(version);
+        }
+        Ok(removed)
+    }
+
+    /// Held while versions come and go; freed by the kernel when hearth ends, however it ends.
+    fn lock(&self) -> Result<Flock<File>> {
+        let file = File::open(&self.directory)
+            .with_context(|| format!("cannot read {}", self.directory.display()))?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| io::Error::from(errno))
+            .with_context(|| format!("cannot lock {}", self.directory.display()))
+    }
+
+    /// Removes what a killed hearth left.
+    fn sweep(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.directory)? {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                continue;
+            }
+            let path = entry.path();
+            let removed = if entry.file_type()?.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A recipe's name, a hyphen and 12 hex digits.
+fn is_image_id(name: &str) -> bool {
+    name.rsplit_once('-').is_some_and(|(recipe, hash)| {
+        !recipe.is_empty() && hash.len() == 12 && hash.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_current_version_and_those_exported_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let provision = Provision::at(dir.path()).unwrap();
+        let id = |n: u8| format!("trixie-armhf-{n:012x}");
+        for n in 1..=4 {
+            fs::create_dir(provision.version(&id(n))).unwrap();
+        }
+        fs::create_dir(dir.path().join("mine")).unwrap();
+        fs::create_dir(dir.path().join(".hearth-left")).unwrap();
+        provision.switch(&id(1)).unwrap();
+        provision.switch(&id(2)).unwrap();
+        let exports = format!("{} *(ro)\n", provision.version(&id(3)).display());
+        let removed = provision.collect(&[exports]).unwrap();
+        assert_eq!(removed, [id(1), id(4)]);
+        assert_eq!(provision.versions().unwrap(), [id(2), id(3)]);
+        assert!(dir.path().join("mine").exists());
+        assert!(!dir.path().join(".hearth-left").exists());
+    }
+}
