@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use hearth::error::Fault;
 use hearth::initrd::{self, Difference, Listing, Options};
-use hearth::output::{AtomicDir, AtomicFile};
+use hearth::output::AtomicDir;
 use hearth::progress::{Progress, Unit};
 use hearth::recipe::{self, BoardType, Builder, Recipe, RecipeFile};
 use hearth::rootfs::index::Image;
@@ -134,6 +134,7 @@ impl Build {
         let options = Options {
             arch: recipe.arch,
             board_types: &board_types,
+            boards_are_named: !(self.boards.is_empty() && recipe.boards.is_empty()),
             kernel: self.kernel.as_deref(),
             modules: &recipe.initrd.modules,
             binaries: &recipe.initrd.binaries,
@@ -141,12 +142,7 @@ impl Build {
         };
         let stage = terminal.stage("initrd", None, Unit::Items);
         let image = Image::open(&root)?;
-        let mut file = AtomicFile::create(&output)?;
-        match builder {
-            Builder::Native => initrd::build_native(&image, &options, &mut file)?,
-            Builder::Chroot => return Err(Fault::input("the chroot builder is not there").into()),
-        }
-        file.commit()?;
+        initrd::build(&image, builder, &options, &output)?;
         let size = std::fs::metadata(&output)
             .with_context(|| output.display().to_string())?
             .len();

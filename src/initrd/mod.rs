@@ -15,12 +15,13 @@ mod select;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::path::Path;
 
 use anyhow::Result;
 
 use crate::error::Fault;
-use crate::recipe::{Arch, BoardType, Compression};
+use crate::output::AtomicFile;
+use crate::recipe::{Arch, BoardType, Builder, Compression};
 use crate::rootfs::index::Image;
 
 pub use extract::{Extracted, extract};
@@ -33,6 +34,9 @@ pub struct Options<'a> {
     pub arch: Arch,
     /// The board types it is for, by name.
     pub board_types: &'a BTreeMap<String, BoardType>,
+    /// Whether somebody asked for these very board types. Else those that the kernel cannot drive are passed over
+    /// with a warning.
+    pub boards_are_named: bool,
     /// The kernel's release; of an image with one kernel it need not be told.
     pub kernel: Option<&'a str>,
     /// Modules beyond those of the board types, written as theirs.
@@ -42,29 +46,45 @@ pub struct Options<'a> {
     pub compression: Compression,
 }
 
-/// Builds an initrd natively out of an image, and writes it to `out`. The same image and options give the same
-/// bytes.
+/// Builds an initrd out of an image, as the file `path`, which appears whole or not at all. The same image and
+/// options give the same bytes.
 ///
 /// # Errors
 /// If the image lacks something that the initrd needs, or a board type's kernel cannot unpack the compression.
-pub fn build_native(image: &Image, options: &Options<'_>, out: &mut dyn Write) -> Result<()> {
+pub fn build(image: &Image, builder: Builder, options: &Options<'_>, path: &Path) -> Result<()> {
     check_compression(options)?;
-    let tree = native::assemble(image, options)?;
-    let mut out = compress::Encoder::new(out, options.compression)?;
+    let tree = match builder {
+        Builder::Native => native::assemble(image, options)?,
+        Builder::Chroot => {
+            return Err(Fault::input("this hearth has no chroot builder yet")
+                .remedy(
+                    "use the native one: builder = \"native\" under [initrd], or --builder native",
+                )
+                .into());
+        }
+    };
+    let mut file = AtomicFile::create(path)?;
+    let mut out = compress::Encoder::new(&mut file, options.compression)?;
     tree.write_cpio(image, &mut out)?;
-    out.finish()
+    out.finish()?;
+    file.commit()
 }
 
 fn check_compression(options: &Options<'_>) -> Result<()> {
     for (name, board_type) in options.board_types {
         let known = &board_type.initrd.compression;
         if !known.is_empty() && !known.contains(&options.compression) {
-            return Err(Fault::input(format!(
+            let sentence = format!(
                 "the kernel of the board type {name} cannot unpack an initrd with {:?} compression",
                 options.compression
-            ))
-            .remedy("choose another compression under [initrd] in the recipe")
-            .into());
+            );
+            if !options.boards_are_named {
+                log::warn!("{sentence}");
+                continue;
+            }
+            return Err(Fault::input(sentence)
+                .remedy("choose another compression under [initrd] in the recipe")
+                .into());
         }
     }
     Ok(())

@@ -85,15 +85,14 @@ pub fn assemble(image: &Image, options: &Options<'_>) -> Result<Tree> {
 fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<Wish>> {
     let mut wishes = Vec::new();
     for (name, board_type) in options.board_types {
-        let by = format!("the board type {name}");
-        for module in &board_type.initrd.modules {
-            wishes.push(Wish::Module {
-                name: module.clone(),
-                by: by.clone(),
-            });
-        }
-        if board_type.initrd.from_device_tree {
-            wishes.extend(devices(image, kernel, name, board_type)?);
+        let of_board = board_wishes(image, kernel, name, board_type)
+            .and_then(|wishes| select(image, kernel, &wishes).map(|_| wishes));
+        match of_board {
+            Ok(of_board) => wishes.extend(of_board),
+            Err(error) if !options.boards_are_named => {
+                log::warn!("the initrd is not for the board type {name}: {error:#}");
+            }
+            Err(error) => return Err(error),
         }
     }
     for module in options.modules {
@@ -107,6 +106,26 @@ fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<W
         by: by.to_string(),
         required,
     }));
+    Ok(wishes)
+}
+
+fn board_wishes(
+    image: &Image,
+    kernel: &Kernel,
+    name: &str,
+    board_type: &BoardType,
+) -> Result<Vec<Wish>> {
+    let by = format!("the board type {name}");
+    let modules = board_type.initrd.modules.iter();
+    let mut wishes: Vec<Wish> = modules
+        .map(|module| Wish::Module {
+            name: module.clone(),
+            by: by.clone(),
+        })
+        .collect();
+    if board_type.initrd.from_device_tree {
+        wishes.extend(devices(image, kernel, name, board_type)?);
+    }
     Ok(wishes)
 }
 

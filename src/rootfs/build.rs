@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot;
 use super::customise::Customisation;
+use super::index::Image;
 use super::manifest::{Artifact, LockReference, Manifest, RecipeReference};
 use super::package::PackageFile;
 use super::sbom;
@@ -19,16 +20,20 @@ use super::steps::{ImageInput, ImageMade, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
 use crate::dirs;
 use crate::error::Fault;
+use crate::initrd;
 use crate::output::AtomicDir;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
 use crate::sandbox::Namespaces;
+use crate::uboot::bootscript::image_arch;
+use crate::uboot::{Kind, write};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
 const CONFIGURE_REVISION: u32 = 2;
 const IMAGE_REVISION: u32 = 3;
 const BOOT_REVISION: u32 = 1;
+const INITRD_REVISION: u32 = 1;
 
 /// What to build, all of it read and checked.
 #[derive(Clone, Debug)]
@@ -80,8 +85,9 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     let configured = pipeline.configure(&unpacked)?;
     let image = pipeline.image(&configured)?;
     let boot = pipeline.boot(&image)?;
-    let manifest = plan.manifest(&image, &boot);
-    let written = publish(plan, &manifest, &[&image, &boot], out)?;
+    let initrd = pipeline.initrd(&image, &boot)?;
+    let manifest = plan.manifest(&image, &boot, &initrd);
+    let written = publish(plan, &manifest, &[&image, &boot, &initrd], out)?;
     pipeline.finish()?;
     Ok(Built {
         manifest,
@@ -250,6 +256,52 @@ impl<'a> Pipeline<'a> {
         })
     }
 
+    /// The initrd, and the same wrapped for U-Boot; nothing for an image without a kernel.
+    fn initrd(&mut self, image: &Made, boot: &Made) -> Result<Made> {
+        let plan = self.plan;
+        let options = &plan.recipe.initrd;
+        let key = Key::new("initrd", INITRD_REVISION)
+            .with("stage image", &image.digest)
+            .with("date", plan.epoch.to_string())
+            .with("kernel", boot.facts.kernel.as_deref().unwrap_or_default())
+            .with("options", serde_json::to_vec(options)?)
+            .with("board types", serde_json::to_vec(&plan.boards)?);
+        let tar = image.stored.path.join("rootfs.tar");
+        let progress = self.progress;
+        self.stage(key, |directory| {
+            let stage = progress.stage("initrd", None, Unit::Items);
+            let out = directory.join("out");
+            fs::create_dir(&out)?;
+            if let Some(kernel) = &boot.facts.kernel {
+                let options = initrd::Options {
+                    arch: plan.recipe.arch,
+                    board_types: &plan.boards,
+                    boards_are_named: !plan.recipe.boards.is_empty(),
+                    kernel: Some(kernel),
+                    modules: &options.modules,
+                    binaries: &options.binaries,
+                    compression: options.compression,
+                };
+                let builder = plan.recipe.initrd.builder;
+                initrd::build(
+                    &Image::open(&tar)?,
+                    builder,
+                    &options,
+                    &out.join("initrd.img"),
+                )?;
+                wrap_initrd(&out, plan.recipe.arch, plan.epoch)?;
+            }
+            let mut artifacts = BTreeMap::new();
+            collect(&out, Path::new(""), &mut artifacts)?;
+            let size = artifacts.get("initrd.img").map_or(0, |made| made.size);
+            stage.finish(&format!("{} KiB", size.div_ceil(1024)));
+            Ok(Facts {
+                artifacts,
+                kernel: None,
+            })
+        })
+    }
+
     /// Finds a stage, or makes it.
     fn stage(&mut self, key: Key, make: impl FnOnce(&Path) -> Result<Facts>) -> Result<Made> {
         let digest = key.digest();
@@ -409,9 +461,10 @@ impl Plan {
         format!("{}-{}", self.name, tar.sha256.get(..12).unwrap_or_default())
     }
 
-    fn manifest(&self, image: &Made, boot: &Made) -> Manifest {
+    fn manifest(&self, image: &Made, boot: &Made, initrd: &Made) -> Manifest {
         let mut artifacts = image.facts.artifacts.clone();
         artifacts.extend(boot.facts.artifacts.clone());
+        artifacts.extend(initrd.facts.artifacts.clone());
         Manifest {
             hearth: env!("CARGO_PKG_VERSION").into(),
             recipe: RecipeReference {
@@ -428,6 +481,15 @@ impl Plan {
             artifacts,
         }
     }
+}
+
+/// Makes `uInitrd` of `initrd.img` in `out`. U-Boot hands it on as it is: the kernel unpacks it.
+fn wrap_initrd(out: &Path, arch: Arch, epoch: i64) -> Result<()> {
+    let time = u32::try_from(epoch).context("the image's date does not fit a uImage")?;
+    let mut image = write::Image::new(Kind::RAMDISK, image_arch(arch), time);
+    image.name = b"initrd".to_vec();
+    write::create(&image, &[out.join("initrd.img")], &out.join("uInitrd"))?;
+    Ok(())
 }
 
 /// The board types that the recipe is for, by name.
