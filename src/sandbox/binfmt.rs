@@ -29,17 +29,18 @@ pub fn register(arch: Arch) -> Result<()> {
         return Ok(());
     }
     let host_has_it = host_registration(Path::new(INSTANCE), arch);
-    if mount_instance().is_err() {
-        return if host_has_it {
-            Ok(())
-        } else {
-            Err(Fault::host(format!(
-                "this kernel (older than Linux 6.7) cannot register qemu-{} for hearth alone, and the host has not registered it",
-                arch.qemu()
-            ))
-            .remedy(format!("{}, which registers it for the whole host", install(arch)))
-            .into())
-        };
+    if let Err(errno) = mount_instance() {
+        if host_has_it {
+            return Ok(());
+        }
+        let sentence = format!(
+            "the kernel lets hearth register qemu-{} for nobody but itself only since Linux 6.7, and the host has not \
+             registered it ({})",
+            arch.qemu(),
+            errno.desc()
+        );
+        let remedy = format!("{}, which registers it for the whole host", install(arch));
+        return Err(Fault::host(sentence).remedy(remedy).into());
     }
     let path = env::var_os("PATH").unwrap_or_default();
     let directories =

@@ -31,24 +31,13 @@ pub fn give(pid: u32) -> Result<()> {
         }
         return Ok(());
     }
-    let user = User::from_uid(Uid::current())
-        .ok()
-        .flatten()
-        .map_or_else(|| Uid::current().to_string(), |user| user.name);
-    newidmap(
-        "newuidmap",
-        pid,
-        &user,
-        Uid::current().as_raw(),
-        "/etc/subuid",
-    )?;
-    newidmap(
-        "newgidmap",
-        pid,
-        &user,
-        Gid::current().as_raw(),
-        "/etc/subgid",
-    )
+    let uid = Uid::current();
+    let user = User::from_uid(uid).ok().flatten();
+    // newgidmap(1) maps the group of the user database, not one that newgrp(1) gave.
+    let gid = user.as_ref().map_or_else(Gid::current, |user| user.gid);
+    let name = user.map_or_else(|| uid.to_string(), |user| user.name);
+    newidmap("newuidmap", pid, &name, uid.as_raw(), "/etc/subuid")?;
+    newidmap("newgidmap", pid, &name, gid.as_raw(), "/etc/subgid")
 }
 
 /// The map that gives each id of `map` (as in `/proc/self/uid_map`: inside, outside, count) itself.

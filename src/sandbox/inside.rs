@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -301,19 +302,21 @@ fn in_root(root: &Root, work: Work, steps: &[&[Step]]) -> Result<ExitCode> {
     match work {
         Work::Program(program) => {
             leave_interrupts_to_the_program()?;
-            enter(root)?;
-            run_program(root, &program)
+            let made = enter(root)?;
+            let code = run_program(root, &program)?;
+            made.map_or(Ok(()), mounts::give_back)?;
+            Ok(code)
         }
         Work::Step(step) => {
-            answer(&step, steps, || enter(root));
+            answer(&step, steps, || enter(root).map(drop));
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn enter(root: &Root) -> Result<()> {
+fn enter(root: &Root) -> Result<Option<&'static Path>> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
-    mounts::enter(root)?;
+    let made = mounts::enter(root)?;
     if !root.network {
         loopback::up()?;
     }
@@ -324,7 +327,7 @@ fn enter(root: &Root) -> Result<()> {
     if root.ignore_syncs {
         filter::ignore_syncs()?;
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Runs a program, and reaps what it leaves behind.
@@ -334,6 +337,10 @@ fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
         .argv
         .split_first()
         .ok_or_else(|| Fault::input("there is no program to run"))?;
+    if !program.directory.is_dir() {
+        let directory = program.directory.display();
+        return Err(Fault::input(format!("the image has no directory {directory}")).into());
+    }
     let interactive = program.terminal && terminal::is_interactive();
     let mut command = Command::new(name);
     if interactive {

@@ -37,11 +37,12 @@ pub fn make_private() -> Result<()> {
 }
 
 /// Makes the image's directory the root directory of this process, which has a mount namespace, a pid namespace and, unless it
-/// keeps the host's network, a net namespace of its own.
+/// keeps the host's network, a net namespace of its own. Gives the file that it had to make in the image for something to be
+/// mounted on, and that is not to stay.
 ///
 /// # Errors
 /// [`Fault::input`] if the directory is no root file system.
-pub fn enter(root: &Root) -> Result<()> {
+pub fn enter(root: &Root) -> Result<Option<&'static Path>> {
     make_private()?;
     let host = Host::open(root)?;
     let directory = fs::canonicalize(&root.directory)
@@ -67,15 +68,25 @@ pub fn enter(root: &Root) -> Result<()> {
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
         "mode=1777",
     )?;
-    if let Some(resolv_conf) = &host.resolv_conf {
-        names(resolv_conf)?;
-    }
+    let made = match &host.resolv_conf {
+        Some(resolv_conf) => names(resolv_conf)?,
+        None => None,
+    };
     for (source, target) in &host.binds {
         bind_read_only(source, target)?;
     }
     shims(root)?;
     umount2(".", MntFlags::MNT_DETACH).context("cannot leave the host's root")?;
-    chdir("/").context("cannot enter the image")
+    chdir("/").context("cannot enter the image")?;
+    Ok(made)
+}
+
+/// Unmounts and removes a file that [`enter`] has made.
+pub fn give_back(made: &Path) -> Result<()> {
+    umount2(made, MntFlags::MNT_DETACH)
+        .map_err(io::Error::from)
+        .and_then(|()| fs::remove_file(made))
+        .with_context(|| format!("cannot remove the image's {}", made.display()))
 }
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID
@@ -262,22 +273,31 @@ fn bind_device(device: &OwnedFd, target: &Path) -> Result<()> {
     )
 }
 
-/// Puts the host's `resolv.conf` in the image's place for it; a link into `/run` is kept.
-fn names(resolv_conf: &[u8]) -> Result<()> {
-    fs::write("/run/resolv.conf", resolv_conf)?;
+/// Puts the host's `resolv.conf` in the image's place for it; a link into `/run` is kept. Gives its path if the image has
+/// none.
+fn names(resolv_conf: &[u8]) -> Result<Option<&'static Path>> {
     let place = Path::new("/etc/resolv.conf");
-    match fs::read_link(place) {
-        Ok(target) => {
-            let target = Path::new("/etc").join(target);
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            fs::write(&target, resolv_conf)
-                .with_context(|| format!("cannot write {}", target.display()))
+    if let Ok(target) = fs::read_link(place) {
+        let target = Path::new("/etc").join(target);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
         }
-        Err(_) if place.is_file() => bind(Path::new("/run/resolv.conf"), place),
-        Err(_) => Ok(()),
+        fs::write(&target, resolv_conf)
+            .with_context(|| format!("cannot write {}", target.display()))?;
+        return Ok(None);
     }
+    let source = Path::new("/run/resolv.conf");
+    fs::write(source, resolv_conf)?;
+    let missing = !place.exists();
+    if missing {
+        match File::create(place) {
+            // A tree whose owner has no id here: nothing can be made in it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+            other => other.context("cannot make the image's /etc/resolv.conf")?,
+        };
+    }
+    bind(source, place)?;
+    Ok(missing.then_some(place))
 }
 
 fn bind_read_only(source: &OwnedFd, target: &Path) -> Result<()> {
