@@ -1,0 +1,588 @@
+//! `hearth build` end to end, with real packages from the mirror. Needs user namespaces, qemu-user and a mirror.
+//!
+//! A small recipe without a kernel keeps it quick; its stages are in the default cache, where the tests share them.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{fail, hearth, oracle, run, succeed};
+use hearth::recipe::{Lock, LockedPackage, Recipe, Role};
+use hearth::rootfs::Manifest;
+use hearth::rootfs::index::{Image, Kind};
+use sha2::{Digest, Sha256};
+
+/// How long one build may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+const SMALL: &str = r#"
+description = "The smallest image that APT works in"
+arch = "armhf"
+packages = ["apt", "iputils-ping", "systemd-sysv"]
+
+[archive]
+suites = ["trixie"]
+
+[strip]
+docs = true
+locales = true
+
+[[user]]
+name = "board"
+authorized-keys = ["ssh-ed25519 AAAA test"]
+
+[[file]]
+path = "/etc/motd"
+source = "motd"
+
+[[file]]
+path = "/srv/secret"
+content = "s"
+owner = "board"
+mode = "0400"
+
+[[command]]
+run = "echo made > /srv/made"
+"#;
+
+/// A directory of this test run's own, with a recipe in it that the others do not touch.
+fn workshop(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("build")
+        .join(name);
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("small.toml"), SMALL).unwrap();
+    fs::write(directory.join("motd"), "hello\n").unwrap();
+    directory
+}
+
+/// The small image, built once: the recipe's path and the output directory.
+fn small() -> &'static (PathBuf, PathBuf) {
+    static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let directory = workshop("shared");
+        let (recipe, out) = (directory.join("small.toml"), directory.join("out"));
+        succeed(hearth().arg("build").arg(&recipe).arg("-o").arg(&out));
+        (recipe, out)
+    })
+}
+
+/// Another recipe with the same packages: its lock is there already, and so are its stages.
+fn like_small(name: &str) -> PathBuf {
+    let directory = workshop(name);
+    fs::copy(
+        small().0.with_extension("lock"),
+        directory.join("small.lock"),
+    )
+    .unwrap();
+    directory
+}
+
+fn in_image(program: &[&str]) -> String {
+    let output = succeed(
+        hearth()
+            .args(["--quiet", "run", "--offline"])
+            .arg(&small().0)
+            .arg("--")
+            .args(program),
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn dpkg_and_apt_find_nothing_wrong_inside() {
+    assert_eq!(in_image(&["dpkg", "--audit"]), "");
+    // What the recipe itself replaced is the one difference.
+    let verified = in_image(&["dpkg", "--verify"]);
+    assert!(
+        verified.lines().all(|line| line.ends_with("/etc/motd")),
+        "{verified}"
+    );
+    in_image(&["apt-get", "check"]);
+    assert!(in_image(&["apt-mark", "showmanual"]).contains("iputils-ping"));
+    assert!(in_image(&["apt-mark", "showauto"]).contains("libapt-pkg7.0"));
+    let sources = in_image(&["cat", "/etc/apt/sources.list"]);
+    assert!(!sources.contains("://"), "{sources}");
+}
+
+#[test]
+fn what_the_recipe_asks_for_is_in_the_image() {
+    let image = Image::open(&small().1.join("rootfs.tar")).unwrap();
+    let read = |path: &str| {
+        let found = image
+            .find(path)
+            .unwrap_or_else(|| panic!("{path} is missing"));
+        String::from_utf8(image.read(found.number).unwrap()).unwrap()
+    };
+    assert_eq!(read("etc/motd"), "hello\n");
+    assert_eq!(read("srv/made"), "made\n");
+    assert_eq!(
+        read("home/board/.ssh/authorized_keys"),
+        "ssh-ed25519 AAAA test\n"
+    );
+    let secret = image
+        .inode(image.find("srv/secret").unwrap().number)
+        .unwrap();
+    assert_eq!((secret.uid, secret.mode), (1000, 0o400));
+    assert_eq!(read("etc/machine-id"), "");
+    for gone in [
+        "etc/passwd-",
+        "var/lib/dpkg/status-old",
+        "usr/share/doc/dash/changelog.gz",
+    ] {
+        assert!(image.find(gone).is_none(), "{gone}");
+    }
+    assert!(image.find("usr/share/doc/dash/copyright").is_some());
+    let epoch = u64::try_from(Manifest::load(&small().1).unwrap().epoch).unwrap();
+    image.walk(|path, _, inode| {
+        assert!(inode.mtime <= epoch, "{}", String::from_utf8_lossy(path));
+        let device = matches!(
+            inode.kind,
+            Kind::CharDevice { .. } | Kind::BlockDevice { .. }
+        );
+        assert!(!device, "{}", String::from_utf8_lossy(path));
+    });
+}
+
+#[test]
+fn systemd_has_nothing_to_say_against_the_units() {
+    let output = run(hearth()
+        .args(["--quiet", "run", "--offline"])
+        .arg(&small().0)
+        .args(["--", "systemd-analyze", "verify", "default.target"]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    // There is no `man` in a small image.
+    let complaints = said.lines().filter(|line| !line.contains("Command 'man"));
+    assert_eq!(complaints.count(), 0, "{said}");
+}
+
+#[test]
+fn a_second_build_does_nothing_and_a_changed_file_changes_that_file_only() {
+    let directory = like_small("changed");
+    let (recipe, out) = (directory.join("small.toml"), directory.join("out"));
+    let build = |words: &[&str]| {
+        let output = succeed(
+            hearth()
+                .args(["build", "--locked", "--offline", "--explain"])
+                .args(words)
+                .arg(&recipe)
+                .arg("-o")
+                .arg(&out),
+        );
+        String::from_utf8(output.stderr).unwrap()
+    };
+    build(&[]);
+    let again = build(&[]);
+    assert!(
+        again.contains("is up to date") && !again.contains(" ran:"),
+        "{again}"
+    );
+    let before = directory.join("before.tar");
+    fs::copy(out.join("rootfs.tar"), &before).unwrap();
+    fs::write(directory.join("motd"), "changed\n").unwrap();
+    let changed = build(&[]);
+    assert!(
+        changed.contains("image        ran: changed: file motd"),
+        "{changed}"
+    );
+    assert!(changed.contains("configure    kept"), "{changed}");
+    let output = run(hearth().arg("diff").arg(&before).arg(&out));
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(told, "! /etc/motd (content)\n");
+}
+
+#[test]
+fn root_and_an_ordinary_user_get_the_same_bytes() {
+    let recipe = like_small("verified").join("small.toml");
+    let open = Path::new("/var/tmp/hearth-test-recipe");
+    // The other user has to read it.
+    let _ = fs::remove_dir_all(open);
+    fs::create_dir_all(open).unwrap();
+    for name in ["small.toml", "small.lock", "motd"] {
+        fs::copy(recipe.with_file_name(name), open.join(name)).unwrap();
+    }
+    let output = succeed(hearth().arg("verify").arg(open.join("small.toml")));
+    fs::remove_dir_all(open).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("both builds gave the same bytes"), "{said}");
+}
+
+/// A cache of its own that has the downloads of the default one.
+fn cache_with_downloads(directory: &Path) -> PathBuf {
+    let cache = directory.join("cache");
+    fs::create_dir_all(&cache).unwrap();
+    let _ = std::os::unix::fs::symlink(hearth::dirs::cache().join("blobs"), cache.join("blobs"));
+    cache
+}
+
+fn spawn(recipe: &Path, out: &Path, cache: &Path) -> Child {
+    hearth()
+        .args(["build", "--locked", "--offline"])
+        .arg(recipe)
+        .arg("-o")
+        .arg(out)
+        .env("HEARTH_CACHE", cache)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until something in the cache's `tmp` has this name.
+fn wait_for(cache: &Path, name: &str, child: &mut Child) {
+    let begun = Instant::now();
+    loop {
+        let there = fs::read_dir(cache.join("tmp")).is_ok_and(|mut entries| {
+            entries.any(|entry| entry.is_ok_and(|entry| entry.path().join(name).exists()))
+        });
+        if there || child.try_wait().unwrap().is_some() {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{name} never came");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn remove_tree(cache: &Path) {
+    // Root's or our own: the tests run as whoever built.
+    succeed(oracle("rm").arg("-rf").arg(cache));
+}
+
+#[test]
+fn a_build_that_is_killed_in_any_stage_is_simply_run_again() {
+    let directory = like_small("killed");
+    let (recipe, out) = (directory.join("small.toml"), directory.join("out"));
+    let _ = fs::remove_dir_all(&out);
+    remove_tree(&directory.join("cache"));
+    let cache = cache_with_downloads(&directory);
+    for (stage, wait) in [
+        ("tree", 300),
+        ("upper", 3000),
+        ("upper", 15000),
+        ("rootfs.tar", 0),
+    ] {
+        let mut child = spawn(&recipe, &out, &cache);
+        wait_for(&cache, stage, &mut child);
+        thread::sleep(Duration::from_millis(wait));
+        let _ = child.kill();
+        child.wait().unwrap();
+        thread::sleep(Duration::from_millis(300));
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(cache.to_str().unwrap()), "{mounts}");
+    }
+    assert!(spawn(&recipe, &out, &cache).wait().unwrap().success());
+    let expected = Manifest::load(&small().1).unwrap();
+    assert_eq!(Manifest::load(&out).unwrap().image, expected.image);
+    let left = fs::read_dir(cache.join("tmp")).unwrap().count();
+    assert_eq!(left, 0, "what the killed runs left is gone");
+    remove_tree(&cache);
+}
+
+#[test]
+fn two_builds_of_one_recipe_at_once_share_the_work() {
+    let directory = like_small("twice");
+    let recipe = directory.join("small.toml");
+    fs::write(directory.join("motd"), "twice\n").unwrap();
+    let cache = hearth::dirs::cache();
+    let outs = ["one", "two"].map(|name| directory.join(name));
+    let children = outs.each_ref().map(|out| spawn(&recipe, out, &cache));
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let [one, two] = outs.map(|out| Manifest::load(&out).unwrap());
+    assert_eq!(one, two);
+}
+
+#[test]
+fn a_full_disk_is_the_hosts_fault_and_leaves_what_was_there() {
+    let directory = like_small("full");
+    let recipe = directory.join("small.toml");
+    let out = directory.join("out");
+    fs::create_dir_all(&out).unwrap();
+    fs::write(out.join("precious"), "x").unwrap();
+    let place = directory.join("disk");
+    fs::create_dir_all(&place).unwrap();
+    let script = "mount -t tmpfs -o size=48m tmpfs \"$1\" && ln -s \"$2\" \"$1/blobs\" && shift 2 && exec \"$@\"";
+    let mut command = oracle("unshare");
+    command
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(&place)
+        .arg(hearth::dirs::cache().join("blobs"))
+        .arg(env!("CARGO_BIN_EXE_hearth"))
+        .args(["build", "--locked", "--offline"])
+        .arg(&recipe)
+        .arg("-o")
+        .arg(&out)
+        .env("HEARTH_CACHE", &place);
+    fail(&mut command, 3, "No space left on device");
+    assert_eq!(fs::read_to_string(out.join("precious")).unwrap(), "x");
+}
+
+#[test]
+fn a_hostile_package_is_refused_by_name() {
+    let directory = like_small("hostile");
+    let canary = directory.join("canary");
+    let mut data = tar::Builder::new(Vec::new());
+    for (name, kind, text) in [
+        (
+            "./link",
+            tar::EntryType::Symlink,
+            directory.to_str().unwrap(),
+        ),
+        ("./link/canary", tar::EntryType::Regular, "x"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_path(name).unwrap();
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        let content = if kind == tar::EntryType::Regular {
+            text
+        } else {
+            ""
+        };
+        if kind == tar::EntryType::Symlink {
+            header.set_link_name(text).unwrap();
+        }
+        header.set_size(content.len() as u64);
+        header.set_cksum();
+        data.append(&header, content.as_bytes()).unwrap();
+    }
+    let control =
+        "Package: evil\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: evil\n";
+    let mut control_tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_path("./control").unwrap();
+    header.set_mode(0o644);
+    header.set_size(control.len() as u64);
+    header.set_cksum();
+    control_tar.append(&header, control.as_bytes()).unwrap();
+    let mut deb = ar::Builder::new(fs::File::create(directory.join("evil.deb")).unwrap());
+    for (name, bytes) in [
+        ("debian-binary", b"2.0\n".to_vec()),
+        ("control.tar", control_tar.into_inner().unwrap()),
+        ("data.tar", data.into_inner().unwrap()),
+    ] {
+        let header = ar::Header::new(name.into(), bytes.len() as u64);
+        deb.append(&header, &bytes[..]).unwrap();
+    }
+    drop(deb);
+    let recipe = directory.join("evil.toml");
+    let text = SMALL.replace("[archive]", "debs = [\"evil.deb\"]\n[archive]");
+    fs::write(&recipe, text).unwrap();
+    let mut lock = Lock::load(&directory.join("small.lock")).unwrap();
+    lock.recipe = Recipe::load(recipe.to_str().unwrap())
+        .unwrap()
+        .selection_digest();
+    let bytes = fs::read(directory.join("evil.deb")).unwrap();
+    lock.packages.push(LockedPackage {
+        name: "evil".into(),
+        version: "1".into(),
+        arch: "all".into(),
+        path: "evil.deb".into(),
+        size: bytes.len() as u64,
+        sha256: hex::encode(Sha256::digest(&bytes)),
+        suite: String::new(),
+        role: Role::Root,
+        local: true,
+        auto: false,
+    });
+    lock.save(&recipe.with_extension("lock")).unwrap();
+    let output = fail(
+        hearth()
+            .args(["build", "--locked", "--offline"])
+            .arg(&recipe)
+            .arg("-o")
+            .arg(directory.join("out")),
+        2,
+        "the package evil is not safe to unpack",
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("help:"), "{said}");
+    assert!(!canary.exists() && !directory.join("out").exists());
+}
+
+/// What an mmdebstrap image of the same packages has otherwise, and why.
+const EXPLAINED: [(&str, &str); 28] = [
+    (
+        "dev/*",
+        "mmdebstrap makes device nodes; boards get theirs from devtmpfs",
+    ),
+    ("etc/.pwd.lock", "a lock of the build"),
+    ("etc/apt/sources.list", "hearth names no mirror"),
+    ("etc/dpkg/dpkg.cfg.d/*", "each builder's own exclusions"),
+    ("etc/fstab", "mmdebstrap writes an empty one"),
+    (
+        "etc/group*",
+        "the order in which scripts make groups, and backups",
+    ),
+    ("etc/gshadow*", "as etc/group"),
+    ("etc/hostname", "mmdebstrap copies the host's"),
+    ("etc/hosts", "mmdebstrap writes its own"),
+    ("etc/localtime", "hearth sets the time zone"),
+    ("etc/locale.conf", "hearth sets the locale"),
+    ("etc/default/locale", "hearth sets the locale"),
+    ("etc/networks", "mmdebstrap writes its own"),
+    ("etc/passwd*", "as etc/group"),
+    ("etc/resolv.conf", "mmdebstrap copies the host's"),
+    ("etc/shadow*", "as etc/group, and the date of the build"),
+    ("run/*", "empty in a hearth image: a tmpfs is mounted there"),
+    ("tmp/*", "left by mmdebstrap"),
+    ("var/cache/apt/*", "APT was never run in a hearth image"),
+    (
+        "var/cache/debconf/*",
+        "the order in which packages were configured, and backups",
+    ),
+    ("var/cache/ldconfig/*", "a cache that tells of inodes"),
+    (
+        "var/lib/apt/*",
+        "APT was never run in a hearth image; what is marked automatic differs",
+    ),
+    ("var/lib/dpkg/*-old", "backups"),
+    ("var/lib/dpkg/lock*", "locks"),
+    (
+        "var/lib/dpkg/status",
+        "the order in which packages were configured",
+    ),
+    ("var/lib/dpkg/triggers/*", "locks, and the order of lines"),
+    ("var/lib/dpkg/arch-native", "written by mmdebstrap's APT"),
+    ("var/log/*", "logs of the build"),
+];
+
+fn is_explained(path: &str) -> bool {
+    EXPLAINED
+        .iter()
+        .any(|(pattern, _)| match pattern.split_once('*') {
+            None => path == *pattern,
+            Some((before, after)) => path.starts_with(before) && path.ends_with(after),
+        })
+}
+
+/// Registers qemu-arm for mmdebstrap if the host has not, and takes that back.
+struct Registered(bool);
+
+impl Registered {
+    fn new() -> Self {
+        let there = Path::new("/proc/sys/fs/binfmt_misc/qemu-arm").exists();
+        if !there {
+            succeed(oracle("sh").args([
+                "-c",
+                "mountpoint -q /proc/sys/fs/binfmt_misc || mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
+                 cat /usr/lib/binfmt.d/qemu-arm.conf > /proc/sys/fs/binfmt_misc/register",
+            ]));
+        }
+        Registered(!there)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = fs::write("/proc/sys/fs/binfmt_misc/qemu-arm", "-1");
+        }
+    }
+}
+
+#[test]
+fn the_tree_is_that_of_mmdebstrap_but_for_what_is_explained() {
+    // Without what the recipe adds: the packages alone.
+    let directory = like_small("peer");
+    let plain = SMALL.split("[strip]").next().unwrap();
+    fs::write(directory.join("small.toml"), plain).unwrap();
+    let out = directory.join("out");
+    succeed(
+        hearth()
+            .args(["build", "--locked", "--offline"])
+            .arg(directory.join("small.toml"))
+            .arg("-o")
+            .arg(&out),
+    );
+    let mirror = succeed(oracle("sh").args([
+        "-c",
+        "echo \"${HEARTH_MIRROR:-$(grep -hs ^URIs /etc/apt/sources.list.d/*.sources | head -1 | cut -d' ' -f2)}\"",
+    ]));
+    let mirror = String::from_utf8(mirror.stdout).unwrap().trim().to_string();
+    let _registered = Registered::new();
+    let peer = directory.join("peer.tar");
+    succeed(
+        oracle("mmdebstrap")
+            .args([
+                "--quiet",
+                "--arch=armhf",
+                "--variant=required",
+                "--mode=root",
+            ])
+            .arg("--include=apt,iputils-ping,systemd-sysv")
+            .arg("trixie")
+            .arg(&peer)
+            .arg(format!("deb {mirror} trixie main")),
+    );
+    let (ours, theirs) = (
+        Image::open(&out.join("rootfs.tar")).unwrap(),
+        Image::open(&peer).unwrap(),
+    );
+    let packages = hearth::rootfs::diff::packages(&ours, &theirs).unwrap();
+    assert_eq!(packages, [], "the sets of packages");
+    let surprises: Vec<String> = hearth::rootfs::diff::files(&ours, &theirs)
+        .unwrap()
+        .into_iter()
+        .filter_map(|change| {
+            let path = change.path.trim_start_matches('/').to_string();
+            let what = match change.what {
+                hearth::rootfs::diff::What::Changed(what) => what
+                    .into_iter()
+                    .filter(|what| !what.starts_with("time "))
+                    .collect::<Vec<_>>(),
+                other => vec![format!("{other:?}")],
+            };
+            (!what.is_empty() && !is_explained(&path))
+                .then(|| format!("{path}: {}", what.join(", ")))
+        })
+        .collect();
+    assert!(surprises.is_empty(), "{}", surprises.join("\n"));
+}
+
+#[test]
+fn the_shipped_recipe_gives_a_kernel_device_trees_and_bootloaders() {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("build/trixie-armhf");
+    succeed(
+        hearth()
+            .args(["build", "trixie-armhf", "--locked", "-o"])
+            .arg(&out),
+    );
+    let manifest = Manifest::load(&out).unwrap();
+    let kernel = manifest.kernel.clone().unwrap();
+    assert!(kernel.ends_with("-armmp"), "{kernel}");
+    for (name, artifact) in &manifest.artifacts {
+        assert_eq!(
+            fs::metadata(out.join(name)).unwrap().size(),
+            artifact.size,
+            "{name}"
+        );
+    }
+    for name in [
+        "rootfs.tar",
+        "vmlinuz",
+        "dtb/sun8i-h3-nanopi-neo.dtb",
+        "sbom.spdx.json",
+    ] {
+        assert!(manifest.artifacts.contains_key(name), "{name}");
+    }
+    let blob = "bootloader/nanopi-neo/usr/lib/u-boot/nanopi_neo/u-boot-sunxi-with-spl.bin";
+    assert!(manifest.artifacts.contains_key(blob));
+    let sum = succeed(Command::new("sha256sum").arg(out.join("rootfs.tar")));
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    assert!(sum.starts_with(&manifest.artifacts["rootfs.tar"].sha256));
+    assert_eq!(manifest.image, format!("trixie-armhf-{}", &sum[..12]));
+    let sbom: serde_json::Value =
+        serde_json::from_slice(&fs::read(out.join("sbom.spdx.json")).unwrap()).unwrap();
+    assert_eq!(sbom["spdxVersion"], "SPDX-2.3");
+    let names = sbom["packages"].as_array().unwrap();
+    assert!(names.iter().any(|package| package["name"] == "busybox"));
+}
