@@ -342,6 +342,9 @@ fn a_hostile_package_is_refused_by_name() {
         header.set_path(name).unwrap();
         header.set_entry_type(kind);
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         let content = if kind == tar::EntryType::Regular {
             text
         } else {
