@@ -1,6 +1,6 @@
 # `make demo` and `make test` do their own set-up; `make help` lists the rest.
 
-.PHONY: help deps demo test bench fuzz lint
+.PHONY: help deps demo test bench bench-kernel fuzz lint
 
 help:
 	@echo "make demo   set up this machine, build hearth, and show the main job"
@@ -26,6 +26,10 @@ demo: deps
 
 bench: deps
 	cargo bench --locked --bench '*'
+
+# The peer takes over 20 minutes for it.
+bench-kernel: deps
+	cargo bench --locked --bench build -- --kernel
 
 # cargo-fuzz needs features that only a nightly compiler has by default.
 FUZZ_SECONDS ?= 60
