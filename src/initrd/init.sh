@@ -231,7 +231,7 @@ mount_nfs() {
 	if [ -z "$address" ]; then fail "the name of the NFS server, $server, cannot be resolved"; fi
 	case $options, in
 	*,v4* | *vers=4*) options=$options,clientaddr=$(fact address) ;;
-	*,lock,*) ;;
+	*,lock,* | *,nolock,*) ;;
 	# Nobody here could keep locks for the server.
 	*) options=$options,nolock ;;
 	esac
