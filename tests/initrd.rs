@@ -119,10 +119,14 @@ impl NfsServer {
         let port = self.port;
         format!(
             "root=/dev/nfs nfsroot=10.0.2.2:/image,vers=3,proto=tcp,nolock,port={port},mountport={port} \
-             hearth.board=alpha"
+             hearth.board=alpha {PATIENT_SYSTEMD}"
         )
     }
 }
+
+/// An emulated board on a busy machine is slower than systemd believes a board can be.
+const PATIENT_SYSTEMD: &str =
+    "systemd.default_timeout_start_sec=1800 systemd.default_device_timeout_sec=1800";
 
 /// How an emulator starts a kernel directly, without a bootloader.
 struct Emulator {

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long an emulated board may take for one step, on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 /// A running emulator; killed when dropped.
 pub struct Guest {
