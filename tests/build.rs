@@ -412,7 +412,7 @@ fn a_hostile_package_is_refused_by_name() {
 }
 
 /// What an mmdebstrap image of the same packages has otherwise, and why.
-const EXPLAINED: [(&str, &str); 28] = [
+const EXPLAINED: [(&str, &str); 29] = [
     (
         "dev/*",
         "mmdebstrap makes device nodes; boards get theirs from devtmpfs",
@@ -449,6 +449,10 @@ const EXPLAINED: [(&str, &str); 28] = [
     ),
     ("var/lib/dpkg/*-old", "backups"),
     ("var/lib/dpkg/lock*", "locks"),
+    (
+        "var/lib/dpkg/statoverride",
+        "empty in a hearth image; dpkg makes it when it is first needed",
+    ),
     (
         "var/lib/dpkg/status",
         "the order in which packages were configured",
