@@ -11,7 +11,7 @@ use common::{fail, hearth, oracle, run, succeed};
 use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
 use hearth::media::bootloader;
 use hearth::progress::NoProgress;
-use hearth::recipe::{BoardType, Place, RecipeFile, Table, board_types};
+use hearth::recipe::{BoardType, LoadedLab, Place, RecipeFile, Table, board_types};
 use tempfile::TempDir;
 
 /// A build's output with stand-ins for the bootloaders of every board type, each of a likely size.
@@ -375,11 +375,13 @@ fn parts_that_collide_or_do_not_fit_are_refused_by_name() {
         2,
         "cannot read the bootloader's",
     );
+    let lab = "[lab]\nname = 'desk'\naddress = '10.0.0.1'\n[[board]]\nname = 'neo1'\ntype = 'nanopi-neo'\n";
+    fs::write(bench.path("lab.toml"), lab).unwrap();
     fail(
         hearth()
             .current_dir(bench.dir.path())
             .env_remove("HEARTH_LAB")
-            .args(["media", "nanopi-neo"]),
+            .args(["media", "neo1"]),
         2,
         "needs a bootloader",
     );
@@ -470,6 +472,12 @@ fn a_full_disk_leaves_no_image_behind() {
 /// A directory with the card of an emulated board, and a netboot tree in `tftp` for it.
 fn card_and_tree(board: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
+    // This host, as QEMU's user network shows it.
+    let lab = format!(
+        "[lab]\nname = 'desk'\naddress = '10.0.2.2'\nrecipe = 'trixie-armhf'\n\
+         [[board]]\nname = '{board}'\ntype = '{board}'\n"
+    );
+    fs::write(dir.path().join("lab.toml"), lab).unwrap();
     let command = || {
         let mut hearth = hearth();
         hearth.current_dir(dir.path()).env_remove("HEARTH_LAB");
@@ -551,7 +559,8 @@ fn a_virt_board_with_trixies_u_boot_runs_the_script_on_its_card() {
 #[test]
 fn a_board_without_a_card_finds_its_script_by_its_mac() {
     let dir = card_and_tree("qemu-virt-arm");
-    let (_, board) = hearth::recipe::board_or_type(None, "qemu-virt-arm").unwrap();
+    let lab = LoadedLab::load(&dir.path().join("lab.toml")).unwrap();
+    let board = lab.board("qemu-virt-arm").unwrap();
     let tree = dir.path().join("tftp");
     // Bookworm's U-Boot runs the script that DHCP names. It misreads the MAC of a PCI device.
     let mut arguments = emulator::virt_arm();

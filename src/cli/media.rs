@@ -1,11 +1,13 @@
 //! `hearth media`: writes the SD image of one board.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
+use hearth::error::Fault;
 use hearth::media::{self, BoardCard, CardImage, TestPartition, bootloader, parse_size};
 use hearth::output::{AtomicFile, write_atomically};
 use hearth::recipe::{RecipeFile, board_or_type};
@@ -106,6 +108,17 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             directory.join(format!("{}.img", arguments.card.board))
         }
     };
+    if std::fs::metadata(&output).is_ok_and(|meta| meta.file_type().is_block_device()) {
+        return Err(
+            Fault::input(format!("{} is a disk, not a file", output.display()))
+                .remedy(format!(
+                    "use `hearth flash {} {}`, which looks before it writes",
+                    arguments.card.board,
+                    output.display()
+                ))
+                .into(),
+        );
+    }
     image.write_to(AtomicFile::create(&output)?)?;
     if output.is_file() {
         let mut map = output.clone().into_os_string();

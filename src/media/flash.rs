@@ -25,8 +25,13 @@ const CHUNK: usize = 1 << 20;
 pub fn flash(image: &CardImage, device: &Path, progress: &dyn Progress) -> Result<()> {
     let mut card = open(device)?;
     check_size(&card, image, device)?;
-    // A card whose writing was cut off then has no table, and no board starts from half of it.
+    // A card whose writing is cut off has no table, neither its old one nor the new: no board starts from half of it.
     let mut order: Vec<&Extent> = image.extents().iter().collect();
+    if let Some(table) = order.first() {
+        card.write_all_at(&vec![0; table.data.len()], table.offset)
+            .and_then(|()| card.sync_data())
+            .map_err(failed("write to", device))?;
+    }
     let tables = order.len().min(1);
     order.rotate_left(tables);
     write(&mut card, &order, device, progress)
@@ -110,31 +115,32 @@ fn check_size(mut card: &File, image: &CardImage, device: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Turns an error of the card into a sentence about it.
+fn failed<'a>(doing: &'a str, device: &'a Path) -> impl Fn(std::io::Error) -> Fault + 'a {
+    move |error| {
+        Fault::infrastructure(format!("cannot {doing} {}: {error}", device.display()))
+            .remedy("try another card or reader")
+    }
+}
+
 fn write(
     card: &mut File,
     extents: &[&Extent],
     device: &Path,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let failed = |doing: &str| {
-        let (doing, device) = (doing.to_string(), device.display().to_string());
-        move |error: std::io::Error| {
-            Fault::infrastructure(format!("cannot {doing} {device}: {error}"))
-                .remedy("try another card or reader")
-        }
-    };
     let total: u64 = extents.iter().map(|extent| extent.data.len() as u64).sum();
     let stage = progress.stage("write", Some(total), Unit::Bytes);
     for extent in extents {
         for (number, chunk) in extent.data.chunks(CHUNK).enumerate() {
             card.write_all_at(chunk, extent.offset + (number * CHUNK) as u64)
-                .map_err(failed("write to"))?;
+                .map_err(failed("write to", device))?;
             stage.advance(chunk.len() as u64);
         }
         // Keeps the order of the extents on the card as well.
-        card.sync_data().map_err(failed("write to"))?;
+        card.sync_data().map_err(failed("write to", device))?;
     }
-    card.sync_all().map_err(failed("write to"))?;
+    card.sync_all().map_err(failed("write to", device))?;
     stage.finish(&Size(total).to_string());
 
     // What is read back must come from the card and not from memory; where the kernel cannot forget,
@@ -142,7 +148,7 @@ fn write(
     let _ = posix_fadvise(card.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     let stage = progress.stage("compare", Some(total), Unit::Bytes);
     for extent in extents {
-        if let Some(at) = first_difference(card, extent).map_err(failed("read"))? {
+        if let Some(at) = first_difference(card, extent).map_err(failed("read", device))? {
             return Err(Fault::infrastructure(format!(
                 "{} did not keep what was written: byte {at} differs",
                 device.display()

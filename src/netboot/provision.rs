@@ -65,6 +65,10 @@ impl Provision {
                 .into());
         }
         let _lock = self.lock()?;
+        if self.is_laid_out(id) {
+            // Somebody else did it meanwhile; what they made may be in use already.
+            return Ok(false);
+        }
         self.sweep()?;
         let image = Image::open(tar)?;
         let stage = progress.stage("lay out", Some(image.count()), Unit::Items);
@@ -82,6 +86,7 @@ impl Provision {
 
     /// Makes `current` lead to version `id`, in one step; boards that run keep theirs.
     pub fn switch(&self, id: &str) -> Result<()> {
+        let _lock = self.lock()?;
         let link = self.directory.join(CURRENT);
         if fs::read_link(&link).is_ok_and(|target| target == Path::new(id)) {
             return Ok(());
