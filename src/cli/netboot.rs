@@ -13,7 +13,7 @@ use hearth::uboot::{Templates, timestamp};
 use super::build_output::BuildOutput;
 use super::terminal::Terminal;
 
-/// Write the tree of a TFTP server: kernel, initrd, boot scripts, pxelinux.cfg
+/// Write the tree of a TFTP server: kernel, initrd, scripts
 ///
 /// Takes the boards of the lab that boot the recipe. Each gets its own boot
 /// script; a board without a card finds it by its MAC. `hearth serve` needs no
