@@ -10,7 +10,7 @@ use hearth::doctor::{Check, Host, State, examine, is_able};
 use hearth::error::Class;
 use hearth::recipe::{LoadedLab, Ports};
 
-/// Check this host for all that hearth needs, and say how to get it
+/// Check this host for what hearth needs, and how to get it
 ///
 /// Ends with exit code 3 if something is missing without which images cannot
 /// be built. Changes nothing.

@@ -15,7 +15,7 @@ use hearth::output::write_atomically;
 use super::build_output::BuildOutput;
 use super::terminal::Terminal;
 
-/// Lay a master image out as an NFS root for kernel nfsd or another server
+/// Lay an image out as an NFS root for kernel nfsd or others
 ///
 /// The image becomes DIR/<image id>, beside earlier versions, and DIR/current
 /// leads to it; boards that run from an earlier version keep it. Needs root,
