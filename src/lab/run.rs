@@ -181,7 +181,9 @@ impl<'a> Session<'a> {
         self.order.store.cancel(self.job)?;
         match &failure {
             None => self.shut_down(&mut board, observer)?,
-            Some(failure) if failure.class != FailureClass::Cancelled => self.machine_stays(),
+            Some(failure) if failure.class != FailureClass::Cancelled => {
+                self.take_waiting_lines(self.at());
+            }
             Some(_) => {}
         }
         if let Err(error) = board.off() {
@@ -209,11 +211,10 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Nothing is waited for on a board that failed.
-    fn machine_stays(&mut self) {
+    /// Reads the lines that wait for one that is missing: it will not come any more.
+    fn take_waiting_lines(&mut self, at: f64) {
         for line in self.merger.finish() {
-            self.collector
-                .line(&line, self.begun.elapsed().as_secs_f64());
+            self.collector.line(&line, at);
         }
     }
 
@@ -390,9 +391,7 @@ impl<'a> Session<'a> {
         {
             let at = self.at();
             self.read_output(at)?;
-            for line in self.merger.finish() {
-                self.collector.line(&line, at);
-            }
+            self.take_waiting_lines(at);
             if !self.collector.exited() {
                 self.problems.push(
                     "the board says that the job is done, and its runner did not say so".into(),
