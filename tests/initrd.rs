@@ -5,25 +5,18 @@
 mod common;
 #[path = "common/guest.rs"]
 mod guest;
+#[path = "common/nfs.rs"]
+mod nfs_server;
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use common::{fail, hearth, oracle, succeed};
 use guest::Guest;
-use hearth::netboot::access::Access;
-use hearth::netboot::exports::{Export, Exports};
-use hearth::netboot::mount::Mount;
-use hearth::netboot::nfs::Nfs;
-use hearth::netboot::rpc::Program;
-use hearth::netboot::rpc_net::Service;
-use hearth::rootfs::index::Image;
-use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use nfs_server::{ID, NfsServer};
 
 /// A directory of the test run that lasts until the next.
 fn work(name: &str) -> PathBuf {
@@ -74,54 +67,13 @@ fn initrd(arch: &'static str, board_type: &str, name: &str) -> PathBuf {
     out
 }
 
-/// hearth's own NFS server over an image, on one port of loopback.
-struct NfsServer {
-    port: u16,
-    _runtime: Runtime,
-}
-
-impl NfsServer {
-    fn start(tar: &Path) -> Self {
-        let exports = Arc::new(Exports::default());
-        let image = Image::open(tar).unwrap();
-        exports.insert(Export::new("image".into(), [1; 32], image, PathBuf::new()));
-        let access = Arc::new(Access::new(vec!["127.0.0.0/8".parse().unwrap()]));
-        let programs: [Arc<dyn Program>; 2] = [
-            Arc::new(Nfs {
-                exports: exports.clone(),
-            }),
-            Arc::new(Mount {
-                exports: exports.clone(),
-                access: access.clone(),
-                find: Box::new(|_| {}),
-            }),
-        ];
-        let service = Service {
-            name: "nfs",
-            programs: Arc::new(programs),
-            access,
-        };
-        let runtime = Runtime::new().unwrap();
-        let address: SocketAddr = runtime.block_on(async {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-            let address = listener.local_addr().unwrap();
-            tokio::spawn(service.serve_tcp(listener));
-            address
-        });
-        NfsServer {
-            port: address.port(),
-            _runtime: runtime,
-        }
-    }
-
-    /// The kernel arguments that name it; 10.0.2.2 is the host's loopback in QEMU's user network.
-    fn arguments(&self) -> String {
-        let port = self.port;
-        format!(
-            "root=/dev/nfs nfsroot=10.0.2.2:/image,vers=3,proto=tcp,nolock,port={port},mountport={port} \
-             hearth.board=alpha {PATIENT_SYSTEMD}"
-        )
-    }
+/// The kernel arguments that name a server; 10.0.2.2 is the host's loopback in QEMU's user network.
+fn nfs_arguments(server: &NfsServer) -> String {
+    let port = server.address.port();
+    format!(
+        "root=/dev/nfs nfsroot=10.0.2.2:/{ID},vers=3,proto=tcp,nolock,port={port},mountport={port} \
+         hearth.board=alpha {PATIENT_SYSTEMD}"
+    )
 }
 
 /// An emulated board on a busy machine is slower than systemd believes a board can be.
@@ -204,8 +156,8 @@ impl Emulator {
 
 /// Boots to a login over NFS, looks around as root, and switches off.
 fn boots_and_powers_off(emulator: &Emulator, arch: &'static str, initrd: &Path, name: &str) {
-    let server = NfsServer::start(&built(arch).join("rootfs.tar"));
-    let arguments = format!("{} ip=dhcp", server.arguments());
+    let server = NfsServer::start(&built(arch).join("rootfs.tar"), &["127.0.0.0/8"]);
+    let arguments = format!("{} ip=dhcp", nfs_arguments(&server));
     let mut guest = emulator.boot(arch, initrd, &arguments, name);
     guest.expect("hearth: mounting 10.0.2.2:/image");
     guest.expect("alpha login:");

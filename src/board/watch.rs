@@ -34,8 +34,8 @@ pub enum Event {
     Line(String),
 }
 
-/// The patterns, in the order of [`KINDS`].
-const PATTERNS: [(Kind, &str); 18] = [
+/// What each line is compared with; the first match names it.
+const PATTERNS: [(Kind, &str); 19] = [
     (Kind::Bootloader, r"^U-Boot (SPL )?20\d\d\.\d\d"),
     (
         Kind::BootloaderTrouble,
@@ -80,6 +80,7 @@ const PATTERNS: [(Kind, &str); 18] = [
         Kind::Crash("hung task"),
         r"(?P<message>INFO: task .* blocked for more than \d+ seconds.*)",
     ),
+    (Kind::Login, r"(^|\W)[\w.-]+ login: \S+ \(automatic login\)"),
     (
         Kind::Crash("emergency mode"),
         r"(?P<message>You are in (emergency|rescue) mode.*)",
@@ -104,6 +105,7 @@ enum Kind {
     BootloaderTrouble,
     Kernel,
     Userspace,
+    Login,
     Shutdown,
     Crash(&'static str),
 }
@@ -193,6 +195,7 @@ impl Watch {
                 Event::Kernel
             }
             Kind::Userspace => Event::Userspace,
+            Kind::Login => Event::Login,
             Kind::Shutdown => Event::Shutdown,
             Kind::Crash(kind) => Event::Crash {
                 kind,

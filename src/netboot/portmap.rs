@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use nfs3_types::portmap::{self, PMAP_PROG, mapping};
 use nfs3_types::xdr_codec::List;
 
+use super::nfs::acl;
 use super::rpc::{Call, Program, Refusal, Tail, put};
 
 #[derive(Debug)]
@@ -14,11 +15,12 @@ pub struct Portmap {
 }
 
 impl Portmap {
-    /// NFS and MOUNT on these ports, over TCP and UDP, and the portmapper itself.
+    /// NFS with its ACLs and MOUNT on these ports, over TCP and UDP, and the portmapper itself.
     pub fn new(nfs: u16, mount: u16, portmap: u16) -> Self {
         let programs = [
             (portmap::PROGRAM, portmap::VERSION, portmap),
             (nfs3_types::nfs3::PROGRAM, nfs3_types::nfs3::VERSION, nfs),
+            (acl::PROGRAM, acl::VERSION, nfs),
             (
                 nfs3_types::mount::PROGRAM,
                 nfs3_types::mount::VERSION,

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::access::Access;
 use super::exports::Exports;
 use super::mount::Mount;
-use super::nfs::Nfs;
+use super::nfs;
 use super::portmap::Portmap;
 use super::rpc::Program;
 use super::rpc_net::Service;
@@ -204,7 +204,7 @@ impl Rpc {
     fn services(
         &self,
         lab: &LabSettings,
-        nfs: Pair,
+        nfs_pair: Pair,
         mount: Option<Pair>,
         portmap: Option<Pair>,
     ) -> Vec<(Service, Pair)> {
@@ -214,9 +214,7 @@ impl Rpc {
             access: self.access.clone(),
         };
         let store = self.store.clone();
-        let mut with_nfs: Vec<Arc<dyn Program>> = vec![Arc::new(Nfs {
-            exports: self.exports.clone(),
-        })];
+        let mut with_nfs = nfs::programs(&self.exports);
         let mount_program = Arc::new(Mount {
             exports: self.exports.clone(),
             access: self.access.clone(),
@@ -229,7 +227,7 @@ impl Rpc {
             Some(pair) => services.push((service("mount", vec![mount_program]), pair)),
             None => with_nfs.push(mount_program),
         }
-        services.push((service("nfs", with_nfs), nfs));
+        services.push((service("nfs", with_nfs), nfs_pair));
         if let Some(pair) = portmap {
             let ports = lab.ports;
             let program = Portmap::new(ports.nfs, ports.mount, ports.portmap);

@@ -1,21 +1,12 @@
 //! An image with something of everything, and servers of it in this process.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hearth::netboot::access::Access;
-use hearth::netboot::exports::{Export, Exports};
-use hearth::netboot::mount::Mount;
-use hearth::netboot::nfs::Nfs;
-use hearth::netboot::rpc::Program;
-use hearth::netboot::rpc_net::Service;
 use hearth::rootfs::index::Image;
 use tar::EntryType;
-use tokio::net::{TcpListener, UdpSocket};
-use tokio::runtime::Runtime;
 
-pub const HASH: [u8; 32] = [0xa5; 32];
+use crate::nfs_server as nfs;
 
 /// A file of this many bytes that no two blocks of are alike.
 pub fn pattern(length: usize) -> Vec<u8> {
@@ -89,51 +80,26 @@ pub fn make_image(directory: &Path) -> PathBuf {
     path
 }
 
-/// NFS and MOUNT on one port of loopback, in this process.
+/// hearth's server over such an image.
 pub struct NfsServer {
-    pub exports: Arc<Exports>,
-    pub address: SocketAddr,
-    _runtime: Runtime,
+    server: nfs::NfsServer,
     _directory: tempfile::TempDir,
+}
+
+impl std::ops::Deref for NfsServer {
+    type Target = nfs::NfsServer;
+
+    fn deref(&self) -> &nfs::NfsServer {
+        &self.server
+    }
 }
 
 impl NfsServer {
     pub fn start(allowed: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let image = Image::open(&make_image(directory.path())).unwrap();
-        let exports = Arc::new(Exports::default());
-        let place = directory.path().to_path_buf();
-        exports.insert(Export::new("test-image".into(), HASH, image, place));
-        let networks = allowed.iter().map(|text| text.parse().unwrap()).collect();
-        let access = Arc::new(Access::new(networks));
-        let programs: [Arc<dyn Program>; 2] = [
-            Arc::new(Nfs {
-                exports: exports.clone(),
-            }),
-            Arc::new(Mount {
-                exports: exports.clone(),
-                access: access.clone(),
-                find: Box::new(|_| {}),
-            }),
-        ];
-        let service = Service {
-            name: "nfs",
-            programs: Arc::new(programs),
-            access,
-        };
-        let runtime = Runtime::new().unwrap();
-        let address = runtime.block_on(async {
-            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-            let address = tcp.local_addr().unwrap();
-            let udp = UdpSocket::bind(address).await.unwrap();
-            tokio::spawn(service.clone().serve_tcp(tcp));
-            tokio::spawn(service.serve_udp(udp));
-            address
-        });
+        let server = nfs::NfsServer::start(&make_image(directory.path()), allowed);
         NfsServer {
-            exports,
-            address,
-            _runtime: runtime,
+            server,
             _directory: directory,
         }
     }

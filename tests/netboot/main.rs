@@ -7,6 +7,8 @@ mod dhcp;
 mod fixture;
 mod malformed;
 mod nfs;
+#[path = "../common/nfs.rs"]
+mod nfs_server;
 mod rpc;
 mod serve;
 mod tftp;

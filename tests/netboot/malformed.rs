@@ -2,16 +2,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use hearth::netboot::access::Access;
-use hearth::netboot::exports::{Export, Exports};
-use hearth::netboot::mount::Mount;
-use hearth::netboot::nfs::{Nfs, handle};
+use hearth::netboot::nfs::handle;
 use hearth::netboot::portmap::Portmap;
 use hearth::netboot::rpc::{Peer, Program, Transport, answer};
-use hearth::rootfs::index::{Image, Number};
+use hearth::rootfs::index::Number;
 use proptest::prelude::*;
 
-use crate::fixture::{HASH, make_image};
+use crate::fixture::make_image;
+use crate::nfs_server::{ID, programs};
 use crate::rpc::{arguments, call};
 
 struct Target {
@@ -24,23 +22,12 @@ static TARGET: LazyLock<Target> = LazyLock::new(target);
 
 fn target() -> Target {
     let directory = tempfile::tempdir().unwrap();
-    let image = Image::open(&make_image(directory.path())).unwrap();
-    let place = directory.path().to_path_buf();
-    let exports = Arc::new(Exports::default());
-    let export = exports.insert(Export::new("test-image".into(), HASH, image, place));
+    let (exports, _, mut programs) = programs(&make_image(directory.path()), &[]);
+    programs.push(Arc::new(Portmap::new(2049, 2049, 111)));
+    let export = exports.by_id(ID).unwrap();
     Target {
         root: handle(&export, Number::ROOT).to_vec(),
-        programs: vec![
-            Arc::new(Nfs {
-                exports: exports.clone(),
-            }),
-            Arc::new(Mount {
-                exports,
-                access: Arc::new(Access::new(vec![])),
-                find: Box::new(|_| {}),
-            }),
-            Arc::new(Portmap::new(2049, 2049, 111)),
-        ],
+        programs,
         _directory: directory,
     }
 }

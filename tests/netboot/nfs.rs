@@ -15,7 +15,7 @@ use nfs3_types::nfs3::{
 
 use crate::common::{oracle, run, succeed};
 use crate::fixture::NfsServer;
-use crate::rpc::{Client, NFS, arguments, root_handle};
+use crate::rpc::{Client, NFS, NFS_ACL, arguments, root_handle};
 
 #[test]
 fn libnfs_lists_what_is_in_the_tar() {
@@ -137,6 +137,37 @@ fn every_procedure_that_writes_is_refused() {
             "procedure {procedure}"
         );
     }
+}
+
+#[test]
+fn acls_say_what_the_mode_says() {
+    let server = NfsServer::start(&["127.0.0.0/8"]);
+    let mut client = Client::connect(server.address);
+    client.raw_call(NFS_ACL, 0, &[]);
+    let ask = |client: &mut Client, path: &str, mask: u32| {
+        let handle = handle_of(&server, path);
+        let reply = client.raw_call(NFS_ACL, 1, &arguments(&[&handle], &[mask]));
+        reply
+            .chunks(4)
+            .map(|word| u32::from_be_bytes(word.try_into().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    // Status, that attributes follow, and their 21 words.
+    const HEAD: usize = 2 + 21;
+    // Tag, id and permissions: owner, group, mask, others.
+    let home = ask(&mut client, "home", 0xf);
+    let acl = [4, 4, 1, 1000, 7, 4, 1001, 5, 0x10, 0, 5, 0x20, 0, 0];
+    assert_eq!(home[HEAD..], [&[0xf][..], &acl, &[0, 0]].concat());
+    // Only how many entries there are.
+    let su = ask(&mut client, "usr/bin/su", 2);
+    assert_eq!(su[HEAD..], [2, 4, 0, 0, 0]);
+    // Bits that nobody knows, and setting an ACL, are refused; no attributes follow the status.
+    let invalid = nfsstat3::NFS3ERR_INVAL as u32;
+    assert_eq!(ask(&mut client, "home", 0x10), [invalid, 0]);
+    let root = root_handle(&server);
+    let reply = client.raw_call(NFS_ACL, 2, &arguments(&[&root], &[0xf]));
+    assert_eq!(reply[..4], (nfsstat3::NFS3ERR_ROFS as u32).to_be_bytes());
+    assert_eq!(reply[4..], [0; 4]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use crate::fixture::NfsServer;
 
 /// Program and version.
 pub const NFS: (u32, u32) = (100_003, 3);
+pub const NFS_ACL: (u32, u32) = (100_227, 3);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Client {

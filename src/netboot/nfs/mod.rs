@@ -1,6 +1,7 @@
 //! Owns NFS version 3 (RFC 1813) over images: every procedure that reads. Everything that would write answers
 //! NFS3ERR_ROFS. Never keeps state for a client.
 
+pub mod acl;
 mod attributes;
 mod directory;
 
@@ -33,7 +34,17 @@ const NAME_MAX: usize = 255;
 /// The NFS program, over the images of `exports`.
 #[derive(Debug)]
 pub struct Nfs {
-    pub exports: Arc<Exports>,
+    exports: Arc<Exports>,
+}
+
+/// NFS and its side protocol for ACLs, which belong on one port: a client asks for both over one connection.
+pub fn programs(exports: &Arc<Exports>) -> Vec<Arc<dyn Program>> {
+    vec![
+        Arc::new(Nfs {
+            exports: exports.clone(),
+        }),
+        Arc::new(acl::NfsAcl::new(exports.clone())),
+    ]
 }
 
 /// An inode that a file handle led to.
