@@ -412,7 +412,7 @@ fn a_hostile_package_is_refused_by_name() {
 }
 
 /// What an mmdebstrap image of the same packages has otherwise, and why.
-const EXPLAINED: [(&str, &str); 29] = [
+const EXPLAINED: [(&str, &str); 30] = [
     (
         "dev/*",
         "mmdebstrap makes device nodes; boards get theirs from devtmpfs",
@@ -446,6 +446,10 @@ const EXPLAINED: [(&str, &str); 29] = [
     (
         "var/lib/apt/*",
         "APT was never run in a hearth image; what is marked automatic differs",
+    ),
+    (
+        "*/.updated",
+        "says to systemd that nothing is to be rebuilt at each boot",
     ),
     ("var/lib/dpkg/*-old", "backups"),
     ("var/lib/dpkg/lock*", "locks"),

@@ -285,8 +285,10 @@ impl Fetcher {
         Ok(Outcome::Wrong {
             got: if have == wanted.size {
                 format!("the file with SHA-256 {got}")
+            } else if have < wanted.size {
+                format!("{have} bytes long")
             } else {
-                format!("{} bytes or more long", have)
+                format!("{have} bytes or more long")
             },
             resumed,
         })
@@ -330,7 +332,9 @@ impl Fetcher {
             hasher.update(&buffer[..n]);
             advance(n as u64);
         }
-        if *have < size && !address.starts_with("file:") {
+        // All that the mirror has, and yet too short: another file, which no further attempt completes.
+        let whole = answer.length.map(|length| answer.offset + length) == Some(*have);
+        if *have < size && !whole && !address.starts_with("file:") {
             return Err(TransferError::Cut {
                 url: address.into(),
             }

@@ -131,7 +131,15 @@ impl Release {
                 && fields.get_single("No-Support-for-Architecture-all") != Some("Packages"),
             names: [words("Suite"), words("Codename")].concat(),
             valid_until: fields.get_single("Valid-Until").map(Into::into),
-            components: words("Components"),
+            // Security suites name theirs `updates/main`, though their indices are in `main/`; APT drops the
+            // part before the slash too.
+            components: words("Components")
+                .iter()
+                .map(|component| match component.rsplit_once('/') {
+                    Some((_, last)) => last.to_string(),
+                    None => component.clone(),
+                })
+                .collect(),
             architectures,
             files,
         })
@@ -219,4 +227,19 @@ fn distrust(suite: &str, address: &str, error: SignatureError) -> anyhow::Error 
     ))
     .remedy(remedy)
     .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_security_suite_has_its_components_under_the_last_part_of_their_names() {
+        let text = "Suite: stable-security\nCodename: trixie-security\n\
+                    Date: Sat, 12 Sep 2026 07:55:41 UTC\nArchitectures: all armhf\n\
+                    Components: updates/main updates/contrib\nSHA256:\n";
+        let release = Release::parse("trixie-security", "file:///mirror", text, b"").unwrap();
+        release.require("main", "armhf").unwrap();
+        assert!(release.require("updates/main", "armhf").is_err());
+    }
 }

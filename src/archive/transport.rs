@@ -76,6 +76,8 @@ pub struct Answer {
     stall: Duration,
     /// The offset of the first byte of the body: what was asked for, or 0 where the mirror knows no ranges.
     pub offset: u64,
+    /// How many bytes follow, where the mirror says so.
+    pub length: Option<u64>,
     body: Box<dyn Read + Send>,
 }
 
@@ -151,7 +153,7 @@ impl Client {
             Ok(file)
         };
         match open() {
-            Ok(file) => Ok(self.answer(url, offset, Box::new(file))),
+            Ok(file) => Ok(self.answer(url, offset, None, Box::new(file))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(TransferError::Missing(url.into()))
             }
@@ -185,15 +187,23 @@ impl Client {
                 });
             }
         };
-        let body = response.into_body().into_reader();
-        Ok(self.answer(url, begins, Box::new(body)))
+        let body = response.into_body();
+        let length = body.content_length();
+        Ok(self.answer(url, begins, length, Box::new(body.into_reader())))
     }
 
-    fn answer(&self, url: &str, offset: u64, body: Box<dyn Read + Send>) -> Answer {
+    fn answer(
+        &self,
+        url: &str,
+        offset: u64,
+        length: Option<u64>,
+        body: Box<dyn Read + Send>,
+    ) -> Answer {
         Answer {
             url: url.into(),
             stall: self.limits.stall,
             offset,
+            length,
             body,
         }
     }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use hearth::error::Fault;
-use serde::Deserialize;
+use hearth::rootfs::Manifest;
 
 /// An output directory of `hearth build`.
 #[derive(Debug)]
@@ -12,11 +12,6 @@ pub struct BuildOutput {
     pub directory: PathBuf,
     /// The image id.
     pub image: String,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    image: String,
 }
 
 impl BuildOutput {
@@ -29,25 +24,24 @@ impl BuildOutput {
             Some(directory) => directory.to_path_buf(),
             None => Path::new("out").join(Path::new(recipe).file_stem().unwrap_or_default()),
         };
-        let path = directory.join("manifest.json");
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            Fault::input(format!(
-                "there is no image of `{recipe}`: {}: {error}",
-                path.display()
+        if !directory.join(Manifest::FILE).exists() {
+            return Err(Fault::input(format!(
+                "there is no image of `{recipe}`: {} is not what `hearth build` made",
+                directory.display()
             ))
             .remedy(format!(
                 "build it with `hearth build {recipe}`, or name its output with --from DIR"
             ))
-        })?;
-        let manifest: Manifest = serde_json::from_str(&text)
-            .with_context(|| format!("{} is damaged", path.display()))?;
+            .into());
+        }
+        let manifest = Manifest::load(&directory)?;
         if manifest.image.is_empty()
             || manifest.image.starts_with('.')
             || manifest.image.contains('/')
         {
             return Err(Fault::input(format!(
                 "{} is damaged: its image id is no name",
-                path.display()
+                directory.join(Manifest::FILE).display()
             ))
             .into());
         }

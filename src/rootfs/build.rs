@@ -31,7 +31,7 @@ use crate::uboot::{Kind, write};
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
 const CONFIGURE_REVISION: u32 = 2;
-const IMAGE_REVISION: u32 = 3;
+const IMAGE_REVISION: u32 = 4;
 const BOOT_REVISION: u32 = 1;
 const INITRD_REVISION: u32 = 1;
 
@@ -238,8 +238,10 @@ impl<'a> Pipeline<'a> {
             let out = directory.join("out");
             fs::create_dir(&out)?;
             let kernel = boot::extract_kernel(&tar, &out)?;
-            let bootloaders: Vec<PackageFile> =
-                plan.bootloader_packages().map(package_file).collect();
+            let bootloaders: Vec<PackageFile> = plan
+                .bootloader_packages()
+                .map(|(package, deb)| PackageFile::of(package, deb))
+                .collect();
             let named = !plan.recipe.boards.is_empty();
             boot::extract_bootloaders(&plan.boards, named, &bootloaders, &out)?;
             let sbom = sbom::document(&sbom::Subject {
@@ -433,7 +435,10 @@ impl Plan {
 
     fn packages_input(&self, directory: &Path, layers: &[PathBuf]) -> PackagesInput {
         PackagesInput {
-            files: self.root_packages().map(package_file).collect(),
+            files: self
+                .root_packages()
+                .map(|(package, deb)| PackageFile::of(package, deb))
+                .collect(),
             arch: self.recipe.arch,
             epoch: self.epoch,
             directory: directory.to_path_buf(),
@@ -532,16 +537,6 @@ fn epoch(lock: &Lock) -> Result<i64> {
             .remedy("set SOURCE_DATE_EPOCH, or lock the recipe again")
     })?;
     Ok(epoch.into())
-}
-
-fn package_file((package, deb): &(LockedPackage, PathBuf)) -> PackageFile {
-    PackageFile {
-        name: package.name.clone(),
-        version: package.version.clone(),
-        arch: package.arch.clone(),
-        deb: deb.clone(),
-        sha256: package.sha256.clone(),
-    }
 }
 
 fn inside<I: Serialize, O: DeserializeOwned>(

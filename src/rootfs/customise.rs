@@ -247,7 +247,8 @@ fn hosts(tree: &mut Tree, epoch: i64) -> Result<()> {
 }
 
 /// Boards make their own ssh host keys when they boot: an image has none, and its `machine-id` being empty
-/// rather than `uninitialized`, systemd's first-boot units (Debian's `sshd-keygen.service`) do not run.
+/// rather than `uninitialized`, systemd's first-boot units (Debian's `sshd-keygen.service`) do not run. One kind of
+/// key is enough, and an RSA key at every boot takes a small board many seconds.
 fn host_keys(tree: &mut Tree, epoch: i64) -> Result<()> {
     const UNIT: &str = "[Unit]\n\
         Description=Make the ssh host keys that this board does not have yet\n\
@@ -256,7 +257,7 @@ fn host_keys(tree: &mut Tree, epoch: i64) -> Result<()> {
         \n\
         [Service]\n\
         Type=oneshot\n\
-        ExecStart=/usr/bin/ssh-keygen -A\n\
+        ExecStart=/usr/bin/ssh-keygen -q -N \"\" -t ed25519 -f /etc/ssh/ssh_host_ed25519_key\n\
         RemainAfterExit=yes\n";
     const NAME: &str = "hearth-ssh-host-keys.service";
     let has = |tree: &mut Tree, path: &str| tree.kind(Path::new(path)).is_some();

@@ -26,8 +26,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+pub use boot::extract_bootloaders;
 pub use build::{Built, Plan, StageReport, Until, build, layers};
 pub use manifest::{Artifact, LockReference, Manifest, RecipeReference};
+pub use package::PackageFile;
 pub use steps::STEPS;
 use tree::{Attributes, Tree};
 

@@ -82,7 +82,8 @@ pub fn apply(tree: &mut Tree, epoch: i64) -> Result<()> {
         name.starts_with("hashfile.") || name.starts_with("registry.")
     })?;
     logs(tree, Path::new("var/log"), epoch)?;
-    machine_id(tree, epoch)
+    machine_id(tree, epoch)?;
+    up_to_date(tree, epoch)
 }
 
 /// Paths that are left out of the tar although a mount or a running system has them.
@@ -139,6 +140,17 @@ fn logs(tree: &mut Tree, directory: &Path, epoch: i64) -> Result<()> {
                 }
             }
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Says, as systemd-update-done(8) would, that what follows from `/usr` is up to date: the packages' scripts have made the
+/// journal's catalog, `ld.so.cache` and the system users already. Else each boot from the read-only image does it again.
+fn up_to_date(tree: &mut Tree, epoch: i64) -> Result<()> {
+    if tree.kind(Path::new("usr/lib/systemd/systemd")).is_some() {
+        for directory in ["etc", "var"] {
+            tree.write(format!("{directory}/.updated"), 0o644, b"", epoch)?;
         }
     }
     Ok(())

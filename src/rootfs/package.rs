@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::deb::{Control, Deb};
 use crate::error::Fault;
+use crate::recipe::LockedPackage;
 
 /// A package file, as the lock names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +20,19 @@ pub struct PackageFile {
     pub arch: String,
     pub deb: PathBuf,
     pub sha256: String,
+}
+
+impl PackageFile {
+    /// A package of a lock, and where its `.deb` is.
+    pub fn of(package: &LockedPackage, deb: &Path) -> Self {
+        PackageFile {
+            name: package.name.clone(),
+            version: package.version.clone(),
+            arch: package.arch.clone(),
+            deb: deb.to_path_buf(),
+            sha256: package.sha256.clone(),
+        }
+    }
 }
 
 /// A package whose control member was read.
