@@ -161,7 +161,7 @@ fn the_agent_runs_a_job_under_dash_and_busybox_and_then_powers_off() {
         let console = agent.console();
         let lines: Vec<String> = console
             .lines()
-            .filter_map(NumberedLine::from_console)
+            .filter_map(|line| NumberedLine::from_console(line.as_bytes()))
             .flat_map(|line| merger.add(line))
             .collect();
         assert_eq!(lines, output.lines().collect::<Vec<_>>(), "{shell}");

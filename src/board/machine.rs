@@ -3,6 +3,7 @@
 
 use super::outcome::{Failure, FailureClass, Stage};
 use super::watch::Event;
+use crate::recipe::{BoardRetries, BoardTimeouts};
 
 /// The stages of a boot, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +47,8 @@ pub struct Timeouts {
     pub running: f64,
     /// Without a sign of life while tests run: neither heartbeat nor console.
     pub silence: f64,
+    /// From the end of the tests until the board has powered itself off.
+    pub shutdown: f64,
     /// For the lines that follow a crash's first one.
     pub aftermath: f64,
 }
@@ -60,8 +63,77 @@ impl Default for Timeouts {
             checked_in: 120.0,
             running: 3600.0,
             silence: 240.0,
+            shutdown: 120.0,
             aftermath: 3.0,
         }
+    }
+}
+
+impl Timeouts {
+    /// These, with what a lab file sets for a board.
+    #[must_use]
+    pub fn with(self, lab: &BoardTimeouts) -> Self {
+        Timeouts {
+            power: lab.power.unwrap_or(self.power),
+            bootloader: lab.bootloader.unwrap_or(self.bootloader),
+            kernel: lab.kernel.unwrap_or(self.kernel),
+            userspace: lab.userspace.unwrap_or(self.userspace),
+            checked_in: lab.checked_in.unwrap_or(self.checked_in),
+            running: lab.running.unwrap_or(self.running),
+            silence: lab.silence.unwrap_or(self.silence),
+            shutdown: lab.shutdown.unwrap_or(self.shutdown),
+            aftermath: self.aftermath,
+        }
+    }
+}
+
+/// How often a board may be booted again after it failed in each state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    pub power: u32,
+    pub bootloader: u32,
+    pub kernel: u32,
+    pub userspace: u32,
+    pub checked_in: u32,
+}
+
+impl Retries {
+    /// The same for every state.
+    pub const fn all(count: u32) -> Self {
+        Retries {
+            power: count,
+            bootloader: count,
+            kernel: count,
+            userspace: count,
+            checked_in: count,
+        }
+    }
+
+    /// These, with what a lab file sets for a board.
+    #[must_use]
+    pub fn with(self, lab: &BoardRetries) -> Self {
+        Retries {
+            power: lab.power.unwrap_or(self.power),
+            bootloader: lab.bootloader.unwrap_or(self.bootloader),
+            kernel: lab.kernel.unwrap_or(self.kernel),
+            userspace: lab.userspace.unwrap_or(self.userspace),
+            checked_in: lab.checked_in.unwrap_or(self.checked_in),
+        }
+    }
+
+    /// Uses one up, if there is one left for a failure in this state. Tests that have begun are never run again.
+    pub fn take(&mut self, state: State) -> bool {
+        let left = match state {
+            State::Off | State::Power => &mut self.power,
+            State::Bootloader => &mut self.bootloader,
+            State::Kernel => &mut self.kernel,
+            State::Userspace => &mut self.userspace,
+            State::CheckedIn => &mut self.checked_in,
+            State::Running | State::Done => return false,
+        };
+        let any = *left > 0;
+        *left = left.saturating_sub(1);
+        any
     }
 }
 
@@ -132,12 +204,19 @@ impl Machine {
         self.enter(State::Done, at);
     }
 
+    /// The console shows nothing any more. The network alone carries a job that runs; nothing else carries a boot.
+    pub fn console_lost(&mut self, at: f64, what: &str) {
+        if self.state < State::CheckedIn {
+            self.fail_soon(at, FailureClass::Infrastructure, what.into());
+        }
+    }
+
     /// Takes what the console showed.
     pub fn event(&mut self, event: &Event, at: f64) {
         self.heard = true;
         self.sign(at);
         match event {
-            Event::Line(_) => {}
+            Event::Line { .. } | Event::BootScript { .. } => {}
             Event::Bootloader => self.bootloader(at),
             Event::BootloaderPrompt if self.state <= State::Bootloader => self.fail_soon(
                 at,
@@ -272,11 +351,12 @@ impl Machine {
         }
     }
 
-    fn failed(&self, class: FailureClass, message: String) -> Failure {
+    /// A failure in the state in which the board is.
+    pub fn failed(&self, class: FailureClass, message: impl Into<String>) -> Failure {
         Failure {
             class,
             stage: self.state.name().into(),
-            message,
+            message: message.into(),
             console: Vec::new(),
         }
     }
@@ -485,6 +565,17 @@ mod tests {
             stages,
             expected.map(|(name, time)| (name.to_string(), time))
         );
+    }
+
+    #[test]
+    fn each_state_has_its_own_retries_and_tests_have_none() {
+        let mut left = Retries::all(1).with(&BoardRetries {
+            kernel: Some(2),
+            ..BoardRetries::default()
+        });
+        assert!(left.take(State::Power) && !left.take(State::Power));
+        assert!(left.take(State::Kernel) && left.take(State::Kernel) && !left.take(State::Kernel));
+        assert!(!left.take(State::Running));
     }
 
     #[test]

@@ -11,6 +11,6 @@ pub mod qemu;
 mod watch;
 
 pub use log::ConsoleLog;
-pub use machine::{Machine, State, Timeouts};
+pub use machine::{Machine, Retries, State, Timeouts};
 pub use outcome::{Failure, FailureClass, Stage};
 pub use watch::{Event, Watch};

@@ -1,9 +1,11 @@
 //! Owns emulated boards: a QEMU process whose console is a pty and whose power is the process itself.
 //! Never decides what network the board is on: it is given QEMU's arguments for it.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -50,6 +52,7 @@ impl Emulator {
     /// `launcher` is put before QEMU's command line, such as hearth's own program that ends its
     /// child when hearth dies.
     pub fn start(spec: &Spec, launcher: &[String]) -> Result<(Self, Box<dyn Console>)> {
+        program(spec.arch)?;
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
         let socket = directory.path().join("qmp");
         let errors = directory.path().join("stderr");
@@ -58,8 +61,10 @@ impl Emulator {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&errors)?)
+            // Ctrl-C is for hearth, which then switches the board off.
+            .process_group(0)
             .spawn()
-            .map_err(|error| missing(&command, &error))?;
+            .map_err(|error| Fault::host(format!("cannot start QEMU: {error}")))?;
         match Control::connect(&socket, &mut child, &errors).and_then(|mut control| {
             let pty = control.pty()?;
             let console = console::open(&recipe::Console::Serial {
@@ -119,16 +124,23 @@ fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-fn missing(command: &Command, error: &std::io::Error) -> anyhow::Error {
-    let program = command.get_program().to_string_lossy();
-    let package = if program.contains("aarch64") || program.contains("arm") {
-        "qemu-system-arm"
-    } else {
-        "qemu-system-misc"
-    };
-    Fault::host(format!("cannot start {program}: {error}"))
-        .remedy(format!("install the package {package}"))
-        .into()
+/// The emulator for boards of an architecture.
+///
+/// # Errors
+/// If it is not installed, with the package to install.
+pub fn program(arch: Arch) -> Result<PathBuf> {
+    let name = format!("qemu-system-{}", arch.qemu());
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|directory| directory.join(&name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| {
+            Fault::host(format!(
+                "{name} is not installed, which emulates {arch} boards"
+            ))
+            .remedy("install the package qemu-system-arm")
+            .into()
+        })
 }
 
 fn command(spec: &Spec, launcher: &[String], socket: &Path) -> Command {
@@ -154,6 +166,7 @@ fn command(spec: &Spec, launcher: &[String], socket: &Path) -> Command {
     if let Some(cpu) = &emulation.cpu {
         command.args(["-cpu", cpu]);
     }
+    command.args(&emulation.arguments);
     if let Some(firmware) = &spec.firmware {
         command.arg("-bios").arg(firmware);
     }

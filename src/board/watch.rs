@@ -17,6 +17,11 @@ pub enum Event {
     BootloaderPrompt,
     /// U-Boot could not load or start something; it may try again.
     BootloaderTrouble(String),
+    /// The boot script told which board boots which image.
+    BootScript {
+        board: String,
+        image: String,
+    },
     Kernel,
     /// The init system began.
     Userspace,
@@ -30,16 +35,24 @@ pub enum Event {
         kind: &'static str,
         message: String,
     },
-    /// A whole line, without its line ending and without control sequences. Comes before what was seen in it.
-    Line(String),
+    /// A whole line without its line ending. Comes before what was seen in it.
+    Line {
+        /// Without control sequences.
+        text: String,
+        raw: Vec<u8>,
+    },
 }
 
 /// What each line is compared with; the first match names it.
-const PATTERNS: [(Kind, &str); 19] = [
+const PATTERNS: [(Kind, &str); 20] = [
     (Kind::Bootloader, r"^U-Boot (SPL )?20\d\d\.\d\d"),
     (
         Kind::BootloaderTrouble,
         r"^(TFTP error: .*|Retry count exceeded.*|Wrong Image (Format|Type).*|Bad Linux .*[Mm]agic.*|.*Bad (Data|Header) CRC.*|.*ERROR: can't get kernel image.*)",
+    ),
+    (
+        Kind::BootScript,
+        r"^hearth: (?P<board>\S+) boots (?P<image>\S+) from",
     ),
     (Kind::Kernel, r"Linux version \d"),
     (
@@ -103,6 +116,7 @@ const PATTERNS: [(Kind, &str); 19] = [
 enum Kind {
     Bootloader,
     BootloaderTrouble,
+    BootScript,
     Kernel,
     Userspace,
     Login,
@@ -165,12 +179,24 @@ impl Watch {
         events
     }
 
+    /// No more will come: gives what has no line ending.
+    pub fn finish(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        if !self.partial.is_empty() {
+            self.line(&mut events);
+        }
+        events
+    }
+
     fn line(&mut self, events: &mut Vec<Event>) {
-        let line = clean(&self.partial);
-        self.partial.clear();
+        let raw = std::mem::take(&mut self.partial);
+        let line = clean(&raw);
         self.prompted = false;
         let seen: Vec<usize> = SET.matches(&line).into_iter().collect();
-        events.push(Event::Line(line.clone()));
+        events.push(Event::Line {
+            text: line.clone(),
+            raw,
+        });
         // Several patterns may know one line; the first one names it.
         if let Some(&index) = seen.first() {
             events.push(self.event(index, &line));
@@ -178,10 +204,10 @@ impl Watch {
     }
 
     fn event(&mut self, index: usize, line: &str) -> Event {
-        let message = || {
+        let part = |name: &str| {
             EACH[index]
                 .captures(line)
-                .and_then(|found| Some(found.name("message")?.as_str().trim().to_string()))
+                .and_then(|found| Some(found.name(name)?.as_str().trim().to_string()))
                 .unwrap_or_else(|| line.trim().to_string())
         };
         match PATTERNS[index].0 {
@@ -190,6 +216,10 @@ impl Watch {
                 Event::Bootloader
             }
             Kind::BootloaderTrouble => Event::BootloaderTrouble(line.trim().to_string()),
+            Kind::BootScript => Event::BootScript {
+                board: part("board"),
+                image: part("image"),
+            },
             Kind::Kernel => {
                 self.kernel = true;
                 Event::Kernel
@@ -199,7 +229,7 @@ impl Watch {
             Kind::Shutdown => Event::Shutdown,
             Kind::Crash(kind) => Event::Crash {
                 kind,
-                message: message(),
+                message: part("message"),
             },
         }
     }
@@ -237,7 +267,7 @@ mod tests {
 
     fn seen(bytes: &[u8]) -> Vec<Event> {
         let mut events = Watch::default().feed(bytes);
-        events.retain(|event| !matches!(event, Event::Line(_)));
+        events.retain(|event| !matches!(event, Event::Line { .. }));
         events
     }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -11,6 +12,7 @@ use clap::Args;
 use hearth::board::{ConsoleLog, Timeouts};
 use hearth::error::{Class, Fault};
 use hearth::lab::{Booted, Store};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::console::interact;
 use super::live::Live;
@@ -43,10 +45,16 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let mut access = target.access(scratch.path())?;
     let begun = Instant::now();
     let mut log = ConsoleLog::create(&directory.join("console.log"))?;
+    let cancelled = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
+    }
     let mut board = Booted::boot(
         &mut access,
-        Timeouts::default(),
+        Timeouts::default().with(&target.board.timeouts),
+        begun,
         &mut log,
+        &cancelled,
         &mut Live::new(terminal),
     )?
     .map_err(|failure| {
@@ -62,8 +70,9 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     })?;
     terminal.say("~. at the beginning of a line leaves and switches the board off");
     // The prompt was shown to hearth, not to the user.
-    board.console().write(b"\r")?;
-    interact(board.console(), &mut log, begun)?;
+    board.console().0.write(b"\r")?;
+    let (console, log) = board.console();
+    interact(console, log, begun)?;
     board.off()?;
     store.hold(&target.board.name, 0.0)?;
     Ok(ExitCode::SUCCESS)

@@ -92,8 +92,8 @@ pub fn interact(console: &mut dyn Console, log: &mut ConsoleLog, begun: Instant)
         stdout.write_all(&buffer[..count])?;
         stdout.flush()?;
         for event in watch.feed(&buffer[..count]) {
-            if let Event::Line(line) = event {
-                log.line(begun.elapsed().as_secs_f64(), &line)?;
+            if let Event::Line { text, .. } = event {
+                log.line(begun.elapsed().as_secs_f64(), &text)?;
             }
         }
         if keyboard_has_something()? {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hearth::board::{console, network as board_network, power};
+use hearth::board::{console, network as board_network, power, qemu};
 use hearth::error::Fault;
 use hearth::lab::{self, Access, network};
 use hearth::recipe::{Board, LoadedLab, Power, board_or_type};
@@ -62,6 +62,10 @@ impl TargetArguments {
         }
         let emulated = entry.power == Some(Power::Qemu {});
         let build = output_of(&entry)?;
+        if emulated {
+            // Before minutes of building.
+            qemu::program(entry.board_type.arch)?;
+        }
         if !network::is_inside() {
             let plan = build::plan(recipe_of(&entry)?, &self.network, terminal)?;
             hearth::rootfs::build(&plan, &build, terminal)?;

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hearth::board::Timeouts;
+use hearth::board::{Retries, Timeouts};
 use hearth::job::report::{self, Format};
 use hearth::job::{Loaded, Report, Verdict, payload};
 use hearth::lab::{self, Order, Ran, Store, network};
@@ -45,16 +45,26 @@ pub struct Arguments {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// How often to boot again when the board fails before the tests begin
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    retries: u32,
-    /// How long all tests together may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = Timeouts::default().running)]
-    timeout: f64,
+    ///
+    /// Counts for each stage of the boot by itself; without it the lab file's
+    /// `retries` hold, or 1.
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
+    /// How long all tests together may take, in seconds [default: 3600]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<f64>,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("a parameter is KEY=VALUE")?;
     Ok((key.into(), value.into()))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0)
+        .ok_or_else(|| "a time-out is a number of seconds above 0".into())
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
@@ -130,37 +140,43 @@ fn test(
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
     }
+    let mut timeouts = Timeouts::default().with(&target.board.timeouts);
+    timeouts.running = arguments.timeout.unwrap_or(timeouts.running);
+    let image = Manifest::load(&target.build)?.image;
     let order = Order {
         board: &target.board.name,
+        mac: target.board.mac,
+        image: &image,
         store: &store,
         payload: &tar,
         patterns,
-        timeouts: Timeouts {
-            running: arguments.timeout,
-            ..Timeouts::default()
+        timeouts,
+        retries: match arguments.retries {
+            Some(count) => Retries::all(count),
+            None => Retries::all(1).with(&target.board.retries),
         },
-        retries: arguments.retries,
         directory,
         cancelled: &cancelled,
     };
     let ran = lab::run(&order, &mut access, &mut Live::new(terminal))?;
-    report_of(target, started, ran)
+    Ok(report_of(target, image, started, ran))
 }
 
-fn report_of(target: &Target, started: String, ran: Ran) -> Result<Report> {
-    Ok(Report {
+fn report_of(target: &Target, image: String, started: String, ran: Ran) -> Report {
+    Report {
         version: 1,
         hearth: env!("CARGO_PKG_VERSION").into(),
         board: target.board.name.clone(),
         board_type: target.board.type_name.clone(),
-        image: Manifest::load(&target.build)?.image,
+        image,
         started,
         duration: ran.duration,
         identity: ran.identity,
         attempts: ran.attempts,
         suites: ran.suites,
         problems: ran.problems,
-    })
+        warnings: ran.warnings,
+    }
 }
 
 fn write_report(report: &Report, directory: &Path) -> Result<()> {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-const PREFIX: &str = "hearth:";
+const PREFIX: &[u8] = b"hearth:";
 
 /// A line of a job's output, as the agent numbers them from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,15 +18,22 @@ pub struct NumberedLine {
 
 impl NumberedLine {
     /// Finds a numbered line in a line of console output; `None` if there is none or it is damaged.
-    pub fn from_console(line: &str) -> Option<Self> {
-        let start = line.find(PREFIX)?;
-        let mut parts = line[start + PREFIX.len()..].splitn(3, ':');
-        let number = parts.next()?.parse().ok()?;
-        let length: usize = parts.next()?.parse().ok()?;
-        let text = parts.next()?.trim_end_matches(['\r', '\n']);
-        (length == text.len()).then(|| NumberedLine {
+    pub fn from_console(line: &[u8]) -> Option<Self> {
+        (0..line.len())
+            .filter(|start| line[*start..].starts_with(PREFIX))
+            .find_map(|start| Self::parse(&line[start + PREFIX.len()..]))
+    }
+
+    /// `rest` is what follows the prefix.
+    fn parse(rest: &[u8]) -> Option<Self> {
+        let mut parts = rest.splitn(3, |byte| *byte == b':');
+        let mut number = || str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
+        let (number, length) = (number()?, number()?);
+        let text = parts.next()?;
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        (length == text.len() as u64).then(|| NumberedLine {
             number,
-            text: text.into(),
+            text: String::from_utf8_lossy(text).into_owned(),
         })
     }
 }
@@ -37,6 +44,8 @@ pub struct Merger {
     next: u64,
     /// Lines that came before one that is still missing.
     early: BTreeMap<u64, String>,
+    /// How many lines were given up.
+    lost: u64,
 }
 
 impl Default for Merger {
@@ -44,6 +53,7 @@ impl Default for Merger {
         Merger {
             next: 1,
             early: BTreeMap::new(),
+            lost: 0,
         }
     }
 }
@@ -62,6 +72,11 @@ impl Merger {
             ready.extend(self.skip());
         }
         ready
+    }
+
+    /// How many lines no channel brought.
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// The number of the first line that has not come yet.
@@ -95,6 +110,7 @@ impl Merger {
             "hearth: {} lines of the board's output are lost here",
             first - self.next
         )];
+        self.lost += first - self.next;
         self.next = first;
         ready.extend(self.in_order());
         ready
@@ -116,10 +132,20 @@ mod tests {
     fn a_torn_console_line_is_left_to_the_network() {
         let text = "<LAVA_SIGNAL_STARTTC a>";
         let good = format!("hearth:7:{}:{text}\r", text.len());
-        assert_eq!(NumberedLine::from_console(&good), Some(line(7, text)));
+        assert_eq!(
+            NumberedLine::from_console(good.as_bytes()),
+            Some(line(7, text))
+        );
         let torn = good.replace("START", "ST[ 12.3] usb 1-1: hello ART");
-        assert_eq!(NumberedLine::from_console(&torn), None);
-        assert_eq!(NumberedLine::from_console("hearth:x"), None);
+        assert_eq!(NumberedLine::from_console(torn.as_bytes()), None);
+        assert_eq!(NumberedLine::from_console(b"hearth:x"), None);
+    }
+
+    #[test]
+    fn a_line_that_follows_other_text_is_found_whatever_its_bytes() {
+        let noise = b"[  9.1] agent[3]: hearth: hello hearth:3:4:a\x1b[\xff";
+        let found = NumberedLine::from_console(noise).unwrap();
+        assert_eq!((found.number, found.text.as_str()), (3, "a\u{1b}[\u{fffd}"));
     }
 
     #[test]
@@ -132,6 +158,6 @@ mod tests {
         let rest = merger.finish();
         assert!(rest[0].contains("1 lines"), "{rest:?}");
         assert_eq!(rest[1], "d");
-        assert_eq!(merger.next(), 5);
+        assert_eq!((merger.next(), merger.lost()), (5, 1));
     }
 }

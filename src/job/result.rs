@@ -166,6 +166,9 @@ pub struct Report {
     /// What was malformed on the way and belongs to no case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What went wrong on the way and cost no result.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// The verdict over a run.

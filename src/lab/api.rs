@@ -110,8 +110,8 @@ struct Wait {
     wait: u64,
 }
 
-/// 200 with the job's tar and its number in `Hearth-Job`; 204 if none came while the board waited; 410 if none will, and
-/// the board may power off.
+/// 200 with the job's tar and its number in `Hearth-Job`; 204 if none came while the board waited; 410, at once when the
+/// board's run is over, if none will come and the board may power off.
 async fn job(
     State(lab): State<Lab>,
     Query(wait): Query<Wait>,
@@ -126,9 +126,10 @@ async fn job(
         let (store, taker) = (Arc::clone(&lab.store), boot.clone());
         let taken = blocking(move || {
             store.beat(&taker)?;
-            store.take(&taker)
+            Ok((store.take(&taker)?, store.is_dismissed(&taker)?))
         })
         .await?;
+        let (taken, dismissed) = taken;
         if let Some((id, payload)) = taken {
             let headers = [
                 (header::CONTENT_TYPE, "application/x-tar".to_string()),
@@ -138,6 +139,9 @@ async fn job(
                 ),
             ];
             return Ok((headers, payload).into_response());
+        }
+        if dismissed {
+            return Ok(StatusCode::GONE.into_response());
         }
         if Instant::now() >= end {
             let (store, board) = (Arc::clone(&lab.store), boot.claim.board.clone());

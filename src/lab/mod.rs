@@ -1,14 +1,20 @@
 //! Owns the lab: the HTTP API for boards, its store, who a board is, and the run of a job on one.
 //! Never builds an image, and never serves one.
 
+mod access;
 mod api;
+mod attended;
+mod booted;
 pub mod emulated;
 mod identity;
 pub mod network;
 mod run;
+mod session;
 mod store;
 
+pub use access::Access;
 pub use api::{OPENAPI, router};
+pub use booted::Booted;
 pub use identity::{Claim, Known, check};
-pub use run::{Access, Booted, Observer, Order, Ran, run};
+pub use run::{Observer, Order, Ran, run};
 pub use store::{Boot, Job, JobState, Store};

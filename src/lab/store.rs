@@ -41,6 +41,7 @@ CREATE TABLE IF NOT EXISTS boot (
     seen REAL NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS boot_by_board ON boot (board, checked_in);
+CREATE TABLE IF NOT EXISTS dismissal (token TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS hold (board TEXT PRIMARY KEY, until REAL NOT NULL) STRICT;
 PRAGMA user_version = 1;
 ";
@@ -232,6 +233,33 @@ impl Store {
             [id],
         )?;
         Ok(())
+    }
+
+    /// Nobody waits for what runs that were killed have left of jobs for this board.
+    pub fn cancel_all(&self, board: &str) -> Result<()> {
+        self.lock().execute(
+            "UPDATE job SET state = 'cancelled' WHERE board = ?1 AND state IN ('submitted', 'running')",
+            [board],
+        )?;
+        Ok(())
+    }
+
+    /// Tells a boot, when it asks for work, that there will be none any more.
+    pub fn dismiss(&self, boot: &Boot) -> Result<()> {
+        self.lock().execute(
+            "INSERT OR IGNORE INTO dismissal (token) VALUES (?1)",
+            [&boot.token],
+        )?;
+        Ok(())
+    }
+
+    /// Whether there will be no work for this boot any more.
+    pub fn is_dismissed(&self, boot: &Boot) -> Result<bool> {
+        Ok(self.lock().query_row(
+            "SELECT EXISTS (SELECT 1 FROM dismissal WHERE token = ?1)",
+            [&boot.token],
+            |row| row.get(0),
+        )?)
     }
 
     /// A board says who it is. The same boot that checks in again keeps its token.

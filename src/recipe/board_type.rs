@@ -172,6 +172,9 @@ pub struct Emulation {
     pub cpus: u32,
     pub network: EmulatedNetwork,
     pub card: EmulatedCard,
+    /// Further arguments of QEMU, for what its machine does not do as the board would.
+    #[serde(default)]
+    pub arguments: Vec<String>,
     /// The MAC that U-Boot of this emulated board has before a boot script sets another, where
     /// the emulator gives every such board the same one.
     pub mac: Option<Mac>,

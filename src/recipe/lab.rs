@@ -94,6 +94,56 @@ pub struct BoardEntry {
     /// What the board's templates and kernel command line get as `hearth.KEY=VALUE`.
     #[serde(default)]
     pub values: BTreeMap<String, String>,
+    #[serde(default)]
+    pub timeouts: BoardTimeouts,
+    #[serde(default)]
+    pub retries: BoardRetries,
+}
+
+/// How long a board may stay in each state of its boot, in seconds; hearth's own times where left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BoardTimeouts {
+    pub power: Option<f64>,
+    pub bootloader: Option<f64>,
+    pub kernel: Option<f64>,
+    pub userspace: Option<f64>,
+    pub checked_in: Option<f64>,
+    /// All tests together.
+    pub running: Option<f64>,
+    /// While tests run, without a heartbeat and without console output.
+    pub silence: Option<f64>,
+    /// From the end of the tests until the board has powered itself off.
+    pub shutdown: Option<f64>,
+}
+
+impl BoardTimeouts {
+    /// Each time that is set, with its key.
+    pub fn set(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        [
+            ("power", self.power),
+            ("bootloader", self.bootloader),
+            ("kernel", self.kernel),
+            ("userspace", self.userspace),
+            ("checked-in", self.checked_in),
+            ("running", self.running),
+            ("silence", self.silence),
+            ("shutdown", self.shutdown),
+        ]
+        .into_iter()
+        .filter_map(|(key, time)| Some((key, time?)))
+    }
+}
+
+/// How often a board that failed in a state is booted again; once where left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct BoardRetries {
+    pub power: Option<u32>,
+    pub bootloader: Option<u32>,
+    pub kernel: Option<u32>,
+    pub userspace: Option<u32>,
+    pub checked_in: Option<u32>,
 }
 
 /// How to reach a board's console.

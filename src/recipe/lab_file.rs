@@ -11,7 +11,10 @@ use anyhow::Result;
 use super::diagnostic::{Diagnostic, Step, at, suggestion};
 use super::find::{self, BOARD_TYPE, Source};
 use super::lab::Network;
-use super::{BoardEntry, BoardType, Console, Lab, LabSettings, Mac, Ports, Power, parse_toml};
+use super::{
+    BoardEntry, BoardRetries, BoardTimeouts, BoardType, Console, Lab, LabSettings, Mac, Ports,
+    Power, parse_toml,
+};
 use crate::error::Fault;
 
 /// A lab with its boards resolved: board types loaded, addresses derived, defaults filled in.
@@ -43,6 +46,8 @@ pub struct Board {
     pub power: Option<Power>,
     pub tags: Vec<String>,
     pub values: BTreeMap<String, String>,
+    pub timeouts: BoardTimeouts,
+    pub retries: BoardRetries,
 }
 
 /// All board types that hearth ships or the user has, by name.
@@ -134,6 +139,8 @@ impl LoadedLab {
             power: board_type.emulation.is_some().then_some(Power::Qemu {}),
             tags: Vec::new(),
             values: BTreeMap::new(),
+            timeouts: BoardTimeouts::default(),
+            retries: BoardRetries::default(),
         };
         Ok(LoadedLab {
             path: None,
@@ -201,6 +208,8 @@ impl Board {
             power: entry.power.clone(),
             tags: entry.tags.clone(),
             values: entry.values.clone(),
+            timeouts: entry.timeouts,
+            retries: entry.retries,
         }
     }
 }
@@ -299,6 +308,17 @@ impl Checker<'_> {
             }
             if board.power == Some(Power::Qemu {}) {
                 return wrong("power", what);
+            }
+        }
+        for (key, time) in board.timeouts.set() {
+            if !time.is_finite() || time <= 0.0 {
+                let path = [
+                    Step::Key("board"),
+                    Step::Index(index),
+                    Step::Key("timeouts"),
+                    Step::Key(key),
+                ];
+                return Err(self.at(&path, "a time-out is a number of seconds above 0"));
             }
         }
         self.values(index, board)
@@ -473,6 +493,11 @@ mod tests {
                 ),
                 "lab.toml:7:9: QEMU cannot emulate",
             ),
+            (
+                format!("{LAB}{neo}timeouts.kernel = 0.0\n"),
+                "lab.toml:7:19: a time-out is a number",
+            ),
+            (format!("{LAB}{neo}retries.kernle = 1\n"), "lab.toml:7:"),
             (
                 format!("{LAB}allow = ['10.0.0.1/8']\n"),
                 "lab.toml:4:10: `10.0.0.1/8` has host bits set",

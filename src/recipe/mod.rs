@@ -22,7 +22,9 @@ pub use board_type::{
 pub use date::parse_date;
 pub use diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
 pub use file::RecipeFile;
-pub use lab::{BoardEntry, Console, Dhcp, Lab, LabSettings, Network, Ports, Power};
+pub use lab::{
+    BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,
+};
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
 pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role};
 pub use mac::Mac;

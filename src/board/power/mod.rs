@@ -14,6 +14,18 @@ use anyhow::Result;
 use crate::error::Fault;
 use crate::recipe;
 
+/// What a power switch with lights shows of its board.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Light {
+    Off,
+    /// The board booted its master image and checked in.
+    Master,
+    /// It runs tests.
+    Testing,
+    /// The last run failed.
+    Failed,
+}
+
 /// A power switch.
 pub trait Power: Send {
     fn on(&mut self) -> Result<()>;
@@ -22,6 +34,11 @@ pub trait Power: Send {
     /// Whether the board has power; `None` where the switch cannot tell.
     fn is_on(&mut self) -> Result<Option<bool>> {
         Ok(None)
+    }
+
+    /// Shows what the board is doing, where the switch has lights for it.
+    fn show(&mut self, _light: Light) -> Result<()> {
+        Ok(())
     }
 
     /// Switches a light, numbered from 1, where the switch has any.

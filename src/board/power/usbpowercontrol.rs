@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::Power;
+use super::{Light, Power};
 use crate::dirs;
 use crate::error::Fault;
 
@@ -76,6 +76,17 @@ impl Power for UsbPowerControl {
 
     fn is_on(&mut self) -> Result<Option<bool>> {
         Ok(self.memory.exists().then(|| self.state() & POWER != 0))
+    }
+
+    /// LED 1: master; LED 2: testing; LED 3: failed.
+    fn show(&mut self, light: Light) -> Result<()> {
+        let leds = match light {
+            Light::Off => 0,
+            Light::Master => 0b0010,
+            Light::Testing => 0b0110,
+            Light::Failed => 0b1000,
+        };
+        self.set(self.state() & POWER | leds)
     }
 
     fn led(&mut self, number: u8, on: bool) -> Result<()> {

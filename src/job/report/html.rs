@@ -48,7 +48,7 @@ fn values(report: &Report) -> Value {
         })).collect::<Vec<_>>(),
         "console": report.failure().map(|failure| failure.console.join("\n")).unwrap_or_default(),
         "suites": suites,
-        "problems": report.problems,
+        "problems": report.problems.iter().chain(&report.warnings).collect::<Vec<_>>(),
         "charts": charts(report),
     })
 }

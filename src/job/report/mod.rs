@@ -163,6 +163,7 @@ pub(super) mod example {
                 problems: Vec::new(),
             }],
             problems: Vec::new(),
+            warnings: vec!["the console was lost".into()],
         }
     }
 

@@ -34,6 +34,9 @@ pub fn table(report: &Report) -> String {
     for problem in &report.problems {
         text.push_str(&format!("\n! {problem}\n"));
     }
+    for warning in &report.warnings {
+        text.push_str(&format!("\nwarning: {warning}\n"));
+    }
     if let Some(failure) = report.failure()
         && !failure.console.is_empty()
     {
@@ -76,6 +79,7 @@ mod tests {
             "  bootloader       4.0 s",
             "  pass     boot<time>  0.10 s",
             "  fail     net/ping",
+            "warning: the console was lost",
             "failed: 1 passed, 1 failed, 1 skipped, 1 unknown",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

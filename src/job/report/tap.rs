@@ -30,6 +30,9 @@ pub fn tap(report: &Report) -> String {
             text.push_str(&format!("# {}\n", problem.replace('\n', " ")));
         }
     }
+    for warning in &report.warnings {
+        text.push_str(&format!("# warning: {}\n", warning.replace('\n', " ")));
+    }
     if let Some(failure) = report.failure() {
         text.push_str(&format!(
             "Bail out! {} failure in {}: {}\n",

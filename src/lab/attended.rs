@@ -1,0 +1,128 @@
+//! Owns the watch over one powered board: its console goes to the log and through the state machine, whoever booted it.
+//! Never knows of jobs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::access::{Access, Powered};
+use super::run::Observer;
+use crate::board::{ConsoleLog, Event, Failure, Machine, State, Timeouts, Watch};
+
+/// How long one read of the console may wait.
+const READ: Duration = Duration::from_millis(50);
+
+/// A board with its power on, under watch. Dropping it cuts the power.
+pub(super) struct Attended<'a> {
+    pub(super) board: Powered<'a>,
+    pub(super) machine: Machine,
+    watch: Watch,
+    log: &'a mut ConsoleLog,
+    begun: Instant,
+    told: State,
+    lost: Option<String>,
+}
+
+impl<'a> Attended<'a> {
+    /// Switches the board on; times count from `begun`.
+    ///
+    /// # Errors
+    /// If its power, its console or its emulator does not work.
+    pub(super) fn on(
+        access: &'a mut Access,
+        timeouts: Timeouts,
+        begun: Instant,
+        log: &'a mut ConsoleLog,
+    ) -> Result<Self> {
+        let board = Powered::on(access)?;
+        let mut machine = Machine::new(timeouts);
+        machine.power_on(begun.elapsed().as_secs_f64());
+        Ok(Attended {
+            board,
+            machine,
+            watch: Watch::default(),
+            log,
+            begun,
+            told: State::Off,
+            lost: None,
+        })
+    }
+
+    /// Seconds since the run began.
+    pub(super) fn at(&self) -> f64 {
+        self.begun.elapsed().as_secs_f64()
+    }
+
+    /// Why the console can be read no more, if it is so.
+    pub(super) fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
+    /// Reads what the console shows within a short time, keeps it, and tells it to the state machine.
+    ///
+    /// # Errors
+    /// If the log cannot be written.
+    pub(super) fn look(&mut self) -> Result<Vec<Event>> {
+        if self.lost.is_some() {
+            std::thread::sleep(READ);
+            return Ok(Vec::new());
+        }
+        let mut buffer = [0; 16 << 10];
+        match self.board.console().read(&mut buffer, READ) {
+            Ok(count) => {
+                let events = self.watch.feed(&buffer[..count]);
+                self.take(&events)?;
+                Ok(events)
+            }
+            Err(error) => {
+                let what = if self.board.is_off() {
+                    "the board powered itself off".to_string()
+                } else {
+                    format!("the console was lost: {error}")
+                };
+                self.machine.console_lost(self.at(), &what);
+                self.lost = Some(what);
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Tells the observer when the board has come to another state.
+    pub(super) fn tell(&mut self, observer: &mut dyn Observer) {
+        if self.machine.state() != self.told {
+            self.told = self.machine.state();
+            observer.stage(self.told, self.at());
+        }
+    }
+
+    /// Why the board has failed, if it has.
+    pub(super) fn failure(&mut self) -> Option<Failure> {
+        self.machine.failure(self.at())
+    }
+
+    /// The failure with the console's last words, of which a prompt has no line ending.
+    pub(super) fn explained(&mut self, failure: Failure) -> Result<Failure> {
+        let rest = self.watch.finish();
+        self.take(&rest)?;
+        Ok(Failure {
+            console: self.log.tail(),
+            ..failure
+        })
+    }
+
+    /// Ends the watch; the board stays on.
+    pub(super) fn leave(self) -> (Powered<'a>, &'a mut ConsoleLog) {
+        (self.board, self.log)
+    }
+
+    fn take(&mut self, events: &[Event]) -> Result<()> {
+        let at = self.at();
+        for event in events {
+            if let Event::Line { text, .. } = event {
+                self.log.line(at, text)?;
+            }
+            self.machine.event(event, at);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! Owns the boot of a board for somebody who wants its console, without a job.
+//! Never talks to the person.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use super::access::{Access, Powered};
+use super::attended::Attended;
+use super::run::Observer;
+use crate::board::console::Console;
+use crate::board::{ConsoleLog, Event, Failure, FailureClass, Timeouts};
+
+/// A board that was booted up to a login. Dropping it cuts its power.
+pub struct Booted<'a> {
+    board: Powered<'a>,
+    log: &'a mut ConsoleLog,
+}
+
+impl<'a> Booted<'a> {
+    /// Switches the board on and waits for its login prompt. Times in the log count from `begun`.
+    ///
+    /// # Errors
+    /// If power, console or log fail; what fails on the board's side is the inner error.
+    pub fn boot(
+        access: &'a mut Access,
+        timeouts: Timeouts,
+        begun: Instant,
+        log: &'a mut ConsoleLog,
+        cancelled: &AtomicBool,
+        observer: &mut dyn Observer,
+    ) -> Result<Result<Self, Failure>> {
+        let mut board = Attended::on(access, timeouts, begun, log)?;
+        loop {
+            let events = board.look()?;
+            board.tell(observer);
+            if events.contains(&Event::Login) {
+                let (board, log) = board.leave();
+                return Ok(Ok(Booted { board, log }));
+            }
+            let failure = if cancelled.load(Ordering::Relaxed) {
+                let why = "somebody stopped the boot";
+                Some(board.machine.failed(FailureClass::Cancelled, why))
+            } else {
+                board.failure()
+            };
+            if let Some(failure) = failure {
+                return board.explained(failure).map(Err);
+            }
+        }
+    }
+
+    /// The console, and the log that it goes on to.
+    pub fn console(&mut self) -> (&mut dyn Console, &mut ConsoleLog) {
+        (self.board.console(), self.log)
+    }
+
+    pub fn off(mut self) -> Result<()> {
+        self.board.off()
+    }
+}
