@@ -5,6 +5,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -196,6 +197,18 @@ fn a_second_build_does_nothing_and_a_changed_file_changes_that_file_only() {
     assert_eq!(output.status.code(), Some(1));
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(told, "! /etc/motd (content)\n");
+
+    // The output shares its bytes with the cache: writing into it must not stay unnoticed.
+    let tar = out.join("rootfs.tar");
+    let right = fs::read(&tar).unwrap();
+    let mut opened = fs::File::options().write(true).open(&tar).unwrap();
+    opened.write_all(b"overwritten").unwrap();
+    let mended = build(&[]);
+    assert!(
+        mended.contains("image        ran: what the cache had of it was changed by somebody"),
+        "{mended}"
+    );
+    assert!(fs::read(&tar).unwrap() == right);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -15,13 +14,13 @@ use super::customise::Customisation;
 use super::index::Image;
 use super::manifest::{Artifact, LockReference, Manifest, RecipeReference};
 use super::package::PackageFile;
+use super::publish::{collect, is_sealed, publish, seal};
 use super::sbom;
 use super::steps::{ImageInput, ImageMade, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
 use crate::dirs;
 use crate::error::Fault;
 use crate::initrd;
-use crate::output::AtomicDir;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
 use crate::sandbox::Namespaces;
@@ -87,7 +86,10 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     let boot = pipeline.boot(&image)?;
     let initrd = pipeline.initrd(&image, &boot)?;
     let manifest = plan.manifest(&image, &boot, &initrd);
-    let written = publish(plan, &manifest, &[&image, &boot, &initrd], out)?;
+    let artifacts = [&image, &boot, &initrd]
+        .into_iter()
+        .flat_map(Made::artifacts);
+    let written = publish(&manifest, artifacts, out, plan.epoch)?;
     pipeline.finish()?;
     Ok(Built {
         manifest,
@@ -307,10 +309,24 @@ impl<'a> Pipeline<'a> {
     /// Finds a stage, or makes it.
     fn stage(&mut self, key: Key, make: impl FnOnce(&Path) -> Result<Facts>) -> Result<Made> {
         let digest = key.digest();
-        let (stored, ran) = match self.store.begin(&key)? {
+        let mut begun = self.store.begin(&key)?;
+        let mut damaged = false;
+        if let Begun::Done(stored) = begun {
+            damaged = !is_intact(&stored.path, self.plan.epoch);
+            begun = if damaged {
+                self.store.discard(stored)?;
+                self.store.begin(&key)?
+            } else {
+                Begun::Done(stored)
+            };
+        }
+        let (stored, ran) = match begun {
             Begun::Done(stored) => (stored, false),
             Begun::ToDo(work) => {
                 let facts = make(&work.path)?;
+                for name in facts.artifacts.keys() {
+                    seal(&artifact(&work.path, name), self.plan.epoch)?;
+                }
                 let path = work.path.join(FACTS);
                 fs::write(&path, serde_json::to_vec(&facts)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
@@ -319,7 +335,11 @@ impl<'a> Pipeline<'a> {
         };
         let facts = read_facts(&stored.path)?;
         self.reports.push(StageReport {
-            reason: self.reason(&key, ran),
+            reason: if damaged {
+                "what the cache had of it was changed by somebody".into()
+            } else {
+                self.reason(&key, ran)
+            },
             stage: key.stage.clone(),
             ran,
         });
@@ -377,15 +397,34 @@ impl Made {
         self
     }
 
-    /// Where the stage keeps an artifact.
     fn artifact(&self, name: &str) -> PathBuf {
-        let direct = self.stored.path.join(name);
-        if direct.exists() {
-            direct
-        } else {
-            self.stored.path.join("out").join(name)
-        }
+        artifact(&self.stored.path, name)
     }
+
+    fn artifacts(&self) -> impl Iterator<Item = (&str, PathBuf)> {
+        let names = self.facts.artifacts.keys();
+        names.map(|name| (name.as_str(), self.artifact(name)))
+    }
+}
+
+/// Where a stage in this directory keeps an artifact.
+fn artifact(stage: &Path, name: &str) -> PathBuf {
+    let direct = stage.join(name);
+    if direct.exists() {
+        direct
+    } else {
+        stage.join("out").join(name)
+    }
+}
+
+/// Whether all artifacts of a stage are as they were made.
+fn is_intact(stage: &Path, epoch: i64) -> bool {
+    read_facts(stage).is_ok_and(|facts| {
+        facts
+            .artifacts
+            .iter()
+            .all(|(name, made)| is_sealed(&artifact(stage, name), made.size, epoch))
+    })
 }
 
 impl Plan {
@@ -553,63 +592,4 @@ pub(super) fn remove(paths: Vec<PathBuf>, progress: &dyn Progress) -> Result<()>
         return Ok(());
     }
     Namespaces::new().step("remove", &paths, progress)
-}
-
-/// Hashes all files below `directory`, by relative path.
-fn collect(
-    directory: &Path,
-    below: &Path,
-    artifacts: &mut BTreeMap<String, Artifact>,
-) -> Result<()> {
-    for entry in fs::read_dir(directory.join(below))? {
-        let entry = entry?;
-        let path = below.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            collect(directory, &path, artifacts)?;
-        } else {
-            let artifact = Artifact::of(&entry.path())?;
-            artifacts.insert(path.to_string_lossy().into_owned(), artifact);
-        }
-    }
-    Ok(())
-}
-
-/// Puts the artifacts into the output directory; says whether that was necessary.
-fn publish(plan: &Plan, manifest: &Manifest, stages: &[&Made], out: &Path) -> Result<bool> {
-    if is_up_to_date(manifest, out) {
-        return Ok(false);
-    }
-    log::debug!("writing {} for {}", out.display(), plan.name);
-    let directory = AtomicDir::create(out)?;
-    for stage in stages {
-        for name in stage.facts.artifacts.keys() {
-            let target = directory.path().join(name);
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            link_or_copy(&stage.artifact(name), &target)
-                .with_context(|| format!("cannot write {}", out.join(name).display()))?;
-        }
-    }
-    let path = directory.path().join(Manifest::FILE);
-    fs::write(&path, manifest.to_json())
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    directory.commit()?;
-    Ok(true)
-}
-
-fn is_up_to_date(manifest: &Manifest, out: &Path) -> bool {
-    fs::read_to_string(out.join(Manifest::FILE)).is_ok_and(|text| text == manifest.to_json())
-        && manifest.artifacts.iter().all(|(name, artifact)| {
-            fs::symlink_metadata(out.join(name))
-                .is_ok_and(|meta| meta.is_file() && meta.len() == artifact.size)
-        })
-}
-
-/// Shares the bytes with the cache where both are on one file system.
-fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::hard_link(from, to) {
-        Ok(()) => Ok(()),
-        Err(_) => fs::copy(from, to).map(drop),
-    }
 }

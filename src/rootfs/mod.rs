@@ -12,6 +12,7 @@ pub mod index;
 mod manifest;
 mod normalise;
 mod package;
+mod publish;
 mod sbom;
 mod steps;
 mod store;

@@ -6,11 +6,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::error::Fault;
 use crate::output::write_atomically;
 
 /// What a stage is made from: a name and a digest for each input, so that a change can be told by name.
@@ -153,6 +154,30 @@ impl Store {
         fs::create_dir(&path)
             .with_context(|| format!("cannot make the directory {}", path.display()))?;
         Ok(Begun::ToDo(Work { path, place, lock }))
+    }
+
+    /// Puts a stage aside that is not what it was made as, for [`Store::abandoned`] to find.
+    ///
+    /// # Errors
+    /// If somebody else uses it just now.
+    pub fn discard(&self, stored: Stored) -> Result<()> {
+        let Some(digest) = stored.path.file_name().and_then(|name| name.to_str()) else {
+            return Ok(());
+        };
+        let aside = format!("stage-{digest}-{}", std::process::id());
+        let path = stored.path.clone();
+        drop(stored._shared);
+        let Some(_lock) = try_lock(self.lock_file(digest)?)? else {
+            bail!(
+                Fault::infrastructure(format!(
+                    "{} was changed by somebody, and another run of hearth uses it",
+                    path.display()
+                ))
+                .remedy("try again when that run has ended")
+            );
+        };
+        fs::rename(&path, self.work.join(aside))
+            .with_context(|| format!("cannot put {} aside", path.display()))
     }
 
     /// Directories that killed runs have left behind, of stages that nobody is making now. Their locks
