@@ -10,9 +10,10 @@ mod nfs_server;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use common::{fail, hearth, oracle, succeed};
 use guest::Guest;
@@ -61,6 +62,19 @@ fn initrd(arch: &'static str, board_type: &str, name: &str) -> PathBuf {
             .args(["initrd", "--board", board_type, "--root"])
             .arg(built(arch).join("rootfs.tar"))
             .arg("-o")
+            .arg(&out)
+            .arg(recipe(arch, &directory)),
+    );
+    out
+}
+
+/// The distribution's initrd of the built image, for all board types; made once, since it takes minutes.
+fn distribution_initrd(arch: &'static str) -> PathBuf {
+    let out = built(arch).with_file_name("distribution.img");
+    let directory = work(arch);
+    succeed(
+        hearth()
+            .args(["initrd", "--builder", "chroot", "-o"])
             .arg(&out)
             .arg(recipe(arch, &directory)),
     );
@@ -154,22 +168,31 @@ impl Emulator {
     }
 }
 
+/// An emulated board has the machine to itself.
+fn alone() -> MutexGuard<'static, ()> {
+    static EMULATOR: Mutex<()> = Mutex::new(());
+    EMULATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Boots to a login over NFS, looks around as root, and switches off.
 fn boots_and_powers_off(emulator: &Emulator, arch: &'static str, initrd: &Path, name: &str) {
+    let _alone = alone();
     let server = NfsServer::start(&built(arch).join("rootfs.tar"), &["127.0.0.0/8"]);
     let arguments = format!("{} ip=dhcp", nfs_arguments(&server));
     let mut guest = emulator.boot(arch, initrd, &arguments, name);
     guest.expect("hearth: mounting 10.0.2.2:/image");
     guest.expect("alpha login:");
-    guest.type_line("root");
-    guest.expect("root@alpha:");
+    guest.insist("root", "root@alpha:");
     // Written so that the echo of the line does not look like its answer.
-    guest.type_line("echo root:$(findmnt -no FSTYPE /):$(echo new >/probe && cat /probe):end");
-    guest.expect("root:overlay:new:end");
-    guest.type_line("echo unit:$(grep -c KeepConfiguration=yes /run/systemd/network/05-hearth-root.network):end");
-    guest.expect("unit:1:end");
-    guest.type_line("poweroff");
-    guest.expect("Power down");
+    guest.insist(
+        "echo root:$(findmnt -no FSTYPE /):$(echo new >/probe && cat /probe):end",
+        "root:overlay:new:end",
+    );
+    guest.insist(
+        "echo unit:$(grep -c KeepConfiguration=yes /run/systemd/network/05-hearth-root.network):end",
+        "unit:1:end",
+    );
+    guest.insist("poweroff", "Power down");
     guest.expect_end();
 }
 
@@ -192,11 +215,30 @@ fn qemu_virt_arm64_boots_over_nfs_and_powers_off() {
 }
 
 #[test]
+fn the_distributions_initrd_boots_qemu_virt_arm_and_powers_off() {
+    let initrd = distribution_initrd("armhf");
+    boots_and_powers_off(&VIRT_ARM, "armhf", &initrd, "chroot-qemu-virt-arm");
+}
+
+#[test]
+fn the_distributions_initrd_boots_nanopi_neo_and_powers_off() {
+    let initrd = distribution_initrd("armhf");
+    boots_and_powers_off(&NANOPI_NEO, "armhf", &initrd, "chroot-nanopi-neo");
+}
+
+#[test]
+fn the_distributions_initrd_boots_qemu_virt_arm64_and_powers_off() {
+    let initrd = distribution_initrd("arm64");
+    boots_and_powers_off(&VIRT_ARM64, "arm64", &initrd, "chroot-qemu-virt-arm64");
+}
+
+#[test]
 fn a_server_that_does_not_answer_ends_in_a_message_and_a_reboot() {
     let initrd = initrd("armhf", "qemu-virt-arm", "broken-server.img");
     // Port 1 of loopback refuses connections.
     let arguments = "root=/dev/nfs nfsroot=10.0.2.2:/image,vers=3,proto=tcp,nolock,port=1,mountport=1 \
                      ip=10.0.2.15:::255.255.255.0::eth0:off hearth.panic=2";
+    let _alone = alone();
     let mut guest = VIRT_ARM.boot("armhf", &initrd, arguments, "native-broken-server");
     guest.expect("hearth: eth0 has 10.0.2.15/24 (static)");
     guest.expect("again in 1 s");
@@ -281,6 +323,7 @@ fn a_root_on_a_disk_is_found_by_its_label() {
             disk.display()
         ))
         .args(["-device", "virtio-blk-pci,drive=card"]);
+    let _alone = alone();
     let mut guest = Guest::start(&mut command, "initrd", "native-disk");
     guest.expect("hearth: mounting /dev/vda (ext4)");
     guest.expect("the init of the disk");
@@ -421,6 +464,86 @@ fn a_module_that_the_kernel_lacks_is_named_with_who_asks_for_it() {
     assert!(!out.exists());
 }
 
+/// A recipe whose initrd the distribution makes, with hooks and scripts of its own; small, so that it takes less long.
+fn recipe_with_hooks(hook: &str) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(recipe("armhf", directory.path())).unwrap();
+    let path = directory.path().join("hooked.toml");
+    let initrd = "builder = \"chroot\"\nmodule-set = \"list\"\n\
+                  hooks = \"initramfs/hooks\"\nscripts = \"initramfs/scripts\"\n";
+    fs::write(
+        &path,
+        format!("boards = [\"qemu-virt-arm\"]\n{text}\n[initrd]\n{initrd}"),
+    )
+    .unwrap();
+    let own = directory.path().join("initramfs");
+    for (name, text) in [("hooks/own", hook), ("scripts/init-top/own", "#!/bin/sh\n")] {
+        let path = own.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    (directory, path)
+}
+
+#[test]
+fn a_recipes_hooks_run_in_mkinitramfs_and_the_bytes_are_the_same_again() {
+    let hook = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit 0\nmkdir -p \"$DESTDIR/etc\"\ndate +%N >/tmp/x\n\
+                echo \"$DPKG_ARCH\" >\"$DESTDIR/etc/own\"\n";
+    let (directory, path) = recipe_with_hooks(hook);
+    let build = |name: &str| {
+        let out = directory.path().join(name);
+        succeed(hearth().arg("initrd").arg(&path).arg("-o").arg(&out));
+        out
+    };
+    let one = build("one.img");
+    // No part of the initrd, but another input: mkinitramfs runs once more.
+    fs::write(directory.path().join("initramfs/hooks/README"), "text\n").unwrap();
+    let two = build("two.img");
+    assert!(fs::read(&one).unwrap() == fs::read(&two).unwrap());
+
+    let listed = succeed(oracle("lsinitramfs").arg(&one));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for name in [
+        "etc/own",
+        "scripts/init-top/own",
+        "scripts/nfs-bottom/hearth",
+    ] {
+        assert!(listed.lines().any(|line| line == name), "{name}: {listed}");
+    }
+    let unpacked = directory.path().join("unpacked");
+    succeed(
+        hearth()
+            .args(["initrd", "extract"])
+            .arg(&one)
+            .arg(&unpacked),
+    );
+    assert_eq!(fs::read(unpacked.join("etc/own")).unwrap(), b"armhf\n");
+    let shown = succeed(hearth().args(["initrd", "show", "--json"]).arg(&one));
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(
+        shown["modules"]["virtio_net"]["why"],
+        "named by the board type qemu-virt-arm"
+    );
+}
+
+#[test]
+fn a_hook_that_fails_is_named_and_nothing_is_written() {
+    let hook = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit 0\necho the hook says why >&2\nexit 3\n";
+    let (directory, path) = recipe_with_hooks(hook);
+    let out = directory.path().join("none.img");
+    let failed = fail(
+        hearth().arg("initrd").arg(&path).arg("-o").arg(&out),
+        2,
+        "mkinitramfs failed in the image",
+    );
+    let failed = String::from_utf8(failed.stderr).unwrap();
+    for part in ["the hook says why", "hooks/own failed"] {
+        assert!(failed.contains(part), "{failed}");
+    }
+    assert!(!out.exists());
+}
+
 /// Name, mode, content; a link's content is its target.
 type Member<'a> = (&'a str, u32, &'a [u8]);
 
@@ -500,7 +623,15 @@ fn a_truncated_initrd_is_refused_by_show() {
 
 #[test]
 fn the_shell_scripts_are_clean() {
-    let scripts =
-        ["init.sh", "udhcpc.sh"].map(|name| common::repository().join("src/initrd").join(name));
+    let scripts = [
+        "init.sh",
+        "udhcpc.sh",
+        "initramfs/bottom.sh",
+        "initramfs/functions.sh",
+        "initramfs/hook.sh",
+        "initramfs/init-top.sh",
+        "initramfs/nfs.sh",
+    ]
+    .map(|name| common::repository().join("src/initrd").join(name));
     succeed(oracle("shellcheck").args(["-s", "sh"]).args(scripts));
 }

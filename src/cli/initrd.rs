@@ -1,7 +1,7 @@
 //! `hearth initrd`: builds the initrd of a recipe's image, and looks into any initrd.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +14,9 @@ use hearth::output::AtomicDir;
 use hearth::progress::{Progress, Unit};
 use hearth::recipe::{self, BoardType, Builder, Recipe, RecipeFile};
 use hearth::rootfs::index::Image;
+use hearth::rootfs::{self, WantedInitrd};
 
+use super::build::{self, NetworkArguments};
 use super::terminal::Terminal;
 
 /// Build a recipe's initrd, or look into one
@@ -25,6 +27,8 @@ pub struct Arguments {
     action: Option<Action>,
     #[command(flatten)]
     build: Option<Build>,
+    #[command(flatten)]
+    network: NetworkArguments,
 }
 
 #[derive(Debug, Args)]
@@ -37,7 +41,7 @@ struct Build {
     /// Only for this board type; may be given several times
     #[arg(long = "board", value_name = "TYPE")]
     boards: Vec<String>,
-    /// The image to build from [default: out/RECIPE/rootfs.tar]
+    /// The image for the native builder [default: out/RECIPE/rootfs.tar]
     #[arg(long, value_name = "TAR")]
     root: Option<PathBuf>,
     /// The kernel's release, for an image with several
@@ -99,18 +103,41 @@ pub fn run(arguments: Arguments, terminal: &Terminal) -> Result<ExitCode> {
         (Some(Action::Show(show)), _) => show.run(),
         (Some(Action::Diff(diff)), _) => diff.run(),
         (Some(Action::Extract(extract)), _) => extract.run(terminal),
-        (None, Some(build)) => build.run(terminal),
+        (None, Some(build)) => build.run(&arguments.network, terminal),
         (None, None) => unreachable!("clap requires a recipe or a subcommand"),
     }
 }
 
 impl Build {
-    fn run(&self, terminal: &Terminal) -> Result<ExitCode> {
+    fn run(&self, network: &NetworkArguments, terminal: &Terminal) -> Result<ExitCode> {
         let RecipeFile { name, recipe, .. } = RecipeFile::open(&self.recipe)?;
         let root = match &self.root {
             Some(root) => root.clone(),
             None => Path::new("out").join(&name).join("rootfs.tar"),
         };
+        let output = match &self.output {
+            Some(output) => output.clone(),
+            None => root.with_file_name("initrd.img"),
+        };
+        let builder = match self.builder {
+            None => recipe.initrd.builder,
+            Some(BuilderArgument::Native) => Builder::Native,
+            Some(BuilderArgument::Chroot) => Builder::Chroot,
+        };
+        match builder {
+            Builder::Native => self.native(&recipe, &root, &output, terminal),
+            Builder::Chroot => self.chroot(&recipe, &output, network, terminal),
+        }
+    }
+
+    /// Out of an image's tar.
+    fn native(
+        &self,
+        recipe: &Recipe,
+        root: &Path,
+        output: &Path,
+        terminal: &Terminal,
+    ) -> Result<ExitCode> {
         if !root.exists() {
             return Err(
                 Fault::input(format!("there is no image {}", root.display()))
@@ -121,37 +148,59 @@ impl Build {
                     .into(),
             );
         }
-        let board_types = self.board_types(&recipe)?;
-        let builder = match self.builder {
-            None => recipe.initrd.builder,
-            Some(BuilderArgument::Native) => Builder::Native,
-            Some(BuilderArgument::Chroot) => Builder::Chroot,
-        };
-        let output = match &self.output {
-            Some(output) => output.clone(),
-            None => root.with_file_name("initrd.img"),
-        };
+        let board_types = self.board_types(recipe)?;
         let options = Options {
             arch: recipe.arch,
             board_types: &board_types,
-            boards_are_named: !(self.boards.is_empty() && recipe.boards.is_empty()),
+            boards_are_named: self.boards_are_named(recipe),
             kernel: self.kernel.as_deref(),
             modules: &recipe.initrd.modules,
             binaries: &recipe.initrd.binaries,
             compression: recipe.initrd.compression,
         };
         let stage = terminal.stage("initrd", None, Unit::Items);
-        let image = Image::open(&root)?;
-        initrd::build(&image, builder, &options, &output)?;
-        let size = std::fs::metadata(&output)
-            .with_context(|| output.display().to_string())?
-            .len();
-        stage.finish(&format!(
-            "{}, {} KiB",
-            output.display(),
-            size.div_ceil(1024)
-        ));
+        let image = Image::open(root)?;
+        initrd::build(&image, &options, output)?;
+        stage.finish(&described(output)?);
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Over the directories of the recipe's image, out of the cache.
+    fn chroot(
+        &self,
+        recipe: &Recipe,
+        output: &Path,
+        network: &NetworkArguments,
+        terminal: &Terminal,
+    ) -> Result<ExitCode> {
+        for (given, option) in [
+            (self.root.is_some(), "--root"),
+            (self.kernel.is_some(), "--kernel"),
+        ] {
+            if given {
+                return Err(Fault::input(format!(
+                    "the chroot builder runs in the recipe's own image, and takes no {option}"
+                ))
+                .remedy(format!("leave {option} out, or use --builder native"))
+                .into());
+            }
+        }
+        let wanted = WantedInitrd {
+            builder: Builder::Chroot,
+            boards: self.board_types(recipe)?,
+            boards_are_named: self.boards_are_named(recipe),
+        };
+        if let Some(parent) = output.parent() {
+            fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        }
+        let plan = build::plan(&self.recipe, network, terminal)?;
+        rootfs::build_initrd(&plan, &wanted, output, terminal)?;
+        terminal.say(&described(output)?);
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn boards_are_named(&self, recipe: &Recipe) -> bool {
+        !(self.boards.is_empty() && recipe.boards.is_empty())
     }
 
     /// The board types to build for: those asked for, else the recipe's, else all of its architecture.
@@ -180,6 +229,14 @@ impl Build {
         }
         Ok(types)
     }
+}
+
+/// A file's path and size.
+fn described(path: &Path) -> Result<String> {
+    let size = fs::metadata(path)
+        .with_context(|| path.display().to_string())?
+        .len();
+    Ok(format!("{}, {} KiB", path.display(), size.div_ceil(1024)))
 }
 
 impl Show {

@@ -113,6 +113,7 @@ pub enum Command {
 /// The work of hearth that is done inside the sandbox.
 const STEPS: &[&[hearth::sandbox::Step]] = &[
     hearth::doctor::STEPS,
+    hearth::initrd::STEPS,
     hearth::rootfs::STEPS,
     hearth::rootfs::configure::STEPS,
 ];

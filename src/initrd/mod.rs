@@ -1,6 +1,9 @@
 //! Owns initrds: module closure, ELF closure, the native and the chroot builder, cpio.
 //! Never wraps them for U-Boot.
 
+#[cfg(test)]
+mod bad_input;
+mod chroot;
 mod compress;
 mod elf;
 mod extract;
@@ -11,6 +14,7 @@ mod listing;
 mod modinfo;
 mod native;
 mod read;
+mod rewrite;
 mod select;
 mod tree;
 
@@ -21,9 +25,11 @@ use anyhow::Result;
 
 use crate::error::Fault;
 use crate::output::AtomicFile;
-use crate::recipe::{Arch, BoardType, Builder, Compression};
+use crate::progress::Progress;
+use crate::recipe::{Arch, BoardType, Compression};
 use crate::rootfs::index::Image;
 
+pub use chroot::{Chroot, Hooks, STEPS};
 pub use extract::{Extracted, extract};
 pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
 pub use read::{Archive, Entry, FileType, read};
@@ -46,27 +52,35 @@ pub struct Options<'a> {
     pub compression: Compression,
 }
 
-/// Builds an initrd out of an image, as the file `path`, which appears whole or not at all. The same image and
-/// options give the same bytes.
+/// Builds an initrd out of an image's own files, as the file `path`, which appears whole or not at all. The same image
+/// and options give the same bytes.
 ///
 /// # Errors
 /// If the image lacks something that the initrd needs, or a board type's kernel cannot unpack the compression.
-pub fn build(image: &Image, builder: Builder, options: &Options<'_>, path: &Path) -> Result<()> {
+pub fn build(image: &Image, options: &Options<'_>, path: &Path) -> Result<()> {
     check_compression(options)?;
-    let tree = match builder {
-        Builder::Native => native::assemble(image, options)?,
-        Builder::Chroot => {
-            return Err(Fault::input("this hearth has no chroot builder yet")
-                .remedy(
-                    "use the native one: builder = \"native\" under [initrd], or --builder native",
-                )
-                .into());
-        }
-    };
+    let tree = native::assemble(image, options)?;
     let mut file = AtomicFile::create(path)?;
     let mut out = compress::Encoder::new(&mut file, options.compression)?;
     tree.write_cpio(image, &mut out)?;
     out.finish()?;
+    file.commit()
+}
+
+/// As [`build`], by the distribution's mkinitramfs.
+///
+/// # Errors
+/// As [`build`]; and if mkinitramfs fails, with what it said.
+pub fn build_in_chroot(
+    image: &Image,
+    options: &Options<'_>,
+    chroot: &Chroot<'_>,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<()> {
+    check_compression(options)?;
+    let mut file = AtomicFile::create(path)?;
+    chroot::write(image, options, chroot, &mut file, progress)?;
     file.commit()
 }
 

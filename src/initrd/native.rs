@@ -17,7 +17,7 @@ use crate::rootfs::index::Image;
 
 /// The programs of `/init`, all of them busybox's; and some that help in a shell of `hearth.break=`. A busybox that has
 /// `unxz` has a modprobe that reads compressed modules.
-const APPLETS: &[&str] = &[
+pub(super) const APPLETS: &[&str] = &[
     "awk",
     "blkid",
     "cat",
@@ -72,14 +72,23 @@ pub const REASONS: &str = "modules.hearth";
 /// # Errors
 /// If the image lacks something that is needed: the sentence names it, and who needs it.
 pub fn assemble(image: &Image, options: &Options<'_>) -> Result<Tree> {
-    let kernel = Kernel::open(image, options.kernel)?;
-    let wishes = wishes(image, &kernel, options)?;
-    let selection = select(image, &kernel, &wishes)?;
+    let (kernel, selection) = selection(image, options)?;
     let mut tree = Tree::default();
     add_skeleton(&mut tree, image)?;
     add_programs(&mut tree, image, options)?;
     add_modules(&mut tree, image, &kernel, &selection)?;
     Ok(tree)
+}
+
+/// The kernel, and the modules that boards and recipe need of it.
+///
+/// # Errors
+/// If a module is missing: the sentence names it, and who needs it.
+pub fn selection(image: &Image, options: &Options<'_>) -> Result<(Kernel, Selection)> {
+    let kernel = Kernel::open(image, options.kernel)?;
+    let wishes = wishes(image, &kernel, options)?;
+    let selection = select(image, &kernel, &wishes)?;
+    Ok((kernel, selection))
 }
 
 fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<Wish>> {
@@ -307,11 +316,7 @@ fn add_modules(
         .iter()
         .map(|(pattern, name)| format!("alias {pattern} {name}\n"));
     tree.file(&text("modules.alias"), false, aliases.collect::<String>());
-    let reasons = selection
-        .modules
-        .iter()
-        .map(|(name, why)| format!("{name}\t{why}\n"));
-    tree.file(&text(REASONS), false, reasons.collect::<String>());
+    tree.file(&text(REASONS), false, selection.reasons());
     let start = selection
         .load_at_start
         .iter()

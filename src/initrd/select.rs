@@ -33,6 +33,16 @@ pub struct Selection {
     pub load_at_start: BTreeSet<Name>,
 }
 
+impl Selection {
+    /// A line for each module: its name, a tab, and why it is there.
+    pub fn reasons(&self) -> String {
+        let lines = self.modules.iter();
+        lines
+            .map(|(name, why)| format!("{name}\t{why}\n"))
+            .collect()
+    }
+}
+
 /// Where the drivers live that a network or a root can depend on, below `kernel/`. A board's device tree also
 /// describes its displays, codecs, cameras and sensors; their drivers can wait for the system.
 const ON_THE_WAY_TO_A_ROOT: &[&str] = &[

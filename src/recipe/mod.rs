@@ -29,6 +29,6 @@ pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
 pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role};
 pub use mac::Mac;
 pub use model::{
-    ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, Recipe, Strip, System,
-    Units, User,
+    ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, ModuleSet, Recipe,
+    Strip, System, Units, User,
 };

@@ -192,6 +192,21 @@ pub struct InitrdOptions {
     /// For the chroot builder: directories of initramfs-tools hooks and scripts.
     pub hooks: Option<PathBuf>,
     pub scripts: Option<PathBuf>,
+    /// For the chroot builder: what it takes besides the modules of board types and recipe.
+    pub module_set: ModuleSet,
+}
+
+/// `MODULES=` of initramfs.conf(5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModuleSet {
+    /// Most drivers that a root can depend on.
+    #[default]
+    Most,
+    /// Those for a network.
+    Netboot,
+    /// None.
+    List,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

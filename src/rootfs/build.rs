@@ -2,7 +2,8 @@
 //! Never fetches: the packages are on the disk already.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -20,9 +21,12 @@ use super::steps::{ImageInput, ImageMade, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
 use crate::dirs;
 use crate::error::Fault;
-use crate::initrd;
+use crate::initrd::{self, Chroot, Hooks};
+use crate::output::AtomicFile;
 use crate::progress::{Progress, Unit};
-use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
+use crate::recipe::{
+    self, Arch, BoardType, Builder, InitrdOptions, Lock, LockedPackage, Recipe, RecipeFile, Role,
+};
 use crate::sandbox::Namespaces;
 use crate::uboot::bootscript::image_arch;
 use crate::uboot::{Kind, write};
@@ -84,7 +88,7 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     let configured = pipeline.configure(&unpacked)?;
     let image = pipeline.image(&configured)?;
     let boot = pipeline.boot(&image)?;
-    let initrd = pipeline.initrd(&image, &boot)?;
+    let initrd = pipeline.initrd(&image, &boot, &plan.initrd())?;
     let manifest = plan.manifest(&image, &boot, &initrd);
     let artifacts = [&image, &boot, &initrd]
         .into_iter()
@@ -96,6 +100,45 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
         stages: pipeline.reports,
         written,
     })
+}
+
+/// Which initrd somebody wants of an image, where that is not the recipe's own.
+#[derive(Clone, Debug)]
+pub struct WantedInitrd {
+    pub builder: Builder,
+    pub boards: BTreeMap<String, BoardType>,
+    /// Whether somebody asked for these very board types.
+    pub boards_are_named: bool,
+}
+
+/// Builds an initrd of the plan's image, as the file `path`; builds what is missing of the image.
+///
+/// # Errors
+/// As [`build`]; and if the image has no kernel.
+pub fn build_initrd(
+    plan: &Plan,
+    wanted: &WantedInitrd,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let mut pipeline = Pipeline::start(plan, progress)?;
+    let unpacked = pipeline.unpack()?;
+    let configured = pipeline.configure(&unpacked)?;
+    let image = pipeline.image(&configured)?;
+    let boot = pipeline.boot(&image)?;
+    let initrd = pipeline.initrd(&image, &boot, wanted)?;
+    if boot.facts.kernel.is_none() {
+        return Err(
+            Fault::input(format!("the image of {} has no kernel", plan.name))
+                .remedy("name one in the recipe: kernel = \"…\"")
+                .into(),
+        );
+    }
+    let made = initrd.artifact("initrd.img");
+    let mut from = File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
+    let mut file = AtomicFile::create(path)?;
+    io::copy(&mut from, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
+    file.commit()
 }
 
 /// How far an image is built that somebody wants to look into.
@@ -261,15 +304,23 @@ impl<'a> Pipeline<'a> {
     }
 
     /// The initrd, and the same wrapped for U-Boot; nothing for an image without a kernel.
-    fn initrd(&mut self, image: &Made, boot: &Made) -> Result<Made> {
+    fn initrd(&mut self, image: &Made, boot: &Made, wanted: &WantedInitrd) -> Result<Made> {
         let plan = self.plan;
-        let options = &plan.recipe.initrd;
+        let hooks = match wanted.builder {
+            Builder::Native => Hooks::default(),
+            Builder::Chroot => plan.hooks()?,
+        };
+        let recipe = InitrdOptions {
+            builder: wanted.builder,
+            ..plan.recipe.initrd.clone()
+        };
         let key = Key::new("initrd", INITRD_REVISION)
             .with("stage image", &image.digest)
             .with("date", plan.epoch.to_string())
             .with("kernel", boot.facts.kernel.as_deref().unwrap_or_default())
-            .with("options", serde_json::to_vec(options)?)
-            .with("board types", serde_json::to_vec(&plan.boards)?);
+            .with("options", serde_json::to_vec(&recipe)?)
+            .with("hooks", serde_json::to_vec(&hooks)?)
+            .with("board types", serde_json::to_vec(&wanted.boards)?);
         let tar = image.stored.path.join("rootfs.tar");
         let progress = self.progress;
         self.stage(key, |directory| {
@@ -279,20 +330,28 @@ impl<'a> Pipeline<'a> {
             if let Some(kernel) = &boot.facts.kernel {
                 let options = initrd::Options {
                     arch: plan.recipe.arch,
-                    board_types: &plan.boards,
-                    boards_are_named: !plan.recipe.boards.is_empty(),
+                    board_types: &wanted.boards,
+                    boards_are_named: wanted.boards_are_named,
                     kernel: Some(kernel),
-                    modules: &options.modules,
-                    binaries: &options.binaries,
-                    compression: options.compression,
+                    modules: &recipe.modules,
+                    binaries: &recipe.binaries,
+                    compression: recipe.compression,
                 };
-                let builder = plan.recipe.initrd.builder;
-                initrd::build(
-                    &Image::open(&tar)?,
-                    builder,
-                    &options,
-                    &out.join("initrd.img"),
-                )?;
+                let chroot = Chroot {
+                    layers: &image.layers,
+                    epoch: u64::try_from(plan.epoch)?,
+                    hooks: &hooks,
+                    module_set: recipe.module_set,
+                    work: directory,
+                };
+                let (image, path) = (Image::open(&tar)?, out.join("initrd.img"));
+                match wanted.builder {
+                    Builder::Native => initrd::build(&image, &options, &path)?,
+                    Builder::Chroot => {
+                        stage.message("mkinitramfs, which takes minutes");
+                        initrd::build_in_chroot(&image, &options, &chroot, &path, progress)?;
+                    }
+                }
                 wrap_initrd(&out, plan.recipe.arch, plan.epoch)?;
             }
             let mut artifacts = BTreeMap::new();
@@ -486,18 +545,39 @@ impl Plan {
         }
     }
 
-    fn customisation(&self) -> Result<Customisation> {
-        let directory = match self.path.parent() {
+    /// Where relative paths in the recipe begin.
+    fn directory(&self) -> &Path {
+        match self.path.parent() {
             Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
             Some(parent) => parent,
             None => Path::new("/"),
-        };
+        }
+    }
+
+    /// The initrd that the recipe asks for.
+    fn initrd(&self) -> WantedInitrd {
+        WantedInitrd {
+            builder: self.recipe.initrd.builder,
+            boards: self.boards.clone(),
+            boards_are_named: !self.recipe.boards.is_empty(),
+        }
+    }
+
+    fn hooks(&self) -> Result<Hooks> {
+        let directory =
+            |path: &Option<PathBuf>| path.as_ref().map(|path| self.directory().join(path));
+        let options = &self.recipe.initrd;
+        let (hooks, scripts) = (directory(&options.hooks), directory(&options.scripts));
+        Hooks::read(hooks.as_deref(), scripts.as_deref())
+    }
+
+    fn customisation(&self) -> Result<Customisation> {
         let auto = self
             .root_packages()
             .filter(|(package, _)| package.auto)
             .map(|(package, _)| package.name.clone())
             .collect();
-        Ok(Customisation::new(&self.recipe, directory, auto))
+        Ok(Customisation::new(&self.recipe, self.directory(), auto))
     }
 
     fn image_id(&self, image: &Made) -> String {

@@ -28,9 +28,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use boot::extract_bootloaders;
-pub use build::{Built, Plan, StageReport, Until, build, layers};
+pub use build::{Built, Plan, StageReport, Until, WantedInitrd, build, build_initrd, layers};
 pub use manifest::{Artifact, LockReference, Manifest, RecipeReference};
 pub use package::PackageFile;
+pub(crate) use steps::Mounted;
 pub use steps::STEPS;
 use tree::{Attributes, Tree};
 

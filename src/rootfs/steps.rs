@@ -228,19 +228,21 @@ fn remove(paths: Vec<PathBuf>, _progress: &dyn Progress) -> Result<()> {
 }
 
 /// An overlay over earlier layers: `upper` in a stage's directory takes the changes.
-struct Mounted {
-    root: PathBuf,
+pub(crate) struct Mounted {
+    /// Where it is mounted.
+    pub root: PathBuf,
+    upper: PathBuf,
     work: PathBuf,
 }
 
 impl Mounted {
-    fn new(directory: &Path, layers: &[PathBuf]) -> Result<Self> {
+    pub fn new(directory: &Path, layers: &[PathBuf]) -> Result<Self> {
         let [upper, work, root] = ["upper", "work", "root"].map(|name| directory.join(name));
         for path in [&upper, &work, &root] {
             fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         overlay(layers, &upper, &work, &root)?;
-        Ok(Mounted { root, work })
+        Ok(Mounted { root, upper, work })
     }
 
     /// Unmounts, and removes all but `upper`.
@@ -249,6 +251,13 @@ impl Mounted {
         fs::remove_dir(&self.root)?;
         fs::remove_dir_all(&self.work)?;
         Ok(())
+    }
+
+    /// Unmounts, and removes everything.
+    pub fn discard(self) -> Result<()> {
+        let upper = self.upper.clone();
+        self.close()?;
+        fs::remove_dir_all(&upper).with_context(|| format!("cannot remove {}", upper.display()))
     }
 }
 

@@ -69,26 +69,48 @@ impl Guest {
 
     /// Waits until the console says `text`, after what was waited for before.
     pub fn expect(&mut self, text: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let found = self.wait_for(text, PATIENCE);
+        assert!(found, "no `{text}` within {PATIENCE:?}:\n{}", self.tail());
+    }
+
+    /// Types a line until the console answers with `text`: a getty, and a shell, that have just started drop what
+    /// comes too early.
+    pub fn insist(&mut self, line: &str, text: &str) {
+        for _ in 0..60 {
+            self.type_line(line);
+            if self.wait_for(text, Duration::from_secs(10)) {
+                return;
+            }
+        }
+        panic!("no `{text}` after `{line}`:\n{}", self.tail());
+    }
+
+    fn wait_for(&mut self, text: &str, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
         let mut console = self.console.0.lock().unwrap();
         loop {
             if let Some(at) = console.text[self.seen..].find(text) {
                 self.seen += at + text.len();
-                return;
+                return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            let tail: String = console.text.chars().rev().take(3000).collect();
-            let tail: String = tail.chars().rev().collect();
             assert!(
                 !console.closed,
-                "the emulator ended before `{text}`:\n{tail}"
+                "the emulator ended before `{text}`:\n{}",
+                tail(&console.text)
             );
-            assert!(!left.is_zero(), "no `{text}` within {PATIENCE:?}:\n{tail}");
+            if left.is_zero() {
+                return false;
+            }
             console = self.console.1.wait_timeout(console, left).unwrap().0;
         }
     }
 
-    pub fn type_line(&mut self, line: &str) {
+    fn tail(&self) -> String {
+        tail(&self.console.0.lock().unwrap().text)
+    }
+
+    fn type_line(&mut self, line: &str) {
         self.input.write_all(line.as_bytes()).unwrap();
         self.input.write_all(b"\n").unwrap();
         self.input.flush().unwrap();
@@ -114,6 +136,12 @@ impl Guest {
     pub fn text(&self) -> String {
         self.console.0.lock().unwrap().text.clone()
     }
+}
+
+/// The last of what a console has said.
+fn tail(text: &str) -> String {
+    let start = text.char_indices().rev().nth(3000);
+    text[start.map_or(0, |(at, _)| at)..].to_owned()
 }
 
 impl Drop for Guest {

@@ -1,0 +1,152 @@
+//! Owns the tests of what an image can lack: each fault names the thing, who needs it, and the remedy. Never in a build.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::{Options, build};
+use crate::error::{Class, class_of, help_of};
+use crate::recipe::{Arch, BoardType, Compression};
+use crate::rootfs::index::Image;
+
+/// What every kernel of these tests has, in `modules.builtin`.
+const BUILTIN: &str =
+    "kernel/fs/nfs/nfs.ko\nkernel/fs/nfs/nfsv3.ko\nkernel/fs/overlayfs/overlay.ko\n";
+
+fn image(files: &[(&str, &[u8])]) -> (TempDir, Image) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rootfs.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    for (name, data) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o755);
+        header.set_mtime(1);
+        header.set_uid(0);
+        header.set_gid(0);
+        tar.append_data(&mut header, name, *data).unwrap();
+    }
+    tar.finish().unwrap();
+    let image = Image::open(&path).unwrap();
+    (directory, image)
+}
+
+/// The fault of building for a board with this `[initrd]` table: its sentence and its remedy.
+fn fault(files: &[(&str, &[u8])], initrd: &str) -> (String, String) {
+    let board = format!(
+        "description = \"a board\"\narch = \"armhf\"\nconsole = \"ttyS0\"\nimage = \"zImage\"\n[initrd]\n{initrd}\n"
+    );
+    let board: BoardType = toml::from_str(&board).unwrap();
+    let board_types = BTreeMap::from([("my-board".to_string(), board)]);
+    let (directory, image) = image(files);
+    let out: PathBuf = directory.path().join("initrd.img");
+    let options = Options {
+        arch: Arch::Armhf,
+        board_types: &board_types,
+        boards_are_named: true,
+        kernel: None,
+        modules: &[],
+        binaries: &[],
+        compression: Compression::None,
+    };
+    let error = build(&image, &options, &out).unwrap_err();
+    assert_eq!(class_of(&error), Class::Input, "{error:#}");
+    assert!(!out.exists());
+    (
+        format!("{error:#}"),
+        help_of(&error).unwrap_or_default().to_string(),
+    )
+}
+
+#[test]
+fn a_driver_that_the_kernel_lacks_is_named_with_its_option() {
+    let (said, help) = fault(
+        &[
+            ("boot/config-6.1", b"# CONFIG_DWMAC_SUN8I is not set\n"),
+            ("usr/lib/modules/6.1/modules.builtin", BUILTIN.as_bytes()),
+            ("usr/lib/modules/6.1/modules.dep", b""),
+        ],
+        "modules = [\"dwmac-sun8i\"]",
+    );
+    assert!(
+        said.contains("no module dwmac_sun8i, which the board type my-board asks for")
+            && said.contains("CONFIG_DWMAC_SUN8I is not set"),
+        "{said}"
+    );
+    assert!(help.contains("choose a kernel"), "{help}");
+}
+
+#[test]
+fn a_module_that_is_listed_but_missing_is_named() {
+    let (said, help) = fault(
+        &[
+            ("usr/bin/busybox", &every_applet()),
+            ("usr/lib/modules/6.1/modules.builtin", BUILTIN.as_bytes()),
+            (
+                "usr/lib/modules/6.1/modules.dep",
+                b"kernel/drivers/net/a.ko:\n",
+            ),
+        ],
+        "modules = [\"a\"]",
+    );
+    assert!(
+        said.contains("the module a is listed in modules.dep, but /usr/lib/modules/6.1/kernel/drivers/net/a.ko is missing"),
+        "{said}"
+    );
+    assert!(help.contains("depmod"), "{help}");
+}
+
+/// Something that has the names of all applets, and no libraries.
+fn every_applet() -> Vec<u8> {
+    let mut data = b"text\0".to_vec();
+    for applet in super::native::APPLETS {
+        data.extend_from_slice(applet.as_bytes());
+        data.push(0);
+    }
+    data
+}
+
+#[test]
+fn modules_that_need_each_other_are_named() {
+    let (said, _) = fault(
+        &[
+            ("usr/lib/modules/6.1/modules.builtin", BUILTIN.as_bytes()),
+            (
+                "usr/lib/modules/6.1/modules.dep",
+                b"kernel/a.ko: kernel/b.ko\nkernel/b.ko: kernel/a.ko\n",
+            ),
+        ],
+        "modules = [\"a\"]",
+    );
+    assert!(
+        said.contains("a") && said.contains("b") && said.contains("loop"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_library_that_is_not_found_is_named_with_who_needs_it() {
+    let own = std::fs::read("/proc/self/exe").unwrap();
+    let interpreter = ["lib64/ld-linux-x86-64.so.2", "lib/ld-linux-aarch64.so.1"];
+    let (said, _) = fault(
+        &[
+            ("usr/bin/busybox", &own),
+            (interpreter[0], b"text"),
+            (interpreter[1], b"text"),
+            ("usr/lib/modules/6.1/modules.builtin", BUILTIN.as_bytes()),
+            ("usr/lib/modules/6.1/modules.dep", b""),
+        ],
+        "modules = []",
+    );
+    assert!(
+        said.contains(".so") && said.contains("usr/bin/busybox"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_image_without_a_kernel_says_so() {
+    let (said, _) = fault(&[("etc/hostname", b"x\n")], "modules = []");
+    assert!(said.contains("no kernel"), "{said}");
+}

@@ -1,0 +1,257 @@
+//! Owns the chroot builder: the distribution's own mkinitramfs, run over a throw-away copy of the image.
+//! Never keeps a byte that would differ the next time: see `rewrite`.
+
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::kernel::Kernel;
+use super::select::Selection;
+use super::{Options, native, rewrite};
+use crate::error::Fault;
+use crate::progress::{NoProgress, Progress};
+use crate::recipe::ModuleSet;
+use crate::rootfs::Mounted;
+use crate::rootfs::index::Image;
+use crate::sandbox::{Namespaces, Program, Root, Step};
+
+/// What is done inside the namespaces, and in the image's root there, for `main` to register.
+pub const STEPS: &[Step] = &[
+    Step::new(MKINITRAMFS, mkinitramfs),
+    Step::new(CONFIGURE, configure),
+];
+const MKINITRAMFS: &str = "mkinitramfs";
+const CONFIGURE: &str = "configure mkinitramfs";
+
+/// Where mkinitramfs writes, in the copy of the image.
+const RESULT: &str = "hearth-initrd.img";
+/// How many of the last lines a failure shows.
+const LAST_LINES: usize = 20;
+const CONFIGURATION: &str = "etc/initramfs-tools";
+
+/// What mkinitramfs runs on, beyond the image.
+#[derive(Clone, Copy, Debug)]
+pub struct Chroot<'a> {
+    /// The image's directories, topmost first.
+    pub layers: &'a [PathBuf],
+    /// The image's date, Unix seconds.
+    pub epoch: u64,
+    pub hooks: &'a Hooks,
+    pub module_set: ModuleSet,
+    /// An empty directory for what is in work, on a disk.
+    pub work: &'a Path,
+}
+
+/// Runs mkinitramfs, and writes what it made to `out`, the same bytes each time.
+///
+/// # Errors
+/// If the image has no mkinitramfs, or that fails: with its last lines.
+pub fn write(
+    image: &Image,
+    options: &Options<'_>,
+    chroot: &Chroot<'_>,
+    out: &mut dyn Write,
+    progress: &dyn Progress,
+) -> Result<()> {
+    if image.follow("usr/sbin/mkinitramfs").is_none() {
+        return Err(Fault::input(format!(
+            "{} has no mkinitramfs, which the chroot builder runs",
+            image.path().display()
+        ))
+        .remedy("add initramfs-tools to the recipe's packages, or use the native builder")
+        .into());
+    }
+    let (kernel, selection) = native::selection(image, options)?;
+    let input = Input {
+        directory: chroot.work.to_path_buf(),
+        layers: chroot.layers.to_vec(),
+        epoch: chroot.epoch,
+        kernel: kernel.release.clone(),
+        files: files(&kernel, &selection, options, chroot),
+    };
+    let () = Namespaces::running(options.arch).step(MKINITRAMFS, &input, progress)?;
+    let made = chroot.work.join(RESULT);
+    let open = || -> Result<BufReader<File>> {
+        let file = File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
+        Ok(BufReader::with_capacity(1 << 16, file))
+    };
+    rewrite::rewrite(&open, options.compression, out).context("what mkinitramfs made")?;
+    fs::remove_file(&made).with_context(|| format!("cannot remove {}", made.display()))
+}
+
+/// A user's hooks and scripts for initramfs-tools.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks(Vec<Placed>);
+
+impl Hooks {
+    /// Reads all files of directories that look like `/etc/initramfs-tools/hooks` and `…/scripts`.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn read(hooks: Option<&Path>, scripts: Option<&Path>) -> Result<Self> {
+        let mut files = Vec::new();
+        for (directory, below) in [(hooks, "hooks"), (scripts, "scripts")] {
+            if let Some(directory) = directory {
+                let below = Path::new(CONFIGURATION).join(below);
+                gather(directory, &below, &mut files)
+                    .with_context(|| format!("cannot read {}", directory.display()))?;
+            }
+        }
+        Ok(Hooks(files))
+    }
+}
+
+/// A file of mkinitramfs' configuration, relative to the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Placed {
+    path: PathBuf,
+    executable: bool,
+    content: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Input {
+    directory: PathBuf,
+    layers: Vec<PathBuf>,
+    epoch: u64,
+    kernel: String,
+    files: Vec<Placed>,
+}
+
+/// mkinitramfs' configuration: hearth's part, and the recipe's above it.
+fn files(
+    kernel: &Kernel,
+    selection: &Selection,
+    options: &Options<'_>,
+    chroot: &Chroot<'_>,
+) -> Vec<Placed> {
+    let lines = |items: Vec<&String>| {
+        items
+            .into_iter()
+            .map(|item| format!("{item}\n"))
+            .collect::<String>()
+    };
+    let mut files = Vec::new();
+    let mut put = |path: &str, executable: bool, content: &str| {
+        files.push(Placed {
+            path: Path::new(CONFIGURATION).join(path),
+            executable,
+            content: content.as_bytes().to_vec(),
+        });
+    };
+    put("conf.d/hearth", false, &configuration(chroot.module_set));
+    put("hooks/hearth", true, include_str!("initramfs/hook.sh"));
+    let functions = include_str!("initramfs/functions.sh");
+    put("hearth/functions", false, functions);
+    let modules = lines(selection.modules.keys().collect());
+    put("hearth/modules", false, &modules);
+    let at_start = lines(selection.load_at_start.iter().collect());
+    put("hearth/modules-at-start", false, &at_start);
+    let binaries = lines(options.binaries.iter().collect());
+    put("hearth/binaries", false, &binaries);
+    put("hearth/modules.hearth", false, &selection.reasons());
+    put("scripts/nfs", true, include_str!("initramfs/nfs.sh"));
+    let init_top = include_str!("initramfs/init-top.sh");
+    put("scripts/init-top/hearth", true, init_top);
+    let bottom = include_str!("initramfs/bottom.sh");
+    put("scripts/nfs-bottom/hearth", true, bottom);
+    put("scripts/local-bottom/hearth", true, bottom);
+    log::debug!(
+        "mkinitramfs for {}: {} modules of the board types",
+        kernel.release,
+        selection.modules.len()
+    );
+    files.extend(chroot.hooks.0.iter().cloned());
+    files
+}
+
+/// mkinitramfs reads it, and the initrd's init as well. The compression is for the way to `rewrite` only.
+fn configuration(module_set: ModuleSet) -> String {
+    let modules = match module_set {
+        ModuleSet::Most => "most",
+        ModuleSet::Netboot => "netboot",
+        ModuleSet::List => "list",
+    };
+    format!("BOOT=nfs\nMODULES={modules}\nCOMPRESS=gzip\nCOMPRESSLEVEL=1\n")
+}
+
+fn gather(directory: &Path, below: &Path, files: &mut Vec<Placed>) -> Result<()> {
+    let mut entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    for entry in entries {
+        let (path, target) = (entry.path(), below.join(entry.file_name()));
+        // Through links, which may lead to what several recipes share.
+        let meta = fs::metadata(&path).with_context(|| path.display().to_string())?;
+        if meta.is_dir() {
+            gather(&path, &target, files)?;
+        } else {
+            files.push(Placed {
+                path: target,
+                executable: meta.permissions().mode() & 0o111 != 0,
+                content: fs::read(&path).with_context(|| path.display().to_string())?,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Inside the namespaces: mkinitramfs over an overlay that is removed again.
+fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
+    let input: Input = serde_json::from_value(input)?;
+    let mounted = Mounted::new(&input.directory, &input.layers)?;
+    let root = Root {
+        epoch: input.epoch,
+        ..Root::new(&mounted.root)
+    };
+    let () = root.step(CONFIGURE, &input.files, &NoProgress)?;
+    let result = format!("/{RESULT}");
+    let program = Program::new(["/usr/sbin/mkinitramfs", "-o", &result, &input.kernel]);
+    let mut lines: VecDeque<String> = VecDeque::new();
+    let status = root.run(&program, &mut |line| {
+        log::info!("mkinitramfs: {line}");
+        if lines.len() == LAST_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(format!("    {line}"));
+    })?;
+    if !status.success() {
+        let lines: Vec<String> = lines.into();
+        return Err(Fault::input(format!(
+            "mkinitramfs failed in the image ({status}); its last lines are:\n{}",
+            lines.join("\n")
+        ))
+        .remedy("look at the hook that its lines name, or use the native builder")
+        .into());
+    }
+    // The copy's files may belong to other ids, and go with it.
+    fs::copy(mounted.root.join(RESULT), input.directory.join(RESULT))
+        .context("cannot take what mkinitramfs made")?;
+    mounted.discard()?;
+    Ok(Value::Null)
+}
+
+/// In the image's root, where no link leads out of it: writes the configuration.
+fn configure(files: Value, _progress: &dyn Progress) -> Result<Value> {
+    let files: Vec<Placed> = serde_json::from_value(files)?;
+    for file in &files {
+        let path = Path::new("/").join(&file.path);
+        place(&path, file)
+            .with_context(|| format!("cannot write {} of the image", path.display()))?;
+    }
+    Ok(Value::Null)
+}
+
+fn place(path: &Path, file: &Placed) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(path, &file.content)?;
+    let mode = if file.executable { 0o755 } else { 0o644 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
