@@ -70,15 +70,20 @@ fn initrd(arch: &'static str, board_type: &str, name: &str) -> PathBuf {
 
 /// The distribution's initrd of the built image, for all board types; made once, since it takes minutes.
 fn distribution_initrd(arch: &'static str) -> PathBuf {
-    let out = built(arch).with_file_name("distribution.img");
-    let directory = work(arch);
-    succeed(
-        hearth()
-            .args(["initrd", "--builder", "chroot", "-o"])
-            .arg(&out)
-            .arg(recipe(arch, &directory)),
-    );
-    out
+    static ARMHF: OnceLock<PathBuf> = OnceLock::new();
+    static ARM64: OnceLock<PathBuf> = OnceLock::new();
+    let cell = if arch == "armhf" { &ARMHF } else { &ARM64 };
+    cell.get_or_init(|| {
+        let out = built(arch).with_file_name("distribution.img");
+        succeed(
+            hearth()
+                .args(["initrd", "--builder", "chroot", "-o"])
+                .arg(&out)
+                .arg(recipe(arch, &work(arch))),
+        );
+        out
+    })
+    .clone()
 }
 
 /// The kernel arguments that name a server; 10.0.2.2 is the host's loopback in QEMU's user network.
@@ -180,7 +185,7 @@ fn boots_and_powers_off(emulator: &Emulator, arch: &'static str, initrd: &Path, 
     let server = NfsServer::start(&built(arch).join("rootfs.tar"), &["127.0.0.0/8"]);
     let arguments = format!("{} ip=dhcp", nfs_arguments(&server));
     let mut guest = emulator.boot(arch, initrd, &arguments, name);
-    guest.expect("hearth: mounting 10.0.2.2:/image");
+    guest.expect(&format!("hearth: mounting 10.0.2.2:/{ID}"));
     guest.expect("alpha login:");
     guest.insist("root", "root@alpha:");
     // Written so that the echo of the line does not look like its answer.
@@ -252,6 +257,19 @@ fn a_server_that_does_not_answer_ends_in_a_message_and_a_reboot() {
             .text()
             .contains("mounting 10.0.2.2:/image on /lower failed")
     );
+}
+
+#[test]
+fn the_distributions_initrd_says_so_as_well_and_reboots() {
+    let initrd = distribution_initrd("armhf");
+    let _alone = alone();
+    let arguments = "root=/dev/nfs nfsroot=10.0.2.2:/image,vers=3,proto=tcp,nolock,port=1,mountport=1 \
+                     ip=dhcp hearth.panic=2";
+    let mut guest = VIRT_ARM.boot("armhf", &initrd, arguments, "chroot-broken-server");
+    guest.expect("again in 13 s");
+    guest.expect("hearth: FAILED in stage 'mount': ");
+    guest.expect("hearth: rebooting in 2 s");
+    guest.expect_end();
 }
 
 #[test]

@@ -73,8 +73,8 @@ impl Guest {
         assert!(found, "no `{text}` within {PATIENCE:?}:\n{}", self.tail());
     }
 
-    /// Types a line until the console answers with `text`: a getty, and a shell, that have just started drop what
-    /// comes too early.
+    /// Types a line until the console answers with `text`: a getty that has just started may drop what comes too
+    /// early.
     pub fn insist(&mut self, line: &str, text: &str) {
         for _ in 0..60 {
             self.type_line(line);
