@@ -2,8 +2,7 @@
 //! Never fetches: the packages are on the disk already.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -12,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::boot;
 use super::customise::Customisation;
-use super::index::Image;
 use super::manifest::{Artifact, LockReference, Manifest, RecipeReference};
 use super::package::PackageFile;
 use super::publish::{collect, is_sealed, publish, seal};
@@ -21,22 +19,15 @@ use super::steps::{ImageInput, ImageMade, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
 use crate::dirs;
 use crate::error::Fault;
-use crate::initrd::{self, Chroot, Hooks};
-use crate::output::AtomicFile;
 use crate::progress::{Progress, Unit};
-use crate::recipe::{
-    self, Arch, BoardType, Builder, InitrdOptions, Lock, LockedPackage, Recipe, RecipeFile, Role,
-};
+use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
 use crate::sandbox::Namespaces;
-use crate::uboot::bootscript::image_arch;
-use crate::uboot::{Kind, write};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
 const CONFIGURE_REVISION: u32 = 2;
 const IMAGE_REVISION: u32 = 4;
 const BOOT_REVISION: u32 = 1;
-const INITRD_REVISION: u32 = 1;
 
 /// What to build, all of it read and checked.
 #[derive(Clone, Debug)]
@@ -102,45 +93,6 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     })
 }
 
-/// Which initrd somebody wants of an image, where that is not the recipe's own.
-#[derive(Clone, Debug)]
-pub struct WantedInitrd {
-    pub builder: Builder,
-    pub boards: BTreeMap<String, BoardType>,
-    /// Whether somebody asked for these very board types.
-    pub boards_are_named: bool,
-}
-
-/// Builds an initrd of the plan's image, as the file `path`; builds what is missing of the image.
-///
-/// # Errors
-/// As [`build`]; and if the image has no kernel.
-pub fn build_initrd(
-    plan: &Plan,
-    wanted: &WantedInitrd,
-    path: &Path,
-    progress: &dyn Progress,
-) -> Result<()> {
-    let mut pipeline = Pipeline::start(plan, progress)?;
-    let unpacked = pipeline.unpack()?;
-    let configured = pipeline.configure(&unpacked)?;
-    let image = pipeline.image(&configured)?;
-    let boot = pipeline.boot(&image)?;
-    let initrd = pipeline.initrd(&image, &boot, wanted)?;
-    if boot.facts.kernel.is_none() {
-        return Err(
-            Fault::input(format!("the image of {} has no kernel", plan.name))
-                .remedy("name one in the recipe: kernel = \"…\"")
-                .into(),
-        );
-    }
-    let made = initrd.artifact("initrd.img");
-    let mut from = File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
-    let mut file = AtomicFile::create(path)?;
-    io::copy(&mut from, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
-    file.commit()
-}
-
 /// How far an image is built that somebody wants to look into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
@@ -165,23 +117,23 @@ pub fn layers(plan: &Plan, until: Until, progress: &dyn Progress) -> Result<Vec<
 }
 
 /// A stage that is done, with what later stages and the output take from it.
-struct Made {
-    digest: String,
-    stored: Stored,
-    layers: Vec<PathBuf>,
-    facts: Facts,
+pub(super) struct Made {
+    pub digest: String,
+    pub stored: Stored,
+    pub layers: Vec<PathBuf>,
+    pub facts: Facts,
 }
 
 /// What a stage tells of itself, kept beside it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Facts {
-    artifacts: BTreeMap<String, Artifact>,
-    kernel: Option<String>,
+pub(super) struct Facts {
+    pub artifacts: BTreeMap<String, Artifact>,
+    pub kernel: Option<String>,
 }
 
-struct Pipeline<'a> {
-    plan: &'a Plan,
-    progress: &'a dyn Progress,
+pub(super) struct Pipeline<'a> {
+    pub plan: &'a Plan,
+    pub progress: &'a dyn Progress,
     store: Store,
     before: Vec<Key>,
     keys: Vec<Key>,
@@ -189,7 +141,7 @@ struct Pipeline<'a> {
 }
 
 impl<'a> Pipeline<'a> {
-    fn start(plan: &'a Plan, progress: &'a dyn Progress) -> Result<Self> {
+    pub(super) fn start(plan: &'a Plan, progress: &'a dyn Progress) -> Result<Self> {
         let store = Store::open(&plan.cache)?;
         let abandoned = store.abandoned()?;
         remove(
@@ -206,7 +158,7 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    fn unpack(&mut self) -> Result<Made> {
+    pub(super) fn unpack(&mut self) -> Result<Made> {
         let plan = self.plan;
         let mut key = Key::new("unpack", UNPACK_REVISION)
             .with("architecture", plan.recipe.arch.debian())
@@ -226,7 +178,7 @@ impl<'a> Pipeline<'a> {
         .map(|made| made.with_layer("tree", &[]))
     }
 
-    fn configure(&mut self, unpacked: &Made) -> Result<Made> {
+    pub(super) fn configure(&mut self, unpacked: &Made) -> Result<Made> {
         let plan = self.plan;
         let key = Key::new("configure", CONFIGURE_REVISION).with("stage unpack", &unpacked.digest);
         let progress = self.progress;
@@ -238,7 +190,7 @@ impl<'a> Pipeline<'a> {
         .map(|made| made.with_layer("upper", &unpacked.layers))
     }
 
-    fn image(&mut self, configured: &Made) -> Result<Made> {
+    pub(super) fn image(&mut self, configured: &Made) -> Result<Made> {
         let plan = self.plan;
         let customisation = plan.customisation()?;
         let mut key = Key::new("image", IMAGE_REVISION).with("stage configure", &configured.digest);
@@ -267,7 +219,7 @@ impl<'a> Pipeline<'a> {
         .map(|made| made.with_layer("upper", &configured.layers))
     }
 
-    fn boot(&mut self, image: &Made) -> Result<Made> {
+    pub(super) fn boot(&mut self, image: &Made) -> Result<Made> {
         let plan = self.plan;
         let mut key = Key::new("boot", BOOT_REVISION)
             .with("stage image", &image.digest)
@@ -303,70 +255,12 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// The initrd, and the same wrapped for U-Boot; nothing for an image without a kernel.
-    fn initrd(&mut self, image: &Made, boot: &Made, wanted: &WantedInitrd) -> Result<Made> {
-        let plan = self.plan;
-        let hooks = match wanted.builder {
-            Builder::Native => Hooks::default(),
-            Builder::Chroot => plan.hooks()?,
-        };
-        let recipe = InitrdOptions {
-            builder: wanted.builder,
-            ..plan.recipe.initrd.clone()
-        };
-        let key = Key::new("initrd", INITRD_REVISION)
-            .with("stage image", &image.digest)
-            .with("date", plan.epoch.to_string())
-            .with("kernel", boot.facts.kernel.as_deref().unwrap_or_default())
-            .with("options", serde_json::to_vec(&recipe)?)
-            .with("hooks", serde_json::to_vec(&hooks)?)
-            .with("board types", serde_json::to_vec(&wanted.boards)?);
-        let tar = image.stored.path.join("rootfs.tar");
-        let progress = self.progress;
-        self.stage(key, |directory| {
-            let stage = progress.stage("initrd", None, Unit::Items);
-            let out = directory.join("out");
-            fs::create_dir(&out)?;
-            if let Some(kernel) = &boot.facts.kernel {
-                let options = initrd::Options {
-                    arch: plan.recipe.arch,
-                    board_types: &wanted.boards,
-                    boards_are_named: wanted.boards_are_named,
-                    kernel: Some(kernel),
-                    modules: &recipe.modules,
-                    binaries: &recipe.binaries,
-                    compression: recipe.compression,
-                };
-                let chroot = Chroot {
-                    layers: &image.layers,
-                    epoch: u64::try_from(plan.epoch)?,
-                    hooks: &hooks,
-                    module_set: recipe.module_set,
-                    work: directory,
-                };
-                let (image, path) = (Image::open(&tar)?, out.join("initrd.img"));
-                match wanted.builder {
-                    Builder::Native => initrd::build(&image, &options, &path)?,
-                    Builder::Chroot => {
-                        stage.message("mkinitramfs, which takes minutes");
-                        initrd::build_in_chroot(&image, &options, &chroot, &path, progress)?;
-                    }
-                }
-                wrap_initrd(&out, plan.recipe.arch, plan.epoch)?;
-            }
-            let mut artifacts = BTreeMap::new();
-            collect(&out, Path::new(""), &mut artifacts)?;
-            let size = artifacts.get("initrd.img").map_or(0, |made| made.size);
-            stage.finish(&format!("{} KiB", size.div_ceil(1024)));
-            Ok(Facts {
-                artifacts,
-                kernel: None,
-            })
-        })
-    }
-
     /// Finds a stage, or makes it.
-    fn stage(&mut self, key: Key, make: impl FnOnce(&Path) -> Result<Facts>) -> Result<Made> {
+    pub(super) fn stage(
+        &mut self,
+        key: Key,
+        make: impl FnOnce(&Path) -> Result<Facts>,
+    ) -> Result<Made> {
         let digest = key.digest();
         let mut begun = self.store.begin(&key)?;
         let mut damaged = false;
@@ -456,7 +350,7 @@ impl Made {
         self
     }
 
-    fn artifact(&self, name: &str) -> PathBuf {
+    pub(super) fn artifact(&self, name: &str) -> PathBuf {
         artifact(&self.stored.path, name)
     }
 
@@ -546,29 +440,12 @@ impl Plan {
     }
 
     /// Where relative paths in the recipe begin.
-    fn directory(&self) -> &Path {
+    pub(super) fn directory(&self) -> &Path {
         match self.path.parent() {
             Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
             Some(parent) => parent,
             None => Path::new("/"),
         }
-    }
-
-    /// The initrd that the recipe asks for.
-    fn initrd(&self) -> WantedInitrd {
-        WantedInitrd {
-            builder: self.recipe.initrd.builder,
-            boards: self.boards.clone(),
-            boards_are_named: !self.recipe.boards.is_empty(),
-        }
-    }
-
-    fn hooks(&self) -> Result<Hooks> {
-        let directory =
-            |path: &Option<PathBuf>| path.as_ref().map(|path| self.directory().join(path));
-        let options = &self.recipe.initrd;
-        let (hooks, scripts) = (directory(&options.hooks), directory(&options.scripts));
-        Hooks::read(hooks.as_deref(), scripts.as_deref())
     }
 
     fn customisation(&self) -> Result<Customisation> {
@@ -605,15 +482,6 @@ impl Plan {
             artifacts,
         }
     }
-}
-
-/// Makes `uInitrd` of `initrd.img` in `out`. U-Boot hands it on as it is: the kernel unpacks it.
-fn wrap_initrd(out: &Path, arch: Arch, epoch: i64) -> Result<()> {
-    let time = u32::try_from(epoch).context("the image's date does not fit a uImage")?;
-    let mut image = write::Image::new(Kind::RAMDISK, image_arch(arch), time);
-    image.name = b"initrd".to_vec();
-    write::create(&image, &[out.join("initrd.img")], &out.join("uInitrd"))?;
-    Ok(())
 }
 
 /// The board types that the recipe is for, by name.

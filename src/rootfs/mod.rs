@@ -9,6 +9,7 @@ mod customise;
 pub mod diff;
 mod dpkg;
 pub mod index;
+mod initrd;
 mod manifest;
 mod normalise;
 mod package;
@@ -28,7 +29,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use boot::extract_bootloaders;
-pub use build::{Built, Plan, StageReport, Until, WantedInitrd, build, build_initrd, layers};
+pub use build::{Built, Plan, StageReport, Until, build, layers};
+pub use initrd::{WantedInitrd, build_initrd};
 pub use manifest::{Artifact, LockReference, Manifest, RecipeReference};
 pub use package::PackageFile;
 pub(crate) use steps::Mounted;

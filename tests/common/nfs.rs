@@ -39,7 +39,6 @@ pub fn programs(
 }
 
 pub struct NfsServer {
-    #[allow(dead_code, reason = "not every test changes what is served")]
     pub exports: Arc<Exports>,
     pub address: SocketAddr,
     _runtime: Runtime,
