@@ -66,7 +66,7 @@ impl Drop for Agent {
 fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, Arc<Store>) {
     let runtime = Runtime::new().unwrap();
     let store = Arc::new(Store::open(store).unwrap());
-    let mac = own_mac();
+    let mac = common::own_mac();
     let known: Vec<Known> = boards
         .iter()
         .map(|name| Known {
@@ -84,29 +84,6 @@ fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, 
         axum::serve(listener, app).await.unwrap();
     });
     (runtime, at, store)
-}
-
-/// The MAC that the agent will find on this host, by the same rule.
-fn own_mac() -> String {
-    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    let carrying = routes.lines().find_map(|line| {
-        let mut fields = line.split('\t');
-        let name = fields.next()?;
-        (fields.next()? == "00000000").then(|| name.to_string())
-    });
-    let mut names: Vec<String> = fs::read_dir("/sys/class/net")
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "lo")
-        .collect();
-    names.sort();
-    let name = carrying
-        .or_else(|| names.into_iter().next())
-        .expect("this host has a network interface beside lo");
-    fs::read_to_string(format!("/sys/class/net/{name}/address"))
-        .unwrap()
-        .trim()
-        .to_string()
 }
 
 fn job(steps: &str) -> Vec<u8> {

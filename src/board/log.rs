@@ -49,7 +49,11 @@ impl ConsoleLog {
                 LARGEST >> 20
             )?;
         }
-        // Somebody may be following the file.
+        Ok(())
+    }
+
+    /// Writes what is still in memory: somebody may be following the file.
+    pub fn flush(&mut self) -> std::io::Result<()> {
         self.file.flush()
     }
 
@@ -73,6 +77,7 @@ mod tests {
             log.line(1.0, &long).unwrap();
         }
         log.line(2.0, "last").unwrap();
+        log.flush().unwrap();
         assert!(std::fs::metadata(&path).unwrap().len() < LARGEST + (2 << 20));
         assert_eq!(log.tail().last().unwrap(), "last");
     }

@@ -245,10 +245,15 @@ impl Machine {
         }
     }
 
+    /// The failure that was seen and still waits for the lines that explain it.
+    pub fn crash(&mut self) -> Option<Failure> {
+        self.pending.take().map(|(_, failure)| failure)
+    }
+
     /// Says why the board failed, once it has: by what the console showed, or by taking too long.
     pub fn failure(&mut self, at: f64) -> Option<Failure> {
-        if self.pending.as_ref().is_some_and(|(due, _)| at >= *due) {
-            return self.pending.take().map(|(_, failure)| failure);
+        if let Some((due, _)) = &self.pending {
+            return if at >= *due { self.crash() } else { None };
         }
         if self.state == State::Done || self.state == State::Off {
             return None;

@@ -61,7 +61,7 @@ const PATTERNS: [(Kind, &str); 20] = [
     ),
     (
         Kind::Shutdown,
-        r"reboot: (Restarting system|Power down|System halted)|Requesting system (reboot|poweroff)",
+        r"reboot: (Restarting system|Power down|Power off not available|System halted)|Requesting system (reboot|poweroff)",
     ),
     (
         Kind::Crash("kernel panic"),

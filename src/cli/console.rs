@@ -96,6 +96,9 @@ pub fn interact(console: &mut dyn Console, log: &mut ConsoleLog, begun: Instant)
                 log.line(begun.elapsed().as_secs_f64(), &text)?;
             }
         }
+        if count > 0 {
+            log.flush()?;
+        }
         if keyboard_has_something()? {
             let count = io::stdin().read(&mut buffer)?;
             let typed = escape.filter(&buffer[..count]);

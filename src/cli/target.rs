@@ -10,6 +10,7 @@ use hearth::board::{console, network as board_network, power, qemu};
 use hearth::error::Fault;
 use hearth::lab::{self, Access, network};
 use hearth::recipe::{Board, LoadedLab, Power, board_or_type};
+use hearth::rootfs::Manifest;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::build::{self, NetworkArguments};
@@ -28,6 +29,9 @@ pub struct TargetArguments {
     /// The recipe to boot instead of the board's own
     #[arg(long)]
     recipe: Option<String>,
+    /// Boot what this output directory of a build holds, and build nothing
+    #[arg(long, value_name = "DIR", conflicts_with = "recipe")]
+    image: Option<PathBuf>,
     /// Fail at once if another run has the board, instead of waiting
     #[arg(long)]
     no_wait: bool,
@@ -52,6 +56,9 @@ impl TargetArguments {
         if let Some(recipe) = &self.recipe {
             entry.recipe = Some(recipe.clone());
         }
+        if let Some(image) = &self.image {
+            entry.recipe = Some(Manifest::load(image)?.recipe.name);
+        }
         // The servers look the board up in the lab.
         for other in lab
             .boards
@@ -61,12 +68,15 @@ impl TargetArguments {
             other.recipe.clone_from(&entry.recipe);
         }
         let emulated = entry.power == Some(Power::Qemu {});
-        let build = output_of(&entry)?;
+        let build = match &self.image {
+            Some(image) => image.clone(),
+            None => output_of(&entry)?,
+        };
         if emulated {
             // Before minutes of building.
             qemu::program(entry.board_type.arch)?;
         }
-        if !network::is_inside() {
+        if self.image.is_none() && !network::is_inside() {
             let plan = build::plan(recipe_of(&entry)?, &self.network, terminal)?;
             hearth::rootfs::build(&plan, &build, terminal)?;
         }
@@ -174,6 +184,14 @@ impl Target {
             power: power::open(switch, asking())?,
             console: Box::new(move || console::open(&console)),
         })
+    }
+
+    /// The directory of builds that the one to boot is in, for the servers.
+    pub fn images(&self) -> &Path {
+        match self.build.parent() {
+            Some(directory) if !directory.as_os_str().is_empty() => directory,
+            _ => Path::new("."),
+        }
     }
 
     /// The lab's store: an emulated board's lab lasts as long as its run, in `scratch`.

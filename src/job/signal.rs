@@ -128,7 +128,15 @@ fn case_of(raw: &str) -> Option<String> {
         .filter_map(|mark| after.find(mark))
         .min()
         .unwrap_or(after.len());
-    let id = after[..end].trim();
+    let mut id = after[..end].trim();
+    // The next word may be torn itself.
+    if let Some((before, rest)) = id.rsplit_once(' ')
+        && ["RESULT=", "MEASUREMENT=", "UNITS="]
+            .iter()
+            .any(|mark| mark.starts_with(rest))
+    {
+        id = before.trim();
+    }
     (!id.is_empty()).then(|| id.to_string())
 }
 

@@ -59,10 +59,6 @@ impl<'a> Powered<'a> {
         self.console.as_mut()
     }
 
-    pub(super) fn is_real(&self) -> bool {
-        matches!(self.kind, Kind::Real(_))
-    }
-
     /// Whether an emulated board powered itself off; a real one only looks as if.
     pub(super) fn is_off(&mut self) -> bool {
         match &mut self.kind {

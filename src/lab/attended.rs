@@ -72,6 +72,7 @@ impl<'a> Attended<'a> {
             Ok(count) => {
                 let events = self.watch.feed(&buffer[..count]);
                 self.take(&events)?;
+                self.log.flush()?;
                 Ok(events)
             }
             Err(error) => {
@@ -104,6 +105,7 @@ impl<'a> Attended<'a> {
     pub(super) fn explained(&mut self, failure: Failure) -> Result<Failure> {
         let rest = self.watch.finish();
         self.take(&rest)?;
+        self.log.flush()?;
         Ok(Failure {
             console: self.log.tail(),
             ..failure

@@ -19,6 +19,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long, in seconds, the network's copy of the output may lag behind the console's.
 const LAG: f64 = 20.0;
 
+/// How long after its last words a board may take to be off.
+const HALT: Duration = Duration::from_secs(2);
+
 /// What came of one attempt.
 pub(super) struct Outcome {
     pub attempt: Attempt,
@@ -149,8 +152,10 @@ impl<'a> Session<'a> {
             }
             self.tell(observer);
             if self.is_over()? {
+                // A crash counts though the tests went on to their end.
+                let crash = self.board.machine.crash();
                 self.board.machine.done(self.board.at());
-                return Ok(None);
+                return Ok(crash);
             }
             if let Some(failure) = self.board.failure() {
                 return Ok(Some(failure));
@@ -327,18 +332,22 @@ impl<'a> Session<'a> {
             // It cannot be told that it is dismissed.
             return Ok(());
         }
-        let end = Instant::now() + Duration::from_secs_f64(self.order.timeouts.shutdown);
+        let mut end = Instant::now() + Duration::from_secs_f64(self.order.timeouts.shutdown);
+        let mut halted = false;
         while !self.board.board.is_off() && self.board.lost().is_none() {
             if self.order.cancelled.load(Ordering::Relaxed) {
                 break;
             }
             if Instant::now() >= end {
-                observer.note("the board did not power itself off");
+                if !halted {
+                    observer.note("the board did not power itself off");
+                }
                 break;
             }
-            let seen = self.board.look()?.contains(&Event::Shutdown);
-            if seen && self.board.board.is_real() {
-                break;
+            // It says so before it does; a board that cannot switch itself off stays like that.
+            if self.board.look()?.contains(&Event::Shutdown) {
+                halted = true;
+                end = Instant::now() + HALT;
             }
         }
         Ok(())

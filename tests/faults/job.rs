@@ -1,0 +1,162 @@
+//! Boards that come up, and fail while they run their tests.
+
+use crate::board::{Board, shows};
+
+const CASE: &str = "lava-test-case one --result pass";
+
+#[test]
+fn a_good_run_passes_and_leaves_every_form_of_the_report() {
+    let board = Board::new("boot");
+    let run = board.test(CASE);
+    run.passed();
+    assert_eq!(run.cases(), ["one=pass"]);
+    for file in [
+        "report.json",
+        "junit.xml",
+        "report.tap",
+        "report.html",
+        "console.log",
+    ] {
+        assert!(
+            run.directory.join(file).metadata().unwrap().len() > 0,
+            "{file}"
+        );
+    }
+    assert_eq!(run.report["identity"]["board"], "fake1");
+}
+
+#[test]
+fn a_failed_case_is_a_test_failure() {
+    let run = Board::new("boot")
+        .test("lava-test-case bad --shell false\nlava-test-case good --shell true");
+    assert_eq!(run.code, 1);
+    assert_eq!(run.cases(), ["bad=fail", "good=pass"]);
+    assert!(run.failure().is_null());
+}
+
+#[test]
+fn unknown_and_torn_signals_are_kept_with_what_was_wrong() {
+    let run = Board::new("boot").test(
+        "set +x\n\
+         echo '<LAVA_SIGNAL_NONSENSE x>'\n\
+         echo '<LAVA_SIGNAL_TESTCASE TEST_CASE_ID=torn RES'\n\
+         echo '<LAVA_SIGNAL_TESTCASE TEST_CASE_ID=odd RESULT=ok>'\n\
+         lava-test-case one --result pass",
+    );
+    assert_eq!(run.code, 1, "{}", run.said);
+    assert_eq!(run.cases(), ["torn=unknown", "odd=unknown", "one=pass"]);
+    for said in [
+        "unknown signal NONSENSE",
+        "the signal is torn",
+        "`ok` is not a result",
+    ] {
+        assert!(run.said.contains(said), "{said}: {}", run.said);
+    }
+}
+
+#[test]
+fn binary_noise_on_the_console_costs_nothing() {
+    let run = Board::new(
+        "uboot; head -c 300000 /dev/urandom; linux; systemd; \
+         ( while sleep 0.1; do head -c 5000 /dev/urandom; done ) & agent",
+    )
+    .test("sleep 1\nlava-test-case one --result pass");
+    run.passed();
+    assert_eq!(run.cases(), ["one=pass"]);
+}
+
+#[test]
+fn a_flood_on_the_console_costs_nothing_and_is_cut_in_the_log() {
+    let flood = "yes 'the quick brown fox jumps over the lazy dog' | head -c 100000000";
+    let board = Board::new(&format!("uboot; linux; systemd; {flood}; agent"));
+    let run = board.test(CASE);
+    run.passed();
+    let log = run.directory.join("console.log").metadata().unwrap();
+    assert!(log.len() < 70 << 20, "{}", log.len());
+    assert!(shows(
+        &run.directory.join("console.log"),
+        "the log ends here"
+    ));
+}
+
+#[test]
+fn a_board_that_hangs_is_told_from_tests_that_do_not_end() {
+    // Its agent is frozen, and the tests are quiet.
+    Board::with("boot", "timeouts = { silence = 6 }")
+        .test("pkill -STOP -P $(cat $HEARTH_WORK/pid); sleep 40")
+        .failed(
+            4,
+            "infrastructure",
+            "running",
+            "hangs: no heartbeat and no console output",
+        );
+    Board::with("boot", "timeouts = { running = 5 }")
+        .test("for i in $(seq 40); do echo $i; sleep 1; done")
+        .failed(1, "test", "running", "the tests did not end in 5 s");
+}
+
+#[test]
+fn a_board_that_resets_or_crashes_is_told_from_tests_that_reboot_it() {
+    // Only the console's script may write to it from outside the job.
+    let after = |words: &str| format!("( until [ -e now ]; do sleep 0.1; done; {words} ) & boot");
+    let steps = "lava-test-case one --result pass\nsleep 2\ntouch $HEARTH_WORK/../now\nsleep 20";
+    let run = Board::new(&after("echo 'reboot: Restarting system'; uboot")).test(steps);
+    run.failed(1, "test", "running", "the tests rebooted the board");
+    assert_eq!(run.cases(), ["one=pass"]);
+    let run = Board::new(&after("uboot")).test(steps);
+    run.failed(4, "infrastructure", "running", "unexpected reset");
+    let run = Board::new(&after("echo 'Kernel panic - not syncing: out of luck'")).test(steps);
+    run.failed(4, "infrastructure", "running", "kernel panic: out of luck");
+    assert_eq!(run.cases(), ["one=pass"]);
+}
+
+#[test]
+fn a_full_overlay_is_not_the_tests_fault() {
+    let script = "( until [ -e now ]; do sleep 0.1; done; echo 'hearth: the overlay is full: what the job wrote' ) & boot";
+    Board::new(script)
+        .test("touch $HEARTH_WORK/../now\nlava-test-case write --shell false")
+        .failed(4, "infrastructure", "running", "full overlay");
+}
+
+#[test]
+fn a_console_that_is_lost_costs_no_result() {
+    let run = Board::new("uboot; linux; systemd; command_line; setsid timeout -s KILL 90 sh \"$AGENT\" >/dev/null 2>&1 & until [ -e now ]; do sleep 0.1; done")
+        .test("touch $HEARTH_WORK/../now\nsleep 2\nlava-test-case one --result pass");
+    run.passed();
+    assert_eq!(run.cases(), ["one=pass"]);
+    assert!(
+        run.said.contains("warning: the console was lost"),
+        "{}",
+        run.said
+    );
+}
+
+#[test]
+fn an_agent_that_is_killed_costs_no_result_and_runs_nothing_twice() {
+    // As systemd would, which starts it again.
+    let board = Board::new("uboot; linux; systemd; command_line; while :; do sh \"$AGENT\"; done");
+    let run = board.test(
+        "echo run >>$HEARTH_WORK/../runs\n\
+         kill -9 $(cut -d ' ' -f 4 /proc/$(cat $HEARTH_WORK/pid)/stat)\n\
+         sleep 4\n\
+         lava-test-case one --result pass",
+    );
+    run.passed();
+    assert_eq!(run.cases(), ["one=pass"]);
+    assert_eq!(
+        std::fs::read_to_string(board.path("runs")).unwrap(),
+        "run\n"
+    );
+}
+
+#[test]
+fn a_job_that_kills_everything_has_not_passed() {
+    let run = Board::new("uboot; linux; systemd; command_line; while :; do sh \"$AGENT\"; done").test(
+        "lava-test-case one --result pass\n\
+         sleep 2\n\
+         kill -9 $(cut -d ' ' -f 4 /proc/$(cat $HEARTH_WORK/pid)/stat) $(cat $HEARTH_WORK/pid) $PPID $$",
+    );
+    assert_eq!(run.code, 1, "{}", run.said);
+    assert_eq!(run.cases(), ["one=pass"]);
+    assert!(run.said.contains("did not run to its end"), "{}", run.said);
+}
