@@ -208,36 +208,6 @@ fn qemu_virt_arm_boots_over_nfs_and_powers_off() {
 }
 
 #[test]
-fn nanopi_neo_boots_over_nfs_and_powers_off() {
-    let initrd = initrd("armhf", "nanopi-neo", "nanopi-neo.img");
-    boots_and_powers_off(&NANOPI_NEO, "armhf", &initrd, "native-nanopi-neo");
-}
-
-#[test]
-fn qemu_virt_arm64_boots_over_nfs_and_powers_off() {
-    let initrd = initrd("arm64", "qemu-virt-arm64", "qemu-virt-arm64.img");
-    boots_and_powers_off(&VIRT_ARM64, "arm64", &initrd, "native-qemu-virt-arm64");
-}
-
-#[test]
-fn the_distributions_initrd_boots_qemu_virt_arm_and_powers_off() {
-    let initrd = distribution_initrd("armhf");
-    boots_and_powers_off(&VIRT_ARM, "armhf", &initrd, "chroot-qemu-virt-arm");
-}
-
-#[test]
-fn the_distributions_initrd_boots_nanopi_neo_and_powers_off() {
-    let initrd = distribution_initrd("armhf");
-    boots_and_powers_off(&NANOPI_NEO, "armhf", &initrd, "chroot-nanopi-neo");
-}
-
-#[test]
-fn the_distributions_initrd_boots_qemu_virt_arm64_and_powers_off() {
-    let initrd = distribution_initrd("arm64");
-    boots_and_powers_off(&VIRT_ARM64, "arm64", &initrd, "chroot-qemu-virt-arm64");
-}
-
-#[test]
 fn a_server_that_does_not_answer_ends_in_a_message_and_a_reboot() {
     let initrd = initrd("armhf", "qemu-virt-arm", "broken-server.img");
     // Port 1 of loopback refuses connections.
@@ -260,20 +230,7 @@ fn a_server_that_does_not_answer_ends_in_a_message_and_a_reboot() {
 }
 
 #[test]
-fn the_distributions_initrd_says_so_as_well_and_reboots() {
-    let initrd = distribution_initrd("armhf");
-    let _alone = alone();
-    let arguments = "root=/dev/nfs nfsroot=10.0.2.2:/image,vers=3,proto=tcp,nolock,port=1,mountport=1 \
-                     ip=dhcp hearth.panic=2";
-    let mut guest = VIRT_ARM.boot("armhf", &initrd, arguments, "chroot-broken-server");
-    guest.expect("again in 13 s");
-    guest.expect("hearth: FAILED in stage 'mount': ");
-    guest.expect("hearth: rebooting in 2 s");
-    guest.expect_end();
-}
-
-#[test]
-fn a_root_on_a_disk_is_found_by_its_label() {
+fn a_disk_by_label_an_interface_by_mac_and_a_shell_before_a_stage() {
     let directory = work("disk");
     let root = directory.join("root");
     fs::create_dir_all(root.join("sbin")).unwrap();
@@ -333,8 +290,11 @@ fn a_root_on_a_disk_is_found_by_its_label() {
         .arg(&initrd)
         .args([
             "-append",
-            "console=ttyAMA0 root=LABEL=my-root hearth.panic=2",
+            "console=ttyAMA0 root=LABEL=my-root ip=dhcp BOOTIF=01-52-54-00-00-00-99 \
+             hearth.break=overlay hearth.panic=2",
         ])
+        // Not the first interface: the command line chooses it by its MAC.
+        .args(["-nic", "user,model=virtio-net-pci,mac=52:54:00:00:00:99"])
         .arg("-drive")
         .arg(format!(
             "if=none,id=card,format=raw,file={}",
@@ -343,7 +303,13 @@ fn a_root_on_a_disk_is_found_by_its_label() {
         .args(["-device", "virtio-blk-pci,drive=card"]);
     let _alone = alone();
     let mut guest = Guest::start(&mut command, "initrd", "native-disk");
+    guest.expect("hearth: eth1 has 10.0.2.15/24 (dhcp)");
     guest.expect("hearth: mounting /dev/vda (ext4)");
+    guest.expect("hearth: a shell before stage 'overlay'");
+    guest.insist(
+        "cat /sys/class/net/eth1/address /etc/hearth/modules; exit",
+        "52:54:00:00:00:99",
+    );
     guest.expect("the init of the disk");
     guest.expect_end();
     assert!(guest.text().contains("overlay on / type overlay"));
@@ -482,84 +448,44 @@ fn a_module_that_the_kernel_lacks_is_named_with_who_asks_for_it() {
     assert!(!out.exists());
 }
 
-/// A recipe whose initrd the distribution makes, with hooks and scripts of its own; small, so that it takes less long.
-fn recipe_with_hooks(hook: &str) -> (tempfile::TempDir, PathBuf) {
-    let directory = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(recipe("armhf", directory.path())).unwrap();
-    let path = directory.path().join("hooked.toml");
-    let initrd = "builder = \"chroot\"\nmodule-set = \"list\"\n\
-                  hooks = \"initramfs/hooks\"\nscripts = \"initramfs/scripts\"\n";
+#[test]
+fn firmware_comes_with_the_module_that_names_it() {
+    let directory = work("firmware");
+    let name = "usr/lib/firmware/rtl_nic/rtl8168d-1.fw";
+    let file = directory.join(name);
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "firmware").unwrap();
+    fs::write(file.with_file_name("other.fw"), "nobody's").unwrap();
+    let tar = directory.join("rootfs.tar");
+    fs::copy(built("armhf").join("rootfs.tar"), &tar).unwrap();
+    succeed(
+        oracle("tar")
+            .arg("-rf")
+            .arg(&tar)
+            .arg("-C")
+            .arg(&directory)
+            .arg("usr/lib/firmware"),
+    );
+    let text = fs::read_to_string(recipe("armhf", &directory)).unwrap();
+    let with_module = directory.join("firmware.toml");
     fs::write(
-        &path,
-        format!("boards = [\"qemu-virt-arm\"]\n{text}\n[initrd]\n{initrd}"),
+        &with_module,
+        format!("{text}\n[initrd]\nmodules = [\"r8169\"]\n"),
     )
     .unwrap();
-    let own = directory.path().join("initramfs");
-    for (name, text) in [("hooks/own", hook), ("scripts/init-top/own", "#!/bin/sh\n")] {
-        let path = own.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    (directory, path)
-}
-
-#[test]
-fn a_recipes_hooks_run_in_mkinitramfs_and_the_bytes_are_the_same_again() {
-    let hook = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit 0\nmkdir -p \"$DESTDIR/etc\"\ndate +%N >/tmp/x\n\
-                echo \"$DPKG_ARCH\" >\"$DESTDIR/etc/own\"\n";
-    let (directory, path) = recipe_with_hooks(hook);
-    let build = |name: &str| {
-        let out = directory.path().join(name);
-        succeed(hearth().arg("initrd").arg(&path).arg("-o").arg(&out));
-        out
-    };
-    let one = build("one.img");
-    // No part of the initrd, but another input: mkinitramfs runs once more.
-    fs::write(directory.path().join("initramfs/hooks/README"), "text\n").unwrap();
-    let two = build("two.img");
-    assert!(fs::read(&one).unwrap() == fs::read(&two).unwrap());
-
-    let listed = succeed(oracle("lsinitramfs").arg(&one));
-    let listed = String::from_utf8(listed.stdout).unwrap();
-    for name in [
-        "etc/own",
-        "scripts/init-top/own",
-        "scripts/nfs-bottom/hearth",
-    ] {
-        assert!(listed.lines().any(|line| line == name), "{name}: {listed}");
-    }
-    let unpacked = directory.path().join("unpacked");
+    let out = directory.join("firmware.img");
     succeed(
         hearth()
-            .args(["initrd", "extract"])
-            .arg(&one)
-            .arg(&unpacked),
+            .args(["initrd", "--board", "qemu-virt-arm", "--root"])
+            .arg(&tar)
+            .arg("-o")
+            .arg(&out)
+            .arg(&with_module),
     );
-    assert_eq!(fs::read(unpacked.join("etc/own")).unwrap(), b"armhf\n");
-    let shown = succeed(hearth().args(["initrd", "show", "--json"]).arg(&one));
-    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
-    assert_eq!(
-        shown["modules"]["virtio_net"]["why"],
-        "named by the board type qemu-virt-arm"
-    );
-}
-
-#[test]
-fn a_hook_that_fails_is_named_and_nothing_is_written() {
-    let hook = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit 0\necho the hook says why >&2\nexit 3\n";
-    let (directory, path) = recipe_with_hooks(hook);
-    let out = directory.path().join("none.img");
-    let failed = fail(
-        hearth().arg("initrd").arg(&path).arg("-o").arg(&out),
-        2,
-        "mkinitramfs failed in the image",
-    );
-    let failed = String::from_utf8(failed.stderr).unwrap();
-    for part in ["the hook says why", "hooks/own failed"] {
-        assert!(failed.contains(part), "{failed}");
-    }
-    assert!(!out.exists());
+    let listed = succeed(oracle("lsinitramfs").arg(&out));
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.lines().any(|line| line == name), "{listed}");
+    assert!(!listed.contains("other.fw"), "{listed}");
 }
 
 /// Name, mode, content; a link's content is its target.
@@ -652,4 +578,133 @@ fn the_shell_scripts_are_clean() {
     ]
     .map(|name| common::repository().join("src/initrd").join(name));
     succeed(oracle("shellcheck").args(["-s", "sh"]).args(scripts));
+}
+
+/// What takes minutes each: the other boards, and whatever runs mkinitramfs. For `make test-long`.
+mod long {
+    use super::*;
+
+    #[test]
+    fn nanopi_neo_boots_over_nfs_and_powers_off() {
+        let initrd = initrd("armhf", "nanopi-neo", "nanopi-neo.img");
+        boots_and_powers_off(&NANOPI_NEO, "armhf", &initrd, "native-nanopi-neo");
+    }
+
+    #[test]
+    fn qemu_virt_arm64_boots_over_nfs_and_powers_off() {
+        let initrd = initrd("arm64", "qemu-virt-arm64", "qemu-virt-arm64.img");
+        boots_and_powers_off(&VIRT_ARM64, "arm64", &initrd, "native-qemu-virt-arm64");
+    }
+
+    #[test]
+    fn the_distributions_initrd_boots_qemu_virt_arm_and_powers_off() {
+        let initrd = distribution_initrd("armhf");
+        boots_and_powers_off(&VIRT_ARM, "armhf", &initrd, "chroot-qemu-virt-arm");
+    }
+
+    #[test]
+    fn the_distributions_initrd_boots_nanopi_neo_and_powers_off() {
+        let initrd = distribution_initrd("armhf");
+        boots_and_powers_off(&NANOPI_NEO, "armhf", &initrd, "chroot-nanopi-neo");
+    }
+
+    #[test]
+    fn the_distributions_initrd_boots_qemu_virt_arm64_and_powers_off() {
+        let initrd = distribution_initrd("arm64");
+        boots_and_powers_off(&VIRT_ARM64, "arm64", &initrd, "chroot-qemu-virt-arm64");
+    }
+
+    #[test]
+    fn the_distributions_initrd_says_so_as_well_and_reboots() {
+        let initrd = distribution_initrd("armhf");
+        let _alone = alone();
+        let arguments = "root=/dev/nfs nfsroot=10.0.2.2:/image,vers=3,proto=tcp,nolock,port=1,mountport=1 \
+                         ip=dhcp hearth.panic=2";
+        let mut guest = VIRT_ARM.boot("armhf", &initrd, arguments, "chroot-broken-server");
+        guest.expect("again in 13 s");
+        guest.expect("hearth: FAILED in stage 'mount': ");
+        guest.expect("hearth: rebooting in 2 s");
+        guest.expect_end();
+    }
+
+    /// A recipe whose initrd the distribution makes, with hooks and scripts of its own; small, so that it takes less long.
+    fn recipe_with_hooks(hook: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let text = fs::read_to_string(recipe("armhf", directory.path())).unwrap();
+        let path = directory.path().join("hooked.toml");
+        let initrd = "builder = \"chroot\"\nmodule-set = \"list\"\n\
+                      hooks = \"initramfs/hooks\"\nscripts = \"initramfs/scripts\"\n";
+        fs::write(
+            &path,
+            format!("boards = [\"qemu-virt-arm\"]\n{text}\n[initrd]\n{initrd}"),
+        )
+        .unwrap();
+        let own = directory.path().join("initramfs");
+        for (name, text) in [("hooks/own", hook), ("scripts/init-top/own", "#!/bin/sh\n")] {
+            let path = own.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        (directory, path)
+    }
+
+    #[test]
+    fn a_recipes_hooks_run_in_mkinitramfs_and_the_bytes_are_the_same_again() {
+        let hook = "#!/bin/sh\n[ \"$1\" = prereqs ] && exit 0\nmkdir -p \"$DESTDIR/etc\"\ndate +%N >/tmp/x\n\
+                    echo \"$DPKG_ARCH\" >\"$DESTDIR/etc/own\"\n";
+        let (directory, path) = recipe_with_hooks(hook);
+        let build = |name: &str| {
+            let out = directory.path().join(name);
+            succeed(hearth().arg("initrd").arg(&path).arg("-o").arg(&out));
+            out
+        };
+        let one = build("one.img");
+        // No part of the initrd, but another input: mkinitramfs runs once more.
+        fs::write(directory.path().join("initramfs/hooks/README"), "text\n").unwrap();
+        let two = build("two.img");
+        assert!(fs::read(&one).unwrap() == fs::read(&two).unwrap());
+
+        let listed = succeed(oracle("lsinitramfs").arg(&one));
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        for name in [
+            "etc/own",
+            "scripts/init-top/own",
+            "scripts/nfs-bottom/hearth",
+        ] {
+            assert!(listed.lines().any(|line| line == name), "{name}: {listed}");
+        }
+        let unpacked = directory.path().join("unpacked");
+        succeed(
+            hearth()
+                .args(["initrd", "extract"])
+                .arg(&one)
+                .arg(&unpacked),
+        );
+        assert_eq!(fs::read(unpacked.join("etc/own")).unwrap(), b"armhf\n");
+        let shown = succeed(hearth().args(["initrd", "show", "--json"]).arg(&one));
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        assert_eq!(
+            shown["modules"]["virtio_net"]["why"],
+            "named by the board type qemu-virt-arm"
+        );
+    }
+
+    #[test]
+    fn a_hook_that_fails_is_named_and_nothing_is_written() {
+        let hook =
+            "#!/bin/sh\n[ \"$1\" = prereqs ] && exit 0\necho the hook says why >&2\nexit 3\n";
+        let (directory, path) = recipe_with_hooks(hook);
+        let out = directory.path().join("none.img");
+        let failed = fail(
+            hearth().arg("initrd").arg(&path).arg("-o").arg(&out),
+            2,
+            "mkinitramfs failed in the image",
+        );
+        let failed = String::from_utf8(failed.stderr).unwrap();
+        for part in ["the hook says why", "hooks/own failed"] {
+            assert!(failed.contains(part), "{failed}");
+        }
+        assert!(!out.exists());
+    }
 }

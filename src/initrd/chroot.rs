@@ -99,8 +99,13 @@ impl Hooks {
         for (directory, below) in [(hooks, "hooks"), (scripts, "scripts")] {
             if let Some(directory) = directory {
                 let below = Path::new(CONFIGURATION).join(below);
-                gather(directory, &below, &mut files)
-                    .with_context(|| format!("cannot read {}", directory.display()))?;
+                gather(directory, &below, &mut files).map_err(|error| {
+                    Fault::input(format!(
+                        "the recipe's initramfs-tools files in {} cannot be read: {error:#}",
+                        directory.display()
+                    ))
+                    .remedy("correct `hooks` and `scripts` under [initrd], or leave them out")
+                })?;
             }
         }
         Ok(Hooks(files))
@@ -254,4 +259,39 @@ fn place(path: &Path, file: &Placed) -> io::Result<()> {
     fs::write(path, &file.content)?;
     let mode = if file.executable { 0o755 } else { 0o644 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::help_of;
+
+    #[test]
+    fn hooks_keep_their_place_and_whether_they_can_be_run() {
+        let own = tempfile::tempdir().unwrap();
+        let hook = own.path().join("my-hook");
+        fs::write(&hook, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o750)).unwrap();
+        fs::create_dir(own.path().join("init-top")).unwrap();
+        fs::write(own.path().join("init-top/text"), "x").unwrap();
+        let Hooks(files) = Hooks::read(None, Some(own.path())).unwrap();
+        let told: Vec<_> = files
+            .iter()
+            .map(|file| (file.path.to_str().unwrap(), file.executable))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("etc/initramfs-tools/scripts/init-top/text", false),
+                ("etc/initramfs-tools/scripts/my-hook", true),
+            ]
+        );
+    }
+
+    #[test]
+    fn hooks_that_are_not_there_are_named_with_the_place_to_correct() {
+        let error = Hooks::read(Some(Path::new("/nowhere/hooks")), None).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/hooks"), "{error}");
+        assert!(help_of(&error).unwrap().contains("[initrd]"));
+    }
 }

@@ -35,10 +35,14 @@ pub fn check(recipe: &Recipe, file: &Path, text: &str) -> Checked {
             return checker.wrong(&path, "the command is empty");
         }
     }
-    let lists = [("paths", &recipe.strip.paths), ("keep", &recipe.strip.keep)];
-    for (key, list) in lists {
+    let lists = [
+        ("strip", "paths", &recipe.strip.paths),
+        ("strip", "keep", &recipe.strip.keep),
+        ("initrd", "binaries", &recipe.initrd.binaries),
+    ];
+    for (table, key, list) in lists {
         for (number, path) in list.iter().enumerate() {
-            let place = [Key("strip"), Key(key), Index(number)];
+            let place = [Key(table), Key(key), Index(number)];
             checker.path_in_image(&place, path)?;
         }
     }
