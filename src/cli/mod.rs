@@ -16,6 +16,7 @@ mod flash;
 mod help;
 mod image;
 mod initrd;
+mod lab;
 mod listing;
 mod live;
 mod lock;
@@ -93,6 +94,7 @@ pub enum Command {
     Doctor(doctor::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
+    Lab(lab::Arguments),
     Lock(lock::Arguments),
     Media(media::Arguments),
     Mkimage(mkimage::Arguments),
@@ -148,6 +150,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
+        Command::Lab(arguments) => lab::run(&arguments, terminal),
         Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Man(arguments) => man::run(&arguments, terminal),
         Command::PrivateNetwork(arguments) => private_network::run(&arguments),

@@ -86,22 +86,27 @@ async fn check_in(State(lab): State<Lab>, body: Bytes) -> Result<Response, Refus
             "a check-in needs a boot id".into(),
         ));
     }
+    let boot = identify(&lab, claim).await?;
+    if let Some(problem) = &boot.problem {
+        log::warn!("{problem}");
+    }
+    Ok(Json(json!({ "token": boot.token, "problem": boot.problem })).into_response())
+}
+
+/// Compares who a board says it is with what the lab knows by now.
+async fn identify(lab: &Lab, claim: Claim) -> Result<Boot, Refusal> {
     let known = (lab.roster)();
-    let boot = blocking(move || {
-        let others: Vec<Claim> = lab
-            .store
+    let store = Arc::clone(&lab.store);
+    blocking(move || {
+        let others: Vec<Claim> = store
             .others(&claim, now() - GONE)?
             .into_iter()
             .map(|boot| boot.claim)
             .collect();
         let problem = check(&claim, &known, &others);
-        lab.store.check_in(&claim, problem.as_deref())
+        store.check_in(&claim, problem.as_deref())
     })
-    .await?;
-    if let Some(problem) = &boot.problem {
-        log::warn!("{problem}");
-    }
-    Ok(Json(json!({ "token": boot.token, "problem": boot.problem })).into_response())
+    .await
 }
 
 #[derive(Deserialize)]
@@ -117,7 +122,11 @@ async fn job(
     Query(wait): Query<Wait>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let boot = authenticate(&lab, &headers).await?;
+    let mut boot = authenticate(&lab, &headers).await?;
+    if boot.problem.is_some() {
+        // It may have been adopted, or its twin may be gone.
+        boot = identify(&lab, boot.claim).await?;
+    }
     if let Some(problem) = &boot.problem {
         return Err(Refusal(StatusCode::CONFLICT, problem.clone()));
     }

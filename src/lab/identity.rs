@@ -47,7 +47,7 @@ pub fn check(claim: &Claim, known: &[Known], others: &[Claim]) -> Option<String>
                 board.name, board.mac, claim.board
             ),
             None => format!(
-                "`{}` (MAC {}) is not a board of this lab",
+                "`{}` (MAC {}) is not a board of this lab: `hearth lab adopt` adds it",
                 claim.board, claim.mac
             ),
         });

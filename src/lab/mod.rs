@@ -2,6 +2,7 @@
 //! Never builds an image, and never serves one.
 
 mod access;
+mod adopt;
 mod api;
 mod attended;
 mod booted;
@@ -13,6 +14,7 @@ mod session;
 mod store;
 
 pub use access::Access;
+pub use adopt::{adopt, choose, strangers};
 pub use api::{OPENAPI, router};
 pub use booted::Booted;
 pub use identity::{Claim, Known, check};

@@ -8,6 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -33,7 +35,7 @@ boot() { uboot; linux; systemd; agent; }
 
 pub struct Board {
     dir: TempDir,
-    image: String,
+    pub image: String,
     address: Ipv4Addr,
 }
 
@@ -93,20 +95,44 @@ impl Board {
 
     /// hearth in this lab.
     pub fn hearth(&self) -> Command {
-        let agent = common::repository().join("src/agent/hearth-agent");
         let mut command = common::hearth();
+        self.prepare(&mut command);
+        command
+    }
+
+    /// The agent, for a board that somebody else has switched on.
+    pub fn agent(&self) -> Command {
+        let mut command = Command::new("sh");
+        command.arg(agent());
+        self.prepare(&mut command);
+        command
+    }
+
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// `hearth serve`, when it answers.
+    pub fn serve(&self) -> Process {
+        let child = spawn(self.hearth().args(["serve", "--lab", "lab.toml"]));
+        wait_for("the lab", || {
+            std::net::TcpStream::connect((self.address, 8420)).is_ok()
+        });
+        child
+    }
+
+    fn prepare(&self, command: &mut Command) {
         command
             .current_dir(self.dir.path())
             .env("HEARTH_STATE", self.path("state"))
             .env("HEARTH_DATA", common::repository())
             .env("IMAGE", &self.image)
             .env("LAB", self.address.to_string())
-            .env("AGENT", agent)
+            .env("AGENT", agent())
             .env("HEARTH_CMDLINE", self.path("cmdline"))
             .env("HEARTH_WORK", self.path("work"))
             .env("HEARTH_CONSOLE", "/dev/stdout")
             .env("HEARTH_POWEROFF", "echo reboot: Power down");
-        command
     }
 
     /// Writes a test definition with these steps, and gives the command that runs it on the board.
@@ -202,13 +228,40 @@ impl Run {
     }
 }
 
+/// A process that does not outlive its test.
+pub struct Process(Option<Child>);
+
+impl Process {
+    pub fn start(command: &mut Command) -> Process {
+        Process(Some(command.spawn().unwrap()))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let child = self.0.as_ref().unwrap();
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Ends it at once.
+    pub fn kill(self) {}
+
+    /// Waits until it ends by itself.
+    pub fn output(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 /// Starts a command whose output is wanted when it has ended.
-pub fn spawn(command: &mut Command) -> Child {
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+pub fn spawn(command: &mut Command) -> Process {
+    Process::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
 /// Waits for something, within reason.
@@ -255,6 +308,10 @@ fn build(directory: &Path) -> String {
     fs::write(directory.join("rootfs.tar"), rootfs).unwrap();
     fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
     image
+}
+
+fn agent() -> PathBuf {
+    common::repository().join("src/agent/hearth-agent")
 }
 
 /// An address of the loopback device that no other test uses.

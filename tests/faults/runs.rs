@@ -1,18 +1,14 @@
 //! Runs that get into each other's way, are stopped, or lose their lab.
 
 use std::fs;
+use std::process::Stdio;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use crate::board::{Board, shows, spawn, wait_for};
-use crate::common::fail;
+use crate::board::{Board, Process, shows, spawn, wait_for};
+use crate::common::{fail, own_mac, succeed};
 
 const CASE: &str = "lava-test-case one --result pass";
-
-fn pid(child: &std::process::Child) -> Pid {
-    Pid::from_raw(child.id().cast_signed())
-}
 
 #[test]
 fn of_two_runs_that_want_one_board_the_second_waits_or_fails_as_asked() {
@@ -46,7 +42,7 @@ fn of_two_runs_that_want_one_board_the_second_waits_or_fails_as_asked() {
         "{}",
         second.said
     );
-    board.ended(first.wait_with_output().unwrap()).passed();
+    board.ended(first.output()).passed();
 }
 
 #[test]
@@ -56,8 +52,8 @@ fn a_run_that_is_stopped_switches_the_board_off_and_reports_what_it_had() {
     wait_for("the first case", || {
         shows(&board.path("report/console.log"), "RESULT=pass")
     });
-    kill(pid(&run), Signal::SIGINT).unwrap();
-    let run = board.ended(run.wait_with_output().unwrap());
+    run.signal(Signal::SIGINT);
+    let run = board.ended(run.output());
     run.failed(4, "cancelled", "running", "somebody stopped the run");
     assert_eq!(run.cases(), ["one=pass"]);
 }
@@ -65,27 +61,18 @@ fn a_run_that_is_stopped_switches_the_board_off_and_reports_what_it_had() {
 #[test]
 fn a_lab_that_is_killed_and_restarted_in_a_job_costs_nothing() {
     let board = Board::new("boot");
-    let serve = || {
-        let child = spawn(board.hearth().args(["serve", "--lab", "lab.toml"]));
-        let lab = fs::read_to_string(board.path("lab.toml")).unwrap();
-        let address = lab.split('\'').nth(3).unwrap().to_string() + ":8420";
-        wait_for("the lab", || std::net::TcpStream::connect(&address).is_ok());
-        child
-    };
-    let mut lab = serve();
+    let lab = board.serve();
     let run = spawn(&mut board.command(&format!(
         "{CASE}\nsleep 8\nlava-test-case two --result pass"
     )));
     wait_for("the first case", || {
         shows(&board.path("report/console.log"), "TEST_CASE_ID=one")
     });
-    lab.kill().unwrap();
-    lab.wait().unwrap();
+    lab.kill();
     std::thread::sleep(std::time::Duration::from_secs(3));
-    let mut lab = serve();
-    let run = board.ended(run.wait_with_output().unwrap());
-    kill(pid(&lab), Signal::SIGTERM).unwrap();
-    lab.wait().unwrap();
+    let lab = board.serve();
+    let run = board.ended(run.output());
+    lab.kill();
     run.passed();
     assert_eq!(run.cases(), ["one=pass", "two=pass"]);
 }
@@ -93,19 +80,15 @@ fn a_lab_that_is_killed_and_restarted_in_a_job_costs_nothing() {
 #[test]
 fn a_network_that_is_lost_costs_no_result() {
     let board = Board::new("boot");
-    let mut lab = spawn(board.hearth().args(["serve", "--lab", "lab.toml"]));
-    let lab_file = fs::read_to_string(board.path("lab.toml")).unwrap();
-    let address = lab_file.split('\'').nth(3).unwrap().to_string() + ":8420";
-    wait_for("the lab", || std::net::TcpStream::connect(&address).is_ok());
+    let lab = board.serve();
     let run = spawn(&mut board.command(&format!(
         "{CASE}\nsleep 4\nlava-test-case two --result pass"
     )));
     wait_for("the first case", || {
         shows(&board.path("report/console.log"), "TEST_CASE_ID=one")
     });
-    lab.kill().unwrap();
-    lab.wait().unwrap();
-    let run = board.ended(run.wait_with_output().unwrap());
+    lab.kill();
+    let run = board.ended(run.output());
     run.passed();
     assert_eq!(run.cases(), ["one=pass", "two=pass"]);
     assert!(run.said.contains("over the console alone"), "{}", run.said);
@@ -114,11 +97,57 @@ fn a_network_that_is_lost_costs_no_result() {
 #[test]
 fn what_a_killed_run_has_left_does_not_disturb_the_next_one() {
     let board = Board::new("sleep 3; boot");
-    let mut run = spawn(&mut board.command(CASE));
+    let run = spawn(&mut board.command(CASE));
     wait_for("power", || board.has_power());
-    run.kill().unwrap();
-    run.wait().unwrap();
+    run.kill();
     let run = board.test("lava-test-case two --result pass");
     run.passed();
     assert_eq!(run.cases(), ["two=pass"]);
+}
+
+#[test]
+fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
+    let board = Board::new("");
+    let lab = fs::read_to_string(board.path("lab.toml")).unwrap();
+    let lab = lab.replace(&own_mac(), "02:00:00:00:00:01");
+    fs::write(board.path("lab.toml"), &lab).unwrap();
+    let _lab = board.serve();
+    fs::write(
+        board.path("cmdline"),
+        format!(
+            "hearth.board=neo9 hearth.lab=http://{}:8420 hearth.image=x",
+            board.address()
+        ),
+    )
+    .unwrap();
+    let said = board.path("said");
+    let output = fs::File::create(&said).unwrap();
+    let _stranger = Process::start(board.agent().stdout(output).stderr(Stdio::null()));
+    wait_for("the refusal", || shows(&said, "not a board of this lab"));
+
+    let adopt = |words: &[&str]| {
+        let mut command = board.hearth();
+        command.args(["lab", "adopt"]).args(words);
+        command
+    };
+    let listed = succeed(&mut adopt(&[])).stdout;
+    let listed = String::from_utf8(listed).unwrap();
+    assert!(
+        listed.contains(&own_mac()) && listed.contains("neo9"),
+        "{listed}"
+    );
+    fail(
+        &mut adopt(&["neo8", "--type", "nanopi-neo"]),
+        2,
+        "is `neo8`",
+    );
+    fail(&mut adopt(&["neo9"]), 2, "which type of board");
+    succeed(&mut adopt(&["neo9", "--type", "nanopi-neo"]));
+    let text = fs::read_to_string(board.path("lab.toml")).unwrap();
+    assert!(
+        text.starts_with(&lab) && text.contains("name = \"neo9\""),
+        "{text}"
+    );
+    // No run waits for it, so that it is told to power off. Before, it had to wait.
+    wait_for("an answer", || shows(&said, "nothing to do: powering off"));
 }

@@ -1,0 +1,92 @@
+//! `hearth lab`: boards that checked in and that the lab does not know.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use hearth::dirs;
+use hearth::error::Fault;
+use hearth::lab::{Boot, Store, adopt, choose, strangers};
+use hearth::recipe::{LoadedLab, suggestion};
+
+use super::table::Table;
+use super::terminal::Terminal;
+
+/// Adopt boards that called the lab and that it does not know
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Add a board that checked in to the lab file
+    ///
+    /// Without BOARD: list the boards that checked in and are not in it.
+    Adopt {
+        /// Its MAC, or the name that it claims
+        board: Option<String>,
+        /// Its name in the lab; what it claims by default
+        #[arg(long, requires = "board")]
+        name: Option<String>,
+        /// Its board type
+        #[arg(long = "type", value_name = "TYPE", requires = "board")]
+        board_type: Option<String>,
+        /// The lab file; HEARTH_LAB, else lab.toml, by default
+        #[arg(long, value_name = "FILE")]
+        lab: Option<PathBuf>,
+    },
+}
+
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    let Action::Adopt {
+        board,
+        name,
+        board_type,
+        lab,
+    } = &arguments.action;
+    let lab = LoadedLab::find(lab.as_deref())?.ok_or_else(|| {
+        Fault::input("there is no lab.toml here").remedy("name the lab file with --lab")
+    })?;
+    let store = Store::open(&dirs::state().join("lab.sqlite"))?;
+    let strangers = strangers(&store, &lab)?;
+    let Some(which) = board else {
+        list(&strangers, terminal)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let stranger = choose(strangers, which)?;
+    let name = name.as_deref().unwrap_or(&stranger.claim.board);
+    let Some(board_type) = board_type else {
+        let known: Vec<&str> = lab.types.keys().map(String::as_str).collect();
+        return Err(Fault::input(format!(
+            "which type of board is `{}`? It says: {}",
+            stranger.claim.mac, stranger.claim.model
+        ))
+        .remedy(format!("add --type; {}", suggestion("", &known)))
+        .into());
+    };
+    adopt(&lab, &stranger, name, board_type)?;
+    let file = lab.path.as_deref().unwrap_or(Path::new("lab.toml"));
+    terminal.say(&format!(
+        "added {name} to {}; give it its card with `hearth media {name}`, and a console and a power switch",
+        file.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(strangers: &[Boot], terminal: &Terminal) -> Result<()> {
+    if strangers.is_empty() {
+        terminal.say("no board that the lab does not know has checked in");
+        return Ok(());
+    }
+    let mut table = Table::new(["MAC", "NAME", "MODEL", "IMAGE"]);
+    for boot in strangers {
+        let claim = &boot.claim;
+        table.row([&claim.mac, &claim.board, &claim.model, &claim.image]);
+    }
+    write!(io::stdout(), "{table}")?;
+    Ok(())
+}
