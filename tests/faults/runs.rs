@@ -115,8 +115,9 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
     fs::write(
         board.path("cmdline"),
         format!(
-            "hearth.board=neo9 hearth.lab=http://{}:8420 hearth.image=x",
-            board.address()
+            "hearth.board=neo9 hearth.lab=http://{}:8420 hearth.image={}",
+            board.address(),
+            board.image
         ),
     )
     .unwrap();
