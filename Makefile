@@ -7,7 +7,7 @@ help:
 	@echo "make test   set up this machine and run all tests"
 	@echo "make test-long   the long tests: whole builds, emulated boards booting over NFS"
 	@echo "make bench  measure hearth against its peers"
-	@echo "make fuzz   feed the image parsers arbitrary bytes for FUZZ_SECONDS (60)"
+	@echo "make fuzz   feed the parsers and servers arbitrary bytes for FUZZ_SECONDS (60) each"
 	@echo "make lint   rustfmt and clippy, as CI runs them"
 	@echo "make deps   only the set-up: install the Debian packages that are missing"
 
@@ -45,4 +45,6 @@ FUZZ_SECONDS ?= 60
 fuzz: deps
 	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	cp Cargo.lock fuzz/Cargo.lock
-	RUSTC_BOOTSTRAP=1 cargo fuzz run --dev image_show -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096
+	for target in image_show rpc dhcp; do \
+		RUSTC_BOOTSTRAP=1 cargo fuzz run --dev $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit; \
+	done

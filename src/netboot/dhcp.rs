@@ -68,6 +68,10 @@ pub async fn serve(
     }
 }
 
+/// Options without a length: what fills gaps, and what ends the list (RFC 2132, section 3).
+const PAD: u8 = 0;
+const END: u8 = 255;
+
 /// The answer to a packet, if it is a request that one of the boards may make.
 ///
 /// # Errors
@@ -141,13 +145,44 @@ fn parse(packet: &[u8]) -> Option<(Message, MessageType, Mac)> {
     if (*op, *htype, *hlen) != (1, 1, 6) {
         return None;
     }
-    let request = Message::from_bytes(packet).ok()?;
+    let request = Message::from_bytes(&reduced(packet)?).ok()?;
     if request.htype() != HType::Eth {
         return None;
     }
     let kind = request.opts().msg_type()?;
     let mac = Mac(request.chaddr().try_into().ok()?);
     Some((request, kind, mac))
+}
+
+/// The packet with only those options that count here, each of the length that RFC 2132 gives it: dhcproto's decoder
+/// panics on some of the others when their lengths or values are wrong. `None` if an option is cut off.
+fn reduced(packet: &[u8]) -> Option<Vec<u8>> {
+    // The fixed fields, and the magic cookie.
+    let (head, mut rest) = packet.split_at_checked(240)?;
+    let mut reduced = head.to_vec();
+    while let Some((&code, after)) = rest.split_first() {
+        rest = after;
+        match code {
+            PAD => continue,
+            END => break,
+            _ => {}
+        }
+        let (&length, after) = rest.split_first()?;
+        let (value, after) = after.split_at_checked(usize::from(length))?;
+        rest = after;
+        let is_right = match OptionCode::from(code) {
+            OptionCode::MessageType => length == 1,
+            OptionCode::RequestedIpAddress | OptionCode::ServerIdentifier => length == 4,
+            OptionCode::ClientIdentifier => length >= 2,
+            _ => false,
+        };
+        if is_right {
+            reduced.extend([code, length]);
+            reduced.extend(value);
+        }
+    }
+    reduced.push(END);
+    Some(reduced)
 }
 
 /// The address that a DHCPREQUEST is about: the one offered, or the one the client has.

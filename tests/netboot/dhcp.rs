@@ -158,3 +158,16 @@ fn every_cut_and_every_length_byte_is_survived() {
         }
     }
 }
+
+#[test]
+fn options_that_make_a_decoder_panic_are_passed_over() {
+    let whole = request(BOARD, MessageType::Discover, vec![])
+        .to_vec()
+        .unwrap();
+    // Right behind the magic cookie: a time without its four bytes, a route with a prefix of 200 bits, a status
+    // without its code.
+    for option in [&[153, 0][..], &[121, 5, 200, 1, 2, 3, 4], &[151, 0]] {
+        let packet = [&whole[..240], option, &whole[240..]].concat();
+        assert!(answer(&packet, &lab()).unwrap().is_some(), "{option:?}");
+    }
+}
