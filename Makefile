@@ -1,11 +1,11 @@
 # `make demo` and `make test` do their own set-up; `make help` lists the rest.
 
-.PHONY: help deps demo test test-long bench bench-kernel fuzz lint
+.PHONY: help deps nextest demo test test-long bench bench-kernel fuzz lint
 
 help:
 	@echo "make demo   set up this machine, build hearth, and show the main job"
 	@echo "make test   set up this machine and run all tests"
-	@echo "make test-long   the long tests: whole builds, emulated boards booting over NFS"
+	@echo "make test-long   boot every kind of emulated board with either initrd"
 	@echo "make bench  measure hearth against its peers"
 	@echo "make fuzz   feed the parsers and servers arbitrary bytes for FUZZ_SECONDS (60) each"
 	@echo "make lint   rustfmt and clippy, as CI runs them"
@@ -14,16 +14,15 @@ help:
 deps:
 	@.ci/deps
 
-# The end-to-end tests that build whole images and boot emulated boards from them take longer than all
-# others together; they are a target of their own until they have been seen to fit into CI's time.
-LONG = initrd
-SHORT = $(filter-out $(LONG),$(patsubst tests/%.rs,%,$(wildcard tests/*.rs)) $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)))
+# Tests whose names begin with `long::` boot every kind of board with either initrd, one after another.
+test: deps nextest lint
+	cargo nextest run --locked -E 'not test(/^long::/)'
 
-test: deps lint
-	cargo test --locked --no-fail-fast --lib --bins $(addprefix --test ,$(SHORT))
+test-long: deps nextest
+	cargo nextest run --locked -E 'test(/^long::/)'
 
-test-long: deps
-	cargo test --locked --no-fail-fast $(addprefix --test ,$(LONG))
+nextest:
+	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 
 lint:
 	cargo fmt --check
