@@ -73,6 +73,8 @@ fn serve(
         }
     };
     runtime.block_on(async {
+        // As the command line has changed it, not as the file has it.
+        let lab = LoadedLab { path: None, ..lab };
         match Server::open(lab.clone(), builds, ListenFd::empty()) {
             Ok(server) => {
                 let server = with_api(server, &lab, store);

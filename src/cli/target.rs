@@ -18,6 +18,9 @@ use super::companion;
 use super::power::asking;
 use super::terminal::Terminal;
 
+/// An emulated processor stands still whenever its host is busy, which its kernel would take for a stall.
+const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchdog_thresh=60"];
+
 /// Which board
 #[derive(Debug, Args)]
 pub struct TargetArguments {
@@ -59,15 +62,21 @@ impl TargetArguments {
         if let Some(image) = &self.image {
             entry.recipe = Some(Manifest::load(image)?.recipe.name);
         }
+        let emulated = entry.power == Some(Power::Qemu {});
+        if emulated {
+            entry
+                .board_type
+                .kernel_arguments
+                .extend(PATIENT_KERNEL.map(String::from));
+        }
         // The servers look the board up in the lab.
         for other in lab
             .boards
             .iter_mut()
             .filter(|other| other.name == entry.name)
         {
-            other.recipe.clone_from(&entry.recipe);
+            other.clone_from(&entry);
         }
-        let emulated = entry.power == Some(Power::Qemu {});
         let build = match &self.image {
             Some(image) => image.clone(),
             None => output_of(&entry)?,
