@@ -76,11 +76,14 @@ impl Guest {
     /// Types a line until the console answers with `text`: a getty that has just started may drop what comes too
     /// early.
     pub fn insist(&mut self, line: &str, text: &str) {
-        for _ in 0..60 {
+        let begun = Instant::now();
+        let mut pause = Duration::from_secs(10);
+        while begun.elapsed() < PATIENCE {
             self.type_line(line);
-            if self.wait_for(text, Duration::from_secs(10)) {
+            if self.wait_for(text, pause) {
                 return;
             }
+            pause *= 2;
         }
         panic!("no `{text}` after `{line}`:\n{}", self.tail());
     }
