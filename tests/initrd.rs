@@ -91,13 +91,13 @@ fn nfs_arguments(server: &NfsServer) -> String {
     let port = server.address.port();
     format!(
         "root=/dev/nfs nfsroot=10.0.2.2:/{ID},vers=3,proto=tcp,nolock,port={port},mountport={port} \
-         hearth.board=alpha {PATIENT_SYSTEMD}"
+         hearth.board=alpha {PATIENT}"
     )
 }
 
-/// An emulated board on a busy machine is slower than systemd believes a board can be.
-const PATIENT_SYSTEMD: &str =
-    "systemd.default_timeout_start_sec=1800 systemd.default_device_timeout_sec=1800";
+/// An emulated board on a busy machine is slower than systemd and the kernel believe a board can be.
+const PATIENT: &str = "systemd.default_timeout_start_sec=1800 systemd.default_device_timeout_sec=1800 \
+                       rcupdate.rcu_cpu_stall_timeout=300 watchdog_thresh=60";
 
 /// How an emulator starts a kernel directly, without a bootloader.
 struct Emulator {
