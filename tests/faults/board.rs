@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const PRELUDE: &str = r#"
 # A run that was killed has left it on.
 while [ -e power ]; do sleep 0.05; done
+touch ready
 until [ -e power ]; do sleep 0.05; done
 ( while [ -e power ]; do sleep 0.1; done; kill -9 -$$ ) >/dev/null 2>&1 &
 uboot() { echo; echo 'U-Boot 2025.01 (Apr 01 2025)'; echo "hearth: ${1:-fake1} boots ${2:-$IMAGE} from $LAB"; }
@@ -66,7 +67,9 @@ impl Board {
         fs::write(board.path("board.sh"), format!("{PRELUDE}\n{script}\n")).unwrap();
         board.write_lab(
             "{ driver = 'command', run = ['setsid', 'sh', 'board.sh'] }",
-            "{ driver = 'command', on = ['sh', '-c', 'sleep 0.3; touch power'], off = ['rm', '-f', 'power'] }",
+            // The script may start late on a busy machine: it must have seen the power off before it is on.
+            "{ driver = 'command', off = ['rm', '-f', 'power'], on = ['sh', '-c', \
+             'for i in $(seq 200); do [ -e ready ] && break; sleep 0.05; done; rm -f ready; touch power'] }",
             entry,
         );
         board

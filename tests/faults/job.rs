@@ -29,7 +29,7 @@ fn a_good_run_passes_and_leaves_every_form_of_the_report() {
 fn a_failed_case_is_a_test_failure() {
     let run = Board::new("boot")
         .test("lava-test-case bad --shell false\nlava-test-case good --shell true");
-    assert_eq!(run.code, 1);
+    assert_eq!(run.code, 1, "{}", run.said);
     assert_eq!(run.cases(), ["bad=fail", "good=pass"]);
     assert!(run.failure().is_null());
 }
@@ -82,17 +82,17 @@ fn a_flood_on_the_console_costs_nothing_and_is_cut_in_the_log() {
 #[test]
 fn a_board_that_hangs_is_told_from_tests_that_do_not_end() {
     // Its agent is frozen, and the tests are quiet.
-    Board::with("boot", "timeouts = { silence = 6 }")
-        .test("pkill -STOP -P $(cat $HEARTH_WORK/pid); sleep 40")
+    Board::with("boot", "timeouts = { silence = 20 }")
+        .test("pkill -STOP -P $(cat $HEARTH_WORK/pid); sleep 60")
         .failed(
             4,
             "infrastructure",
             "running",
             "hangs: no heartbeat and no console output",
         );
-    Board::with("boot", "timeouts = { running = 5 }")
-        .test("for i in $(seq 40); do echo $i; sleep 1; done")
-        .failed(1, "test", "running", "the tests did not end in 5 s");
+    Board::with("boot", "timeouts = { running = 20 }")
+        .test("for i in $(seq 60); do echo $i; sleep 1; done")
+        .failed(1, "test", "running", "the tests did not end in 20 s");
 }
 
 #[test]
