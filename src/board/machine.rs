@@ -34,8 +34,7 @@ impl State {
     }
 }
 
-/// How long a board may stay in each state, in seconds. Generous: an emulated board on a busy
-/// machine is ten times slower than a real one.
+/// How long a board may stay in each state, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Timeouts {
     pub power: f64,
@@ -70,6 +69,20 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// For boards that a busy host emulates: with a tenth of a processor they still come up.
+    pub fn emulated() -> Self {
+        Timeouts {
+            power: 120.0,
+            bootloader: 900.0,
+            kernel: 900.0,
+            userspace: 1200.0,
+            checked_in: 300.0,
+            silence: 600.0,
+            shutdown: 300.0,
+            ..Timeouts::default()
+        }
+    }
+
     /// These, with what a lab file sets for a board.
     #[must_use]
     pub fn with(self, lab: &BoardTimeouts) -> Self {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hearth::board::{ConsoleLog, Timeouts};
+use hearth::board::ConsoleLog;
 use hearth::error::{Class, Fault};
 use hearth::lab::{Booted, Store};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -51,7 +51,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     }
     let mut board = Booted::boot(
         &mut access,
-        Timeouts::default().with(&target.board.timeouts),
+        target.timeouts(),
         begun,
         &mut log,
         &cancelled,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hearth::board::{console, network as board_network, power, qemu};
+use hearth::board::{Timeouts, console, network as board_network, power, qemu};
 use hearth::error::Fault;
 use hearth::lab::{self, Access, network};
 use hearth::recipe::{Board, LoadedLab, Power, board_or_type};
@@ -193,6 +193,15 @@ impl Target {
             power: power::open(switch, asking())?,
             console: Box::new(move || console::open(&console)),
         })
+    }
+
+    /// How long the board may stay in each state.
+    pub fn timeouts(&self) -> Timeouts {
+        let usual = match self.emulated {
+            true => Timeouts::emulated(),
+            false => Timeouts::default(),
+        };
+        usual.with(&self.board.timeouts)
     }
 
     /// The directory of builds that the one to boot is in, for the servers.

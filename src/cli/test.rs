@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hearth::board::{Retries, Timeouts};
+use hearth::board::Retries;
 use hearth::job::report::{self, Format};
 use hearth::job::{Loaded, Report, Verdict, payload};
 use hearth::lab::{self, Order, Ran, Store, network};
@@ -140,7 +140,7 @@ fn test(
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
     }
-    let mut timeouts = Timeouts::default().with(&target.board.timeouts);
+    let mut timeouts = target.timeouts();
     timeouts.running = arguments.timeout.unwrap_or(timeouts.running);
     let image = Manifest::load(&target.build)?.image;
     let order = Order {
