@@ -495,11 +495,7 @@ fn card_and_tree(board: &str) -> TempDir {
         fs::create_dir_all(build.join(name).parent().unwrap()).unwrap();
         fs::write(build.join(name), vec![0; 70_000]).unwrap();
     }
-    fs::write(
-        build.join("manifest.json"),
-        format!("{{\"image\": \"{IMAGE}\"}}"),
-    )
-    .unwrap();
+    fs::write(build.join("manifest.json"), common::manifest(IMAGE)).unwrap();
     let tree = ["--from", "build", "-o", "tftp", "--board", board];
     succeed(command().args(["netboot", "trixie-armhf"]).args(tree));
     dir

@@ -123,11 +123,7 @@ impl Bench {
         let build = self.path("build");
         fs::create_dir_all(&build).unwrap();
         write_tar(&build.join("rootfs.tar"), members);
-        fs::write(
-            build.join("manifest.json"),
-            format!("{{\"image\": \"{image}\"}}"),
-        )
-        .unwrap();
+        fs::write(build.join("manifest.json"), common::manifest(image)).unwrap();
     }
 
     fn version(&self, image: &str) -> PathBuf {

@@ -93,3 +93,12 @@ fn text(output: &Output) -> String {
         String::from_utf8_lossy(&output.stderr)
     )
 }
+
+/// The `manifest.json` of an image that a test made up.
+pub fn manifest(image: &str) -> String {
+    serde_json::json!({
+        "hearth": "0", "recipe": {"name": "test", "sha256": ""}, "lock": {"sha256": ""}, "arch": "armhf",
+        "epoch": 0, "kernel": null, "image": image, "artifacts": {},
+    })
+    .to_string()
+}
