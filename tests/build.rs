@@ -186,7 +186,9 @@ fn a_second_build_does_nothing_and_a_changed_file_changes_that_file_only() {
     );
     let before = directory.join("before.tar");
     fs::copy(out.join("rootfs.tar"), &before).unwrap();
-    fs::write(directory.join("motd"), "changed\n").unwrap();
+    // Text that no earlier run of this test has put into the cache.
+    let unseen = format!("changed at {:?}\n", std::time::SystemTime::now());
+    fs::write(directory.join("motd"), unseen).unwrap();
     let changed = build(&[]);
     assert!(
         changed.contains("image        ran: changed: file motd"),

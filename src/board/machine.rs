@@ -248,6 +248,10 @@ impl Machine {
             Event::Kernel => self.kernel(at),
             Event::Userspace | Event::Login => self.enter(State::Userspace, at),
             Event::Shutdown => self.shutting_down = true,
+            // What a console server kept of an earlier boot says nothing of this one.
+            Event::CheckedIn | Event::Job if self.state < State::Kernel => {}
+            Event::CheckedIn => self.enter(State::CheckedIn, at),
+            Event::Job => self.enter(State::Running, at),
             Event::Crash { kind, message } => {
                 self.fail_soon(
                     at,
@@ -517,6 +521,25 @@ mod tests {
                 Infrastructure,
                 "running",
                 "hangs",
+            ),
+            (
+                vec![
+                    (5.0, LINUX),
+                    (9.0, "[   9.1] agent[301]: hearth: checked in as neo1\r\n"),
+                    (9.0, "[   9.2] agent[301]: hearth: runs job 3\r\n"),
+                    (9.0, "hearth: the overlay is full: what the job wrote\r\n"),
+                    (9.0, "<check-in>"),
+                    (9.1, "<run>"),
+                ],
+                Infrastructure,
+                "running",
+                "full overlay",
+            ),
+            (
+                vec![(0.5, "hearth: runs job 2\r\n"), (1.0, UBOOT), (2.0, "=> ")],
+                Infrastructure,
+                "bootloader",
+                "stopped at its prompt",
             ),
             (
                 vec![

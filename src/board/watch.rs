@@ -27,6 +27,10 @@ pub enum Event {
     Userspace,
     /// A login prompt.
     Login,
+    /// The agent says that the lab knows the board.
+    CheckedIn,
+    /// The agent says that it begins its job.
+    Job,
     /// The kernel is going to be reset or powered off on purpose.
     Shutdown,
     /// The kernel or the initrd gave up, with what it said: a panic, an oops, a BUG, a stall, a hung task,
@@ -44,7 +48,7 @@ pub enum Event {
 }
 
 /// What each line is compared with; the first match names it.
-const PATTERNS: [(Kind, &str); 20] = [
+const PATTERNS: [(Kind, &str); 22] = [
     (Kind::Bootloader, r"^U-Boot (SPL )?20\d\d\.\d\d"),
     (
         Kind::BootloaderTrouble,
@@ -110,6 +114,9 @@ const PATTERNS: [(Kind, &str); 20] = [
         Kind::Crash("full overlay"),
         r"^hearth: (?P<message>the overlay is full.*)",
     ),
+    // systemd puts the agent's name before what it copies to the console.
+    (Kind::CheckedIn, r"(^|\]: )hearth: checked in as "),
+    (Kind::Job, r"(^|\]: )hearth: runs job \d+"),
 ];
 
 #[derive(Clone, Copy)]
@@ -121,6 +128,8 @@ enum Kind {
     Userspace,
     Login,
     Shutdown,
+    CheckedIn,
+    Job,
     Crash(&'static str),
 }
 
@@ -227,6 +236,8 @@ impl Watch {
             Kind::Userspace => Event::Userspace,
             Kind::Login => Event::Login,
             Kind::Shutdown => Event::Shutdown,
+            Kind::CheckedIn => Event::CheckedIn,
+            Kind::Job => Event::Job,
             Kind::Crash(kind) => Event::Crash {
                 kind,
                 message: part("message"),

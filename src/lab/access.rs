@@ -22,6 +22,7 @@ pub enum Access {
 pub(super) struct Powered<'a> {
     kind: Kind<'a>,
     console: Box<dyn Console>,
+    light: Option<Light>,
     off: bool,
 }
 
@@ -38,6 +39,7 @@ impl<'a> Powered<'a> {
                 Ok(Powered {
                     kind: Kind::Emulated(emulator),
                     console,
+                    light: None,
                     off: false,
                 })
             }
@@ -49,6 +51,7 @@ impl<'a> Powered<'a> {
                 Ok(Powered {
                     kind: Kind::Real(power.as_mut()),
                     console,
+                    light: None,
                     off: false,
                 })
             }
@@ -69,6 +72,9 @@ impl<'a> Powered<'a> {
 
     /// Shows on the power switch what the board is doing, where it can.
     pub(super) fn light(&mut self, light: Light) {
+        if self.light.replace(light) == Some(light) {
+            return;
+        }
         if let Kind::Real(power) = &mut self.kind
             && let Err(error) = power.show(light)
         {

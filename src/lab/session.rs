@@ -42,6 +42,8 @@ pub(super) struct Session<'a> {
     since: f64,
     looked: Instant,
     boot: Option<Boot>,
+    /// Whether the board told the lab that the job is done, as of the last look at the store.
+    finished: bool,
     identity: Identity,
     output: Output,
     /// How many suites, and how many cases of the next one, the observer knows.
@@ -82,6 +84,7 @@ impl<'a> Session<'a> {
             job: order.store.submit(order.board, order.payload)?,
             looked: begun,
             boot: None,
+            finished: false,
             identity: Identity::default(),
             output: Output {
                 merger: Merger::default(),
@@ -228,9 +231,12 @@ impl<'a> Session<'a> {
                 "the job is gone from the lab's store",
             )));
         };
+        self.finished = job.state == JobState::Finished;
         let at = self.board.at();
-        if job.state != JobState::Submitted && self.board.machine.state() < State::Running {
-            self.board.machine.running(at);
+        if job.state != JobState::Submitted {
+            if self.board.machine.state() < State::Running {
+                self.board.machine.running(at);
+            }
             self.board.board.light(Light::Testing);
         }
         if job
@@ -287,12 +293,7 @@ impl<'a> Session<'a> {
 
     /// The job is over when the lab has all of it; or when the console saw its end and the network stays behind.
     fn is_over(&mut self) -> Result<bool> {
-        if self
-            .order
-            .store
-            .job(self.job)?
-            .is_some_and(|job| job.state == JobState::Finished)
-        {
+        if self.finished {
             self.read_what_is_left()?;
             if !self.output.collector.exited() {
                 self.problems.push(

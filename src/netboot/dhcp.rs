@@ -146,9 +146,6 @@ fn parse(packet: &[u8]) -> Option<(Message, MessageType, Mac)> {
         return None;
     }
     let request = Message::from_bytes(&reduced(packet)?).ok()?;
-    if request.htype() != HType::Eth {
-        return None;
-    }
     let kind = request.opts().msg_type()?;
     let mac = Mac(request.chaddr().try_into().ok()?);
     Some((request, kind, mac))

@@ -262,17 +262,15 @@ impl<'a> Pipeline<'a> {
         make: impl FnOnce(&Path) -> Result<Facts>,
     ) -> Result<Made> {
         let digest = key.digest();
-        let mut begun = self.store.begin(&key)?;
         let mut damaged = false;
-        if let Begun::Done(stored) = begun {
-            damaged = !is_intact(&stored.path, self.plan.epoch);
-            begun = if damaged {
+        let begun = match self.store.begin(&key)? {
+            Begun::Done(stored) if !is_intact(&stored.path, self.plan.epoch) => {
+                damaged = true;
                 self.store.discard(stored)?;
                 self.store.begin(&key)?
-            } else {
-                Begun::Done(stored)
-            };
-        }
+            }
+            begun => begun,
+        };
         let (stored, ran) = match begun {
             Begun::Done(stored) => (stored, false),
             Begun::ToDo(work) => {

@@ -47,7 +47,6 @@ pub fn build_initrd(
     let configured = pipeline.configure(&unpacked)?;
     let image = pipeline.image(&configured)?;
     let boot = pipeline.boot(&image)?;
-    let initrd = pipeline.initrd(&image, &boot, wanted)?;
     if boot.facts.kernel.is_none() {
         return Err(
             Fault::input(format!("the image of {} has no kernel", plan.name))
@@ -55,6 +54,7 @@ pub fn build_initrd(
                 .into(),
         );
     }
+    let initrd = pipeline.initrd(&image, &boot, wanted)?;
     let made = initrd.artifact("initrd.img");
     let mut from = File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
     let mut file = AtomicFile::create(path)?;

@@ -147,13 +147,16 @@ impl Store {
         }
         let path = self.work.join(format!("stage-{digest}"));
         // What a killed run left may belong to subordinate ids: it goes aside, for `abandoned` to find.
-        let aside = self
-            .work
-            .join(format!("stage-{digest}-{}", std::process::id()));
-        let _ = fs::rename(&path, aside);
+        let _ = fs::rename(&path, self.aside(&digest));
         fs::create_dir(&path)
             .with_context(|| format!("cannot make the directory {}", path.display()))?;
         Ok(Begun::ToDo(Work { path, place, lock }))
+    }
+
+    /// Where [`Store::abandoned`] finds what is left of a stage.
+    fn aside(&self, digest: &str) -> PathBuf {
+        let name = format!("stage-{digest}-{}", std::process::id());
+        self.work.join(name)
     }
 
     /// Puts a stage aside that is not what it was made as, for [`Store::abandoned`] to find.
@@ -164,7 +167,6 @@ impl Store {
         let Some(digest) = stored.path.file_name().and_then(|name| name.to_str()) else {
             return Ok(());
         };
-        let aside = format!("stage-{digest}-{}", std::process::id());
         let path = stored.path.clone();
         drop(stored._shared);
         let Some(_lock) = try_lock(self.lock_file(digest)?)? else {
@@ -176,7 +178,7 @@ impl Store {
                 .remedy("try again when that run has ended")
             );
         };
-        fs::rename(&path, self.work.join(aside))
+        fs::rename(&path, self.aside(digest))
             .with_context(|| format!("cannot put {} aside", path.display()))
     }
 
