@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::fetch::Fetcher;
 use super::index::{Index, Package, Priority};
@@ -15,8 +15,8 @@ use super::signature::Keyring;
 use crate::error::Fault;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{
-    BoardType, Lock, LockedPackage, LockedRelease, Recipe, RecipeFile, Role, Step, at, board_types,
-    nearest, parse_date, suggestion,
+    BoardType, Lock, LockedPackage, LockedRelease, Recipe, RecipeFile, Role, Step, TOOL_ARCH,
+    TOOLS, at, board_types, nearest, parse_date, suggestion,
 };
 
 /// Where Debian's package debian-archive-keyring puts its keyring.
@@ -97,6 +97,7 @@ pub fn make_lock(
         })
         .collect();
     packages.extend(bootloaders(&index, &request, file)?);
+    packages.extend(tools(fetcher, &index, file, &packages, old));
     packages.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
     Ok(Lock {
         version: Lock::VERSION,
@@ -135,6 +136,60 @@ pub fn load_index(
         source.suites.join(", ")
     ));
     Ok(index)
+}
+
+/// The packages of the host's architecture whose programs maintainer scripts may run, with their libraries: those of
+/// [`TOOLS`] that the image has itself, in its version where the archive has that. None where the archive cannot tell:
+/// then everything is emulated.
+fn tools(
+    fetcher: &Fetcher,
+    index: &Index,
+    file: &RecipeFile,
+    image: &[LockedPackage],
+    old: Option<&Lock>,
+) -> Vec<LockedPackage> {
+    let found = tool_index(fetcher, index, file).and_then(|native| {
+        let versions = |package: &LockedPackage| (package.name.clone(), package.version.clone());
+        let before = old.into_iter().flat_map(|lock| &lock.packages);
+        let mut prefer: HashMap<String, String> = before
+            .filter(|package| package.role == Role::Tool)
+            .map(versions)
+            .collect();
+        prefer.extend(image.iter().map(versions));
+        let in_image = |name: &str| image.iter().any(|p| p.role == Role::Root && p.name == name);
+        let request = Request {
+            arch: TOOL_ARCH.into(),
+            roots: TOOLS
+                .iter()
+                .filter(|name| in_image(name))
+                .map(ToString::to_string)
+                .collect(),
+            prefer,
+            ..Request::default()
+        };
+        let chosen = resolve(&native, &request)
+            .map_err(|error| anyhow!("they cannot be installed together: {error:?}"))?;
+        Ok(chosen
+            .iter()
+            .map(|id| locked(&native, &native.packages[*id], Role::Tool))
+            // What is for all architectures is in the image, if a tool needs it at all.
+            .filter(|package| package.arch == TOOL_ARCH)
+            .collect())
+    });
+    found.unwrap_or_else(|error| {
+        log::warn!("no native tools in the lock: {error:#}; builds will emulate all programs, which takes longer");
+        Vec::new()
+    })
+}
+
+/// The same releases' packages for [`TOOL_ARCH`].
+fn tool_index(fetcher: &Fetcher, index: &Index, file: &RecipeFile) -> Result<Index> {
+    let mut native = Index::default();
+    for release in &index.releases {
+        let components = &file.recipe.archive.components;
+        native.add(fetcher, release.clone(), components, TOOL_ARCH)?;
+    }
+    Ok(native)
 }
 
 /// What every image has: all packages that are essential or of priority `required`, as mmdebstrap's variant
@@ -176,6 +231,7 @@ fn preferred(old: Option<&Lock>, update: &Update) -> Result<HashMap<String, Stri
     let mut prefer: HashMap<String, String> = old
         .into_iter()
         .flat_map(|lock| &lock.packages)
+        .filter(|package| package.role != Role::Tool)
         .map(|package| (package.name.clone(), package.version.clone()))
         .collect();
     match update {

@@ -22,6 +22,9 @@ use crate::recipe::{self, Arch, EmulatedCard, EmulatedNetwork, Emulation};
 /// How long QEMU may take to answer on its control socket.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long to wait before QEMU is looked at again.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// What an emulated board is made of.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -83,8 +86,11 @@ impl Emulator {
                 console,
             )),
             Err(error) => {
+                // It may have made its socket and then ended, which is the reason then.
+                sleep(PAUSE);
+                let ended = child.try_wait().is_ok_and(|status| status.is_some());
                 end(&mut child);
-                Err(error)
+                Err(if ended { ended_at_once(&errors) } else { error })
             }
         }
     }
@@ -117,6 +123,12 @@ impl Drop for Emulator {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// `errors` is the file to which QEMU says why it ended.
+fn ended_at_once(errors: &Path) -> anyhow::Error {
+    let said = fs::read_to_string(errors).unwrap_or_default();
+    Fault::infrastructure(format!("QEMU ended at once: {}", said.trim())).into()
 }
 
 fn end(child: &mut Child) {
@@ -208,7 +220,9 @@ fn network(command: &mut Command, spec: &Spec) {
             command.args(["-net", &format!("nic,netdev=net{mac}")]);
         }
         EmulatedNetwork::VirtioNetPci => {
-            command.args(["-device", &format!("virtio-net-pci,netdev=net{mac}")]);
+            // Without the ROM to boot from the network, which is in a package of its own: the bootloader does that.
+            let device = format!("virtio-net-pci,romfile=,netdev=net{mac}");
+            command.args(["-device", &device]);
         }
     }
 }
@@ -227,20 +241,13 @@ impl Control {
         let stream = loop {
             match UnixStream::connect(socket) {
                 Ok(stream) => break stream,
-                Err(_) if child.try_wait()?.is_some() => {
-                    let said = fs::read_to_string(errors).unwrap_or_default();
-                    return Err(Fault::infrastructure(format!(
-                        "QEMU ended at once: {}",
-                        said.trim()
-                    ))
-                    .into());
-                }
+                Err(_) if child.try_wait()?.is_some() => return Err(ended_at_once(errors)),
                 Err(error) if Instant::now() > end => {
                     return Err(
                         Fault::infrastructure(format!("QEMU does not answer: {error}")).into(),
                     );
                 }
-                Err(_) => sleep(Duration::from_millis(20)),
+                Err(_) => sleep(PAUSE),
             }
         };
         stream.set_read_timeout(Some(CONTROL_TIMEOUT))?;
@@ -273,10 +280,11 @@ impl Control {
 
     fn message(&mut self) -> Result<Value> {
         let mut line = String::new();
+        let failed = |what: String| Fault::infrastructure(format!("QEMU's control socket {what}"));
         self.reader
             .read_line(&mut line)
-            .context("QEMU's control socket failed")?;
-        serde_json::from_str(&line).context("QEMU closed its control socket")
+            .map_err(|error| failed(format!("failed: {error}")))?;
+        serde_json::from_str(&line).map_err(|error| failed(format!("was closed: {error}")).into())
     }
 
     /// The device of the console's pty.

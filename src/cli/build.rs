@@ -25,6 +25,9 @@ pub struct Arguments {
     /// Say for each stage why it ran
     #[arg(long)]
     explain: bool,
+    /// Run the image's own programs only, under qemu-user: slower, same bytes
+    #[arg(long)]
+    emulate: bool,
     /// How many threads unpack [default: all processors]
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -50,6 +53,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     if let Some(threads) = arguments.threads {
         plan.threads = threads.get();
     }
+    plan.emulate = arguments.emulate;
     let out = match &arguments.output {
         Some(out) => out.clone(),
         None => PathBuf::from("out").join(&plan.name),

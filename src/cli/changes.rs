@@ -25,6 +25,7 @@ fn row(change: &Change) -> [String; 3] {
     let name = match change.role {
         Role::Root => change.name.clone(),
         Role::Bootloader => format!("{} (bootloader)", change.name),
+        Role::Tool => format!("{} (tool)", change.name),
     };
     let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "-".into());
     let after = match (&change.old, &change.new) {

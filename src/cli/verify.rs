@@ -16,7 +16,8 @@ const SHOWN: usize = 20;
 /// Build a recipe twice from scratch and compare the results
 ///
 /// The builds differ in user (where root calls), umask, time zone, language,
-/// directory and number of threads. The exit code is 1 if the results differ.
+/// directory and number of threads, and in whether maintainer scripts may use
+/// native tools. The exit code is 1 if the results differ.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// A recipe's name or path

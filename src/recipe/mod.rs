@@ -26,7 +26,7 @@ pub use lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,
 };
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
-pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role};
+pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role, TOOL_ARCH, TOOLS};
 pub use mac::Mac;
 pub use model::{
     ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, ModuleSet, Recipe,

@@ -17,14 +17,16 @@ use super::publish::{collect, is_sealed, publish, seal};
 use super::sbom;
 use super::steps::{ImageInput, ImageMade, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
+use super::tools;
 use crate::dirs;
-use crate::error::Fault;
+use crate::error::{Class, Fault, class_of};
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
 use crate::sandbox::Namespaces;
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
+const TOOLS_REVISION: u32 = 1;
 const CONFIGURE_REVISION: u32 = 2;
 const IMAGE_REVISION: u32 = 4;
 const BOOT_REVISION: u32 = 1;
@@ -49,6 +51,8 @@ pub struct Plan {
     pub epoch: i64,
     pub cache: PathBuf,
     pub threads: usize,
+    /// Whether scripts run the image's own programs only, though the lock has native ones.
+    pub emulate: bool,
 }
 
 /// What a build has done.
@@ -163,14 +167,14 @@ impl<'a> Pipeline<'a> {
         let mut key = Key::new("unpack", UNPACK_REVISION)
             .with("architecture", plan.recipe.arch.debian())
             .with("epoch", plan.epoch.to_string());
-        for (package, _) in plan.root_packages() {
+        for (package, _) in plan.of_role(Role::Root) {
             key = key.with(format!("package {}", package.name), &package.sha256);
         }
         self.stage(key, |directory| {
             let () = inside(
                 plan.recipe.arch,
                 "unpack",
-                &plan.packages_input(directory, &[]),
+                &plan.packages_input(Role::Root, directory, &[]),
                 self.progress,
             )?;
             Ok(Facts::default())
@@ -178,14 +182,55 @@ impl<'a> Pipeline<'a> {
         .map(|made| made.with_layer("tree", &[]))
     }
 
-    pub(super) fn configure(&mut self, unpacked: &Made) -> Result<Made> {
+    /// The layer of native programs for maintainer scripts, where the lock has them and this host runs them.
+    fn tools(&mut self, unpacked: &Made) -> Result<Option<Made>> {
         let plan = self.plan;
-        let key = Key::new("configure", CONFIGURE_REVISION).with("stage unpack", &unpacked.digest);
+        if plan.emulate || !tools::are_native() || plan.of_role(Role::Tool).next().is_none() {
+            return Ok(None);
+        }
+        let mut key = Key::new("tools", TOOLS_REVISION).with("stage unpack", &unpacked.digest);
+        for (package, _) in plan.of_role(Role::Tool) {
+            key = key.with(format!("package {}", package.name), &package.sha256);
+        }
         let progress = self.progress;
         self.stage(key, |directory| {
-            let input = plan.packages_input(directory, &unpacked.layers);
-            let () = inside(plan.recipe.arch, "configure", &input, progress)?;
+            let input = plan.packages_input(Role::Tool, directory, &unpacked.layers);
+            let () = inside(plan.recipe.arch, "tools", &input, progress)?;
             Ok(Facts::default())
+        })
+        .map(Some)
+    }
+
+    pub(super) fn configure(&mut self, unpacked: &Made) -> Result<Made> {
+        let plan = self.plan;
+        let tools = self.tools(unpacked)?;
+        let mut key =
+            Key::new("configure", CONFIGURE_REVISION).with("stage unpack", &unpacked.digest);
+        if let Some(tools) = &tools {
+            key = key.with("stage tools", &tools.digest);
+        }
+        let progress = self.progress;
+        let native = tools.map(|made| made.stored.path.clone());
+        self.stage(key, |directory| {
+            let run = |tools: Option<PathBuf>| -> Result<Facts> {
+                let input = PackagesInput {
+                    tools,
+                    ..plan.packages_input(Role::Root, directory, &unpacked.layers)
+                };
+                let () = inside(plan.recipe.arch, "configure", &input, progress)?;
+                Ok(Facts::default())
+            };
+            match (run(native.clone()), native) {
+                // It may need what only the image's own programs do.
+                (Err(error), Some(_)) if class_of(&error) == Class::Input => {
+                    let said = error.to_string();
+                    let said = said.lines().next().unwrap_or_default();
+                    log::warn!("{said} Trying again without native tools");
+                    remove(entries(directory)?, progress)?;
+                    run(None)
+                }
+                (made, _) => made,
+            }
         })
         .map(|made| made.with_layer("upper", &unpacked.layers))
     }
@@ -225,7 +270,7 @@ impl<'a> Pipeline<'a> {
             .with("stage image", &image.digest)
             .with("image", plan.image_id(image))
             .with("board types", serde_json::to_vec(&plan.boards)?);
-        for (package, _) in plan.bootloader_packages() {
+        for (package, _) in plan.of_role(Role::Bootloader) {
             key = key.with(format!("package {}", package.name), &package.sha256);
         }
         let tar = image.stored.path.join("rootfs.tar");
@@ -236,7 +281,7 @@ impl<'a> Pipeline<'a> {
             fs::create_dir(&out)?;
             let kernel = boot::extract_kernel(&tar, &out)?;
             let bootloaders: Vec<PackageFile> = plan
-                .bootloader_packages()
+                .of_role(Role::Bootloader)
                 .map(|(package, deb)| PackageFile::of(package, deb))
                 .collect();
             let named = !plan.recipe.boards.is_empty();
@@ -401,19 +446,14 @@ impl Plan {
             epoch: epoch(lock)?,
             cache: dirs::cache(),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            emulate: false,
         })
     }
 
-    fn root_packages(&self) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
+    fn of_role(&self, role: Role) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
         self.packages
             .iter()
-            .filter(|(package, _)| package.role == Role::Root)
-    }
-
-    fn bootloader_packages(&self) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
-        self.packages
-            .iter()
-            .filter(|(package, _)| package.role == Role::Bootloader)
+            .filter(move |(package, _)| package.role == role)
     }
 
     fn locked(&self) -> Vec<LockedPackage> {
@@ -423,16 +463,17 @@ impl Plan {
             .collect()
     }
 
-    fn packages_input(&self, directory: &Path, layers: &[PathBuf]) -> PackagesInput {
+    fn packages_input(&self, role: Role, directory: &Path, layers: &[PathBuf]) -> PackagesInput {
         PackagesInput {
             files: self
-                .root_packages()
+                .of_role(role)
                 .map(|(package, deb)| PackageFile::of(package, deb))
                 .collect(),
             arch: self.recipe.arch,
             epoch: self.epoch,
             directory: directory.to_path_buf(),
             layers: layers.to_vec(),
+            tools: None,
             threads: self.threads,
         }
     }
@@ -448,7 +489,7 @@ impl Plan {
 
     fn customisation(&self) -> Result<Customisation> {
         let auto = self
-            .root_packages()
+            .of_role(Role::Root)
             .filter(|(package, _)| package.auto)
             .map(|(package, _)| package.name.clone())
             .collect();
@@ -531,6 +572,13 @@ fn inside<I: Serialize, O: DeserializeOwned>(
     progress: &dyn Progress,
 ) -> Result<O> {
     Namespaces::running(arch).step(name, input, progress)
+}
+
+/// All that is in a directory.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect()
 }
 
 pub(super) fn remove(paths: Vec<PathBuf>, progress: &dyn Progress) -> Result<()> {

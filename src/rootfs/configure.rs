@@ -12,7 +12,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
-use super::certificates;
+use super::{certificates, tools};
 use crate::error::Fault;
 use crate::progress::{NoProgress, Progress, Stage};
 use crate::sandbox::{Program, Root, Step};
@@ -44,8 +44,9 @@ pub struct Configure<'a> {
 }
 
 impl<'a> Configure<'a> {
-    /// `root` is the image's directory, `epoch` the image's date; `stage` is told which package is being configured.
-    pub fn new(root: &Path, epoch: u64, stage: &'a dyn Stage) -> Self {
+    /// `root` is the image's directory, with the layer of `tools` in it if there are any, `epoch` the image's date;
+    /// `stage` is told which package is being configured.
+    pub fn new(root: &Path, tools: Option<&Path>, epoch: u64, stage: &'a dyn Stage) -> Self {
         let mut shims: Vec<_> = SILENCED
             .map(|name| (name.to_owned(), NOTHING.to_owned()))
             .into();
@@ -56,6 +57,10 @@ impl<'a> Configure<'a> {
         let root = Root {
             epoch,
             shims,
+            binds: tools
+                .map(|tools| (tools::outside(tools), tools::OUTSIDE.into()))
+                .into_iter()
+                .collect(),
             ..Root::new(root)
         };
         Configure { root, stage }
@@ -146,15 +151,19 @@ impl<'a> Configure<'a> {
 
     /// Runs depmod, since kernel packages bring no `modules.dep`, and systemd-hwdb, as udev's postinst does.
     fn indices(&self) -> Result<()> {
-        const DEPMOD: &str = "[ -x /sbin/depmod ] || exit 0
+        const DEPMOD: &str = "PATH=$0:/sbin:/bin
+            command -v depmod >/dev/null || exit 0
             for kernel in /lib/modules/*/kernel; do
                 [ -d \"$kernel\" ] || continue
                 version=${kernel%/kernel}
-                /sbin/depmod \"${version##*/}\"
+                depmod \"${version##*/}\"
             done";
-        const HWDB: &str = "[ ! -x /bin/systemd-hwdb ] || [ ! -d /usr/lib/udev/hwdb.d ] || /bin/systemd-hwdb --usr update";
-        self.must(&Program::shell(DEPMOD), "depmod")?;
-        self.must(&Program::shell(HWDB), "systemd-hwdb")
+        const HWDB: &str = "PATH=$0:/sbin:/bin
+            [ -d /usr/lib/udev/hwdb.d ] && command -v systemd-hwdb >/dev/null || exit 0
+            systemd-hwdb --usr update";
+        let shell = |script| Program::new(["/bin/sh", "-e", "-c", script, tools::OUTSIDE]);
+        self.must(&shell(DEPMOD), "depmod")?;
+        self.must(&shell(HWDB), "systemd-hwdb")
     }
 
     /// As update-ca-certificates(8), which is itself run where packages hook into it.
@@ -175,7 +184,9 @@ impl<'a> Configure<'a> {
 
     fn must(&self, program: &Program, name: &str) -> Result<()> {
         let (status, lines) = self.run(program)?;
-        if status.success() {
+        // depmod goes on without the modules that it cannot read.
+        let complained = lines.iter().any(|line| line.contains(": ERROR: "));
+        if status.success() && !complained {
             return Ok(());
         }
         Err(Fault::input(format!(

@@ -19,6 +19,7 @@ mod steps;
 mod store;
 mod strip;
 mod tarball;
+mod tools;
 mod tree;
 mod unpack;
 mod users;

@@ -34,14 +34,16 @@ pub fn document(subject: &Subject<'_>) -> String {
     })];
     for package in subject.packages {
         let id = reference(package);
+        let (element, relationship, related) = match package.role {
+            Role::Root => (image_id, "CONTAINS", id.as_str()),
+            // It is not installed: the image's boards only start from it.
+            Role::Bootloader => (image_id, "DEPENDS_ON", id.as_str()),
+            Role::Tool => (id.as_str(), "BUILD_TOOL_OF", image_id),
+        };
         relationships.push(json!({
-            "spdxElementId": image_id,
-            // A bootloader's package is not installed: the image's boards only start from it.
-            "relationshipType": match package.role {
-                Role::Root => "CONTAINS",
-                Role::Bootloader => "DEPENDS_ON",
-            },
-            "relatedSpdxElement": id,
+            "spdxElementId": element,
+            "relationshipType": relationship,
+            "relatedSpdxElement": related,
         }));
         packages.push(entry(package, &id));
     }

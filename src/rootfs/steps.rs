@@ -16,7 +16,7 @@ use super::customise::Customisation;
 use super::package::{Order, Package, PackageFile, order, read_all};
 use super::tree::Tree;
 use super::unpack::{Unpacked, unpack_first, unpack_more};
-use super::{customise, dpkg, merged_usr, normalise, tarball};
+use super::{customise, dpkg, merged_usr, normalise, tarball, tools};
 use crate::progress::{Progress, Stage, Unit};
 use crate::recipe::Arch;
 use crate::sandbox::{Step, overlay};
@@ -24,6 +24,9 @@ use crate::sandbox::{Step, overlay};
 /// What runs inside the namespaces, for `main` to register.
 pub const STEPS: &[Step] = &[
     Step::new("unpack", |input, progress| call(unpack, input, progress)),
+    Step::new("tools", |input, progress| {
+        call(tools::unpack, input, progress)
+    }),
     Step::new("configure", |input, progress| {
         call(configure, input, progress)
     }),
@@ -46,7 +49,7 @@ where
     )?)?)
 }
 
-/// What both `unpack` and `configure` need to know.
+/// What `unpack`, `tools` and `configure` need to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PackagesInput {
     pub files: Vec<PackageFile>,
@@ -56,6 +59,8 @@ pub struct PackagesInput {
     pub directory: PathBuf,
     /// Layers of earlier stages, topmost first.
     pub layers: Vec<PathBuf>,
+    /// For `configure`: the directory of the native programs.
+    pub tools: Option<PathBuf>,
     pub threads: usize,
 }
 
@@ -101,12 +106,22 @@ fn register(
 fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let packages = read_all(&input.files, input.threads)?;
     let order = order(&packages)?;
-    let mounted = Mounted::new(&input.directory, &input.layers)?;
+    let layers: Vec<PathBuf> = input
+        .tools
+        .as_deref()
+        .map(tools::layer)
+        .into_iter()
+        .chain(input.layers.iter().cloned())
+        .collect();
+    let mounted = Mounted::new(&input.directory, &layers)?;
     let stage = progress.stage("configure", None, Unit::Items);
     scripts(&input, &packages, &order, &mounted.root, progress, &*stage)?;
     let mut tree = Tree::open(&mounted.root)?;
     dpkg::check_configured(&mut tree)?;
     drop(tree);
+    if input.tools.is_some() {
+        tools::check_absent(&mounted.upper)?;
+    }
     mounted.close()?;
     stage.finish(&format!("{} packages", packages.len()));
     Ok(())
@@ -120,7 +135,12 @@ fn scripts(
     progress: &dyn Progress,
     stage: &dyn Stage,
 ) -> Result<()> {
-    let scripts = Configure::new(root, u64::try_from(input.epoch)?, stage);
+    let scripts = Configure::new(
+        root,
+        input.tools.as_deref(),
+        u64::try_from(input.epoch)?,
+        stage,
+    );
     let stems = |indices: &[usize]| -> Vec<String> {
         indices
             .iter()

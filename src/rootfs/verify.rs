@@ -25,6 +25,8 @@ pub struct Condition {
     timezone: &'static str,
     language: &'static str,
     threads: usize,
+    /// Whether scripts run the image's own programs only.
+    emulate: bool,
     /// Who builds, if it is not the caller.
     user: Option<User>,
 }
@@ -87,7 +89,7 @@ fn conditions(threads: usize) -> Result<[Condition; 2]> {
         None
     };
     let describe = |user: &str, umask: &str, timezone: &str, language: &str, threads: usize| {
-        format!("as {user}, umask {umask}, TZ={timezone}, LANG={language}, {threads} threads")
+        format!("as {user}, umask {umask}, TZ={timezone}, LANG={language}, threads: {threads}")
     };
     let second = other.as_ref().map_or(own.clone(), |user| user.name.clone());
     Ok([
@@ -97,14 +99,19 @@ fn conditions(threads: usize) -> Result<[Condition; 2]> {
             timezone: "UTC",
             language: "C",
             threads,
+            emulate: false,
             user: None,
         },
         Condition {
-            description: describe(&second, "077", "Asia/Tokyo", "tr_TR.UTF-8", 1),
+            description: format!(
+                "{}, all programs emulated",
+                describe(&second, "077", "Asia/Tokyo", "tr_TR.UTF-8", 1)
+            ),
             umask: "077",
             timezone: "Asia/Tokyo",
             language: "tr_TR.UTF-8",
             threads: 1,
+            emulate: true,
             user: other,
         },
     ])
@@ -154,6 +161,7 @@ fn build_once(
         .arg(&copy)
         .args(["--quiet", "build", "--locked", "--offline", "--threads"])
         .arg(condition.threads.to_string())
+        .args(condition.emulate.then_some("--emulate"))
         .arg("-o")
         .arg(&out)
         .arg(recipe)

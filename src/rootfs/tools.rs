@@ -1,0 +1,228 @@
+//! Owns the layer of native programs that maintainer scripts run instead of the image's own, emulated ones.
+//! Never lets one of them get into an image.
+//!
+//! Most of the time of emulated scripts goes into starting small programs: a shell, `grep`, `sed`, Perl. The lock also has
+//! these packages for the host's architecture ([`crate::recipe::TOOLS`]). Their programs, with the libraries they need, are a
+//! layer that hides the image's programs of the same names while scripts run. They are the same programs in the same version,
+//! so that what they make is the same; `hearth verify` builds once with and once without them.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use object::LittleEndian;
+use object::elf::{FileHeader64, PT_INTERP};
+use object::read::elf::{FileHeader, ProgramHeader};
+
+use super::merged_usr;
+use super::package::{Package, read_all};
+use super::steps::PackagesInput;
+use super::tree::Tree;
+use super::unpack::unpack_first;
+use crate::progress::{Progress, Unit};
+use crate::recipe::TOOLS;
+
+/// Where the libraries are, which no image of another architecture has.
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// Where a root has what [`outside`] holds.
+pub const OUTSIDE: &str = "/run/hearth-tools";
+/// The tools' program interpreter. It is not where the psABI has it, below `/lib64`: scripts of base-files and usrmerge object
+/// to such a directory in images of other architectures.
+const INTERPRETER: &str = "/run/hearth-tools/ld.so";
+
+/// Whether this host runs the lock's tools.
+pub fn are_native() -> bool {
+    cfg!(target_arch = "x86_64")
+}
+
+/// In the directory of a stage's tools: the layer.
+pub fn layer(tools: &Path) -> PathBuf {
+    tools.join("tree")
+}
+
+/// In the directory of a stage's tools: what is to be at [`OUTSIDE`], the program interpreter, and programs by the names
+/// under which they are called. The image's own are unpacked after their preinst, and hide those of the layer then.
+pub fn outside(tools: &Path) -> PathBuf {
+    tools.join("outside")
+}
+
+/// Unpacks the tools: programs of the packages that are named, libraries of all. The layers are those of the unpacked image.
+pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
+    let packages = read_all(&input.files, input.threads)?;
+    let stage = progress.stage("tools", Some(packages.len() as u64), Unit::Items);
+    let all = input.directory.join("all");
+    let (tree, outside) = (layer(&input.directory), outside(&input.directory));
+    fs::create_dir(&all)?;
+    merged_usr(&mut Tree::open(&all)?)?;
+    let packages: Vec<&Package> = packages.iter().collect();
+    let unpacked = unpack_first(&all, &packages, input.threads, &*stage)?;
+    fs::create_dir_all(tree.join(LIBRARIES).with_file_name(""))?;
+    fs::rename(all.join(LIBRARIES), tree.join(LIBRARIES))
+        .context("the lock's tools have no libraries")?;
+    let mut count = 0;
+    for (package, unpacked) in packages.iter().zip(&unpacked) {
+        let programs = unpacked.list.iter();
+        for path in programs.filter_map(|path| program(package.name(), path)) {
+            let source = all.join(&path);
+            if fs::symlink_metadata(&source)?.is_file() && is_native(&source)? {
+                let target = tree.join(&path);
+                fs::create_dir_all(target.with_file_name(""))?;
+                fs::rename(&source, &target)?;
+                set_interpreter(&target)?;
+                copy_time(&path, &input.layers, &target)?;
+                count += 1;
+            }
+        }
+    }
+    fs::remove_dir_all(&all)?;
+    fs::create_dir(&outside)?;
+    for (file, name) in [
+        ("usr/bin/kmod", "depmod"),
+        ("usr/bin/systemd-hwdb", "systemd-hwdb"),
+        ("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "ld.so"),
+    ] {
+        let file = tree.join(file);
+        if file.exists() {
+            fs::hard_link(file, outside.join(name))?;
+        }
+    }
+    stage.finish(&format!("{count} native programs for the scripts"));
+    Ok(())
+}
+
+/// The path of a package's program below `usr`, if it is one that is to be native.
+fn program(package: &str, path: &str) -> Option<PathBuf> {
+    let path = path.trim_start_matches('/');
+    let below_usr = path.strip_prefix("usr/").unwrap_or(path);
+    let (directory, name) = below_usr.split_once('/')?;
+    let is_program = matches!(directory, "bin" | "sbin") && !name.is_empty() && !name.contains('/');
+    let wanted = match package {
+        // These tell the processor, which has to be the image's.
+        "coreutils" => !matches!(name, "arch" | "uname"),
+        // It compiles a database; the others look at devices.
+        "udev" => name == "systemd-hwdb",
+        _ => TOOLS.contains(&package),
+    };
+    (is_program && wanted).then(|| Path::new("usr").join(directory).join(name))
+}
+
+/// Makes sure that nothing of the tools is among an image's changes, where a script may have copied, renamed or touched
+/// one of them.
+///
+/// # Errors
+/// If there is.
+pub fn check_absent(upper: &Path) -> Result<()> {
+    if fs::symlink_metadata(upper.join(LIBRARIES)).is_ok() {
+        bail!("a script has written into /{LIBRARIES}");
+    }
+    let mut todo = vec![upper.to_path_buf()];
+    while let Some(directory) = todo.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                todo.push(entry.path());
+            } else if kind.is_file() && is_native(&entry.path())? {
+                let path = entry.path();
+                let path = path.strip_prefix(upper).unwrap_or(&path);
+                bail!("a script has put the host's /{} there", path.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is of the tools' architecture: by the first bytes of the ELF header (gABI, chapter 4), class,
+/// encoding and machine.
+fn is_native(path: &Path) -> Result<bool> {
+    const EM_X86_64: [u8; 2] = [62, 0];
+    let mut head = Vec::with_capacity(20);
+    File::open(path)
+        .and_then(|file| file.take(20).read_to_end(&mut head))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(head.starts_with(b"\x7fELF\x02\x01") && head.get(18..20) == Some(&EM_X86_64))
+}
+
+/// Gives a program the time of the image's own, which scripts give to links to it.
+fn copy_time(path: &Path, layers: &[PathBuf], target: &Path) -> Result<()> {
+    let own = layers
+        .iter()
+        .find_map(|layer| fs::symlink_metadata(layer.join(path)).ok());
+    if let Some(own) = own {
+        let file = File::options().write(true).open(target)?;
+        file.set_modified(own.modified()?)?;
+    }
+    Ok(())
+}
+
+/// Makes a program look for its interpreter at [`INTERPRETER`], which is no longer than what it looked for.
+fn set_interpreter(program: &Path) -> Result<()> {
+    let damaged = || format!("{} of the tools is damaged", program.display());
+    let mut data = fs::read(program).with_context(damaged)?;
+    let elf = FileHeader64::<LittleEndian>::parse(&*data).with_context(damaged)?;
+    let headers = elf
+        .program_headers(LittleEndian, &*data)
+        .with_context(damaged)?;
+    let place = headers
+        .iter()
+        .find(|header| header.p_type(LittleEndian) == PT_INTERP)
+        .map(|header| header.file_range(LittleEndian));
+    // A static program has none.
+    let Some((start, size)) = place else {
+        return Ok(());
+    };
+    let start = usize::try_from(start)?;
+    let field = data
+        .get_mut(start..start + usize::try_from(size)?)
+        .filter(|field| field.len() > INTERPRETER.len())
+        .with_context(damaged)?;
+    field.fill(0);
+    field[..INTERPRETER.len()].copy_from_slice(INTERPRETER.as_bytes());
+    fs::write(program, data).with_context(|| format!("cannot write {}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_wherever_the_package_has_them() {
+        let usr = |path: &str| Some(PathBuf::from(path));
+        assert_eq!(program("dash", "/bin/dash"), usr("usr/bin/dash"));
+        assert_eq!(program("kmod", "/usr/sbin/x"), usr("usr/sbin/x"));
+        assert_eq!(program("libc-bin", "/usr/bin/ldd"), None);
+        for other in [
+            "/.",
+            "/usr/bin",
+            "/bin/uname",
+            "/usr/bin/a/b",
+            "/usr/share/dash",
+        ] {
+            assert_eq!(program("coreutils", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_native_program_among_the_changes_is_found() {
+        let upper = tempfile::tempdir().unwrap();
+        fs::create_dir_all(upper.path().join("usr/bin")).unwrap();
+        fs::write(upper.path().join("usr/bin/script"), "#!/bin/sh\n").unwrap();
+        check_absent(upper.path()).unwrap();
+        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(18, 0);
+        fs::write(
+            upper.path().join("usr/bin/arm"),
+            [&elf[..], &[183, 0]].concat(),
+        )
+        .unwrap();
+        check_absent(upper.path()).unwrap();
+        fs::write(
+            upper.path().join("usr/bin/x.distrib"),
+            [&elf[..], &[62, 0]].concat(),
+        )
+        .unwrap();
+        let error = check_absent(upper.path()).unwrap_err();
+        assert!(error.to_string().contains("/usr/bin/x.distrib"), "{error}");
+    }
+}
