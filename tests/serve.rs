@@ -100,9 +100,11 @@ impl Drop for Serve {
     }
 }
 
-/// A lab with two boards of one type, built and with their cards written.
-fn lab() -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("serve");
+/// A lab with boards of one type, built and with their cards written.
+fn lab(name: &str, boards: &[&str]) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join("serve")
+        .join(name);
     fs::create_dir_all(directory.join("recipes")).unwrap();
     let shipped = repository().join("recipes/trixie-armhf.toml");
     let mut recipe = fs::read_to_string(shipped).unwrap();
@@ -115,16 +117,15 @@ fn lab() -> PathBuf {
              console = {{ driver = \"qemu\" }}\npower = {{ driver = \"qemu\" }}\n"
         )
     };
-    let lab = format!(
-        "[lab]\nname = \"two\"\naddress = \"10.99.0.1\"\nrecipe = \"open\"\n{}{}",
-        board("left"),
-        board("right")
-    );
+    let entries: String = boards.iter().map(|name| board(name)).collect();
+    let lab =
+        format!("[lab]\nname = \"{name}\"\naddress = \"10.99.0.1\"\nrecipe = \"open\"\n{entries}");
     fs::write(directory.join("lab.toml"), lab).unwrap();
     let run = |arguments: &[&str]| succeed(hearth().args(arguments).current_dir(&directory));
     run(&["build", "open"]);
-    run(&["media", "left", "-o", "left.img"]);
-    run(&["media", "right", "-o", "right.img"]);
+    for board in boards {
+        run(&["media", board, "-o", &format!("{board}.img")]);
+    }
     directory
 }
 
@@ -151,26 +152,31 @@ fn boot(network: &Network, directory: &Path, number: u8, board: &str) -> Guest {
                 "user,id=net,ipv6=off,net={net}.0/24,host={net}.2,dns={net}.3,dhcpstart={net}.15,hostname={board}"
             ),
         ])
-        .args(["-device", &format!("virtio-net-pci,netdev=net,mac={}", mac(directory, board))])
+        .args(["-device", &format!("virtio-net-pci,romfile=,netdev=net,mac={}", mac(directory, board))])
         .current_dir(directory);
     Guest::start(&mut qemu, "serve", board)
 }
 
+/// Logs in to a board when it has come up, and makes sure that it has its own name and MAC.
+fn log_in(directory: &Path, name: &str, board: &mut Guest) {
+    board.expect(&format!("{name} login:"));
+    board.insist("root", &format!("root@{name}:"));
+    // Written so that the echo of the line does not look like its answer.
+    board.insist(
+        "echo mac:$(cat /sys/class/net/e*/address):$(hostname):end",
+        &format!("mac:{}:{name}:end", mac(directory, name)),
+    );
+}
+
 #[test]
 fn two_boards_boot_from_one_image_and_carry_on_when_the_server_is_restarted() {
-    let directory = lab();
+    let directory = lab("two", &["left", "right"]);
     let network = Network::start();
     let serve = Serve::start(&network, &directory);
     let mut boards = [("left", 1), ("right", 2)]
         .map(|(name, number)| (name, boot(&network, &directory, number, name)));
     for (name, board) in &mut boards {
-        board.expect(&format!("{name} login:"));
-        board.insist("root", &format!("root@{name}:"));
-        // Written so that the echo of the line does not look like its answer.
-        board.insist(
-            "echo mac:$(cat /sys/class/net/e*/address):$(hostname):end",
-            &format!("mac:{}:{name}:end", mac(&directory, name)),
-        );
+        log_in(&directory, name, board);
     }
     serve.stop();
     // What was not read yet has to come from the server that is away.
@@ -187,5 +193,30 @@ fn two_boards_boot_from_one_image_and_carry_on_when_the_server_is_restarted() {
         board.expect("read:4");
         board.insist("poweroff", "Power down");
         board.expect_end();
+    }
+}
+
+/// For `make test-long`.
+mod long {
+    use super::*;
+
+    #[test]
+    fn eight_boards_boot_at_once() {
+        let names = ["b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8"];
+        let directory = lab("eight", &names);
+        let network = Network::start();
+        let serve = Serve::start(&network, &directory);
+        let mut boards: Vec<(&str, Guest)> = (1..)
+            .zip(names)
+            .map(|(number, name)| (name, boot(&network, &directory, number, name)))
+            .collect();
+        for (name, board) in &mut boards {
+            log_in(&directory, name, board);
+        }
+        for (_, board) in &mut boards {
+            board.insist("poweroff", "Power down");
+            board.expect_end();
+        }
+        serve.stop();
     }
 }

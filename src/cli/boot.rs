@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let store = Arc::new(Store::open(&target.store(scratch.path()))?);
     store.hold(&target.board.name, HOLD)?;
-    let _serving = Serving::start(&target.lab, target.images(), &store)?;
+    let _serving = Serving::start(&target, &store)?;
     let mut access = target.access(scratch.path())?;
     let begun = Instant::now();
     let mut log = ConsoleLog::create(&directory.join("console.log"))?;

@@ -14,6 +14,8 @@ use hearth::recipe::LoadedLab;
 use listenfd::ListenFd;
 use tokio::sync::oneshot;
 
+use super::target::Target;
+
 /// How long another `hearth serve` may take to answer on the lab's HTTP port.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -24,8 +26,12 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Serves the lab, unless somebody, such as `hearth serve`, does so already. Returns when all sockets are open.
-    pub fn start(lab: &LoadedLab, builds: &Path, store: &Arc<Store>) -> Result<Self> {
+    /// Serves the target's lab, unless somebody, such as `hearth serve`, does so already. Returns when all sockets are open.
+    ///
+    /// # Errors
+    /// If one cannot be, or the board's image is none that can be served.
+    pub fn start(target: &Target, store: &Arc<Store>) -> Result<Self> {
+        let lab = &target.lab;
         if TcpStream::connect_timeout(&lab.settings.http(), PROBE).is_ok() {
             return Ok(Serving {
                 stop: None,
@@ -34,8 +40,20 @@ impl Serving {
         }
         let (opened, is_open) = mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let (lab, builds, store) = (lab.clone(), builds.to_path_buf(), Arc::clone(store));
-        let thread = std::thread::spawn(move || serve(lab, &builds, store, &opened, stopped));
+        let (lab, builds, store) = (
+            lab.clone(),
+            target.images().to_path_buf(),
+            Arc::clone(store),
+        );
+        let recipe = target.board.recipe.clone();
+        let open = move |lab: &LoadedLab| {
+            let server = Server::open(lab.clone(), &builds, ListenFd::empty())?;
+            if let Some(recipe) = &recipe {
+                server.store().current(recipe)?;
+            }
+            Ok(with_api(server, lab, store))
+        };
+        let thread = std::thread::spawn(move || serve(&lab, open, &opened, stopped));
         is_open.recv().context("the servers ended at once")??;
         Ok(Serving {
             stop: Some(stop),
@@ -56,9 +74,8 @@ impl Drop for Serving {
 }
 
 fn serve(
-    lab: LoadedLab,
-    builds: &Path,
-    store: Arc<Store>,
+    lab: &LoadedLab,
+    open: impl FnOnce(&LoadedLab) -> Result<Server>,
     opened: &mpsc::Sender<Result<()>>,
     stop: oneshot::Receiver<()>,
 ) {
@@ -74,10 +91,12 @@ fn serve(
     };
     runtime.block_on(async {
         // As the command line has changed it, not as the file has it.
-        let lab = LoadedLab { path: None, ..lab };
-        match Server::open(lab.clone(), builds, ListenFd::empty()) {
+        let lab = LoadedLab {
+            path: None,
+            ..lab.clone()
+        };
+        match open(&lab) {
             Ok(server) => {
-                let server = with_api(server, &lab, store);
                 let _ = opened.send(Ok(()));
                 let stopped = async {
                     let _ = stop.await;

@@ -127,3 +127,13 @@ fn a_boot_that_fails_once_is_tried_again_as_often_as_its_state_allows() {
     assert_eq!(run.report["attempts"].as_array().unwrap().len(), 2);
     assert_eq!(run.cases(), ["one=pass"]);
 }
+
+#[test]
+fn an_image_that_cannot_be_served_is_told_before_the_board_is_switched_on() {
+    let board = Board::new("boot");
+    std::fs::write(board.path("out/img/rootfs.tar"), "cut").unwrap();
+    let run = board.test("true");
+    assert_eq!(run.code, 2, "{}", run.said);
+    assert!(run.said.contains("cannot serve out/img: "), "{}", run.said);
+    assert!(!board.path("ready").exists() && run.report.is_null());
+}
