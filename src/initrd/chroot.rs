@@ -3,23 +3,24 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::kernel::Kernel;
+use super::read::{FileType, read};
 use super::select::Selection;
 use super::{Options, native, rewrite};
 use crate::error::Fault;
 use crate::progress::{NoProgress, Progress};
 use crate::recipe::ModuleSet;
-use crate::rootfs::Mounted;
 use crate::rootfs::index::Image;
-use crate::sandbox::{Namespaces, Program, Root, Step};
+use crate::rootfs::{Mounted, tools};
+use crate::sandbox::{Namespaces, PATH, Program, Root, Step};
 
 /// What is done inside the namespaces, and in the image's root there, for `main` to register.
 pub const STEPS: &[Step] = &[
@@ -40,6 +41,8 @@ const CONFIGURATION: &str = "etc/initramfs-tools";
 pub struct Chroot<'a> {
     /// The image's directories, topmost first.
     pub layers: &'a [PathBuf],
+    /// The directory of the native tools, where there are any.
+    pub tools: Option<&'a Path>,
     /// The image's date, Unix seconds.
     pub epoch: u64,
     pub hooks: &'a Hooks,
@@ -68,19 +71,26 @@ pub fn write(
         .into());
     }
     let (kernel, selection) = native::selection(image, options)?;
-    let input = Input {
-        directory: chroot.work.to_path_buf(),
-        layers: chroot.layers.to_vec(),
-        epoch: chroot.epoch,
-        kernel: kernel.release.clone(),
-        files: files(&kernel, &selection, options, chroot),
-    };
-    let () = Namespaces::running(options.arch).step(MKINITRAMFS, &input, progress)?;
     let made = chroot.work.join(RESULT);
     let open = || -> Result<BufReader<File>> {
         let file = File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
         Ok(BufReader::with_capacity(1 << 16, file))
     };
+    tools::or_emulated(chroot.tools, chroot.work, progress, |tools| {
+        let input = Input {
+            directory: chroot.work.to_path_buf(),
+            layers: chroot.layers.to_vec(),
+            tools: tools.map(Path::to_path_buf),
+            epoch: chroot.epoch,
+            kernel: kernel.release.clone(),
+            files: files(&kernel, &selection, options, chroot),
+        };
+        let () = Namespaces::running(options.arch).step(MKINITRAMFS, &input, progress)?;
+        match tools {
+            Some(_) => check_foreign(open()?),
+            None => Ok(()),
+        }
+    })?;
     rewrite::rewrite(&open, options.compression, out).context("what mkinitramfs made")?;
     fs::remove_file(&made).with_context(|| format!("cannot remove {}", made.display()))
 }
@@ -124,6 +134,7 @@ struct Placed {
 struct Input {
     directory: PathBuf,
     layers: Vec<PathBuf>,
+    tools: Option<PathBuf>,
     epoch: u64,
     kernel: String,
     files: Vec<Placed>,
@@ -209,14 +220,17 @@ fn gather(directory: &Path, below: &Path, files: &mut Vec<Placed>) -> Result<()>
 /// Inside the namespaces: mkinitramfs over an overlay that is removed again.
 fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
     let input: Input = serde_json::from_value(input)?;
-    let mounted = Mounted::new(&input.directory, &input.layers)?;
+    let tools = input.tools.as_deref();
+    let mounted = Mounted::with_tools(&input.directory, tools, &input.layers)?;
     let root = Root {
         epoch: input.epoch,
+        binds: tools::binds(tools),
         ..Root::new(&mounted.root)
     };
     let () = root.step(CONFIGURE, &input.files, &NoProgress)?;
     let result = format!("/{RESULT}");
-    let program = Program::new(["/usr/sbin/mkinitramfs", "-o", &result, &input.kernel]);
+    let program = Program::new(["/usr/sbin/mkinitramfs", "-o", &result, &input.kernel])
+        .env("PATH", format!("{}:{PATH}", tools::OUTSIDE));
     let mut lines: VecDeque<String> = VecDeque::new();
     let status = root.run(&program, &mut |line| {
         log::info!("mkinitramfs: {line}");
@@ -239,6 +253,21 @@ fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
         .context("cannot take what mkinitramfs made")?;
     mounted.discard()?;
     Ok(Value::Null)
+}
+
+/// # Errors
+/// If one of the native tools is in the initrd, where a hook has copied it.
+fn check_foreign(initrd: impl BufRead) -> Result<()> {
+    read(initrd, &mut |entry, content| {
+        if entry.file_type() == FileType::File && tools::is_native(content)? {
+            bail!(
+                "a hook of mkinitramfs has taken the host's `{}`",
+                entry.path
+            );
+        }
+        Ok(())
+    })
+    .map(drop)
 }
 
 /// In the image's root, where no link leads out of it: writes the configuration.

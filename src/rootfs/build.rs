@@ -19,14 +19,14 @@ use super::steps::{ImageInput, ImageMade, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
 use super::tools;
 use crate::dirs;
-use crate::error::{Class, Fault, class_of};
+use crate::error::Fault;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
 use crate::sandbox::Namespaces;
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
-const TOOLS_REVISION: u32 = 1;
+const TOOLS_REVISION: u32 = 2;
 const CONFIGURE_REVISION: u32 = 2;
 const IMAGE_REVISION: u32 = 4;
 const BOOT_REVISION: u32 = 1;
@@ -83,7 +83,7 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     let configured = pipeline.configure(&unpacked)?;
     let image = pipeline.image(&configured)?;
     let boot = pipeline.boot(&image)?;
-    let initrd = pipeline.initrd(&image, &boot, &plan.initrd())?;
+    let initrd = pipeline.initrd(&unpacked, &image, &boot, &plan.initrd())?;
     let manifest = plan.manifest(&image, &boot, &initrd);
     let artifacts = [&image, &boot, &initrd]
         .into_iter()
@@ -183,7 +183,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// The layer of native programs for maintainer scripts, where the lock has them and this host runs them.
-    fn tools(&mut self, unpacked: &Made) -> Result<Option<Made>> {
+    pub(super) fn tools(&mut self, unpacked: &Made) -> Result<Option<Made>> {
         let plan = self.plan;
         if plan.emulate || !tools::are_native() || plan.of_role(Role::Tool).next().is_none() {
             return Ok(None);
@@ -210,27 +210,16 @@ impl<'a> Pipeline<'a> {
             key = key.with("stage tools", &tools.digest);
         }
         let progress = self.progress;
-        let native = tools.map(|made| made.stored.path.clone());
+        let tools = tools.as_ref().map(|made| made.stored.path.as_path());
         self.stage(key, |directory| {
-            let run = |tools: Option<PathBuf>| -> Result<Facts> {
+            tools::or_emulated(tools, directory, progress, |tools| {
                 let input = PackagesInput {
-                    tools,
+                    tools: tools.map(Path::to_path_buf),
                     ..plan.packages_input(Role::Root, directory, &unpacked.layers)
                 };
                 let () = inside(plan.recipe.arch, "configure", &input, progress)?;
                 Ok(Facts::default())
-            };
-            match (run(native.clone()), native) {
-                // It may need what only the image's own programs do.
-                (Err(error), Some(_)) if class_of(&error) == Class::Input => {
-                    let said = error.to_string();
-                    let said = said.lines().next().unwrap_or_default();
-                    log::warn!("{said} Trying again without native tools");
-                    remove(entries(directory)?, progress)?;
-                    run(None)
-                }
-                (made, _) => made,
-            }
+            })
         })
         .map(|made| made.with_layer("upper", &unpacked.layers))
     }
@@ -572,13 +561,6 @@ fn inside<I: Serialize, O: DeserializeOwned>(
     progress: &dyn Progress,
 ) -> Result<O> {
     Namespaces::running(arch).step(name, input, progress)
-}
-
-/// All that is in a directory.
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    fs::read_dir(directory)?
-        .map(|entry| Ok(entry?.path()))
-        .collect()
 }
 
 pub(super) fn remove(paths: Vec<PathBuf>, progress: &dyn Progress) -> Result<()> {

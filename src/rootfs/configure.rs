@@ -57,10 +57,7 @@ impl<'a> Configure<'a> {
         let root = Root {
             epoch,
             shims,
-            binds: tools
-                .map(|tools| (tools::outside(tools), tools::OUTSIDE.into()))
-                .into_iter()
-                .collect(),
+            binds: tools::binds(tools),
             ..Root::new(root)
         };
         Configure { root, stage }

@@ -54,7 +54,7 @@ pub fn build_initrd(
                 .into(),
         );
     }
-    let initrd = pipeline.initrd(&image, &boot, wanted)?;
+    let initrd = pipeline.initrd(&unpacked, &image, &boot, wanted)?;
     let made = initrd.artifact("initrd.img");
     let mut from = File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
     let mut file = AtomicFile::create(path)?;
@@ -66,26 +66,30 @@ impl Pipeline<'_> {
     /// The initrd, and the same wrapped for U-Boot; nothing for an image without a kernel.
     pub(super) fn initrd(
         &mut self,
+        unpacked: &Made,
         image: &Made,
         boot: &Made,
         wanted: &WantedInitrd,
     ) -> Result<Made> {
         let plan = self.plan;
-        let hooks = match wanted.builder {
-            Builder::Native => Hooks::default(),
-            Builder::Chroot => plan.hooks()?,
+        let (hooks, tools) = match wanted.builder {
+            Builder::Native => (Hooks::default(), None),
+            Builder::Chroot => (plan.hooks()?, self.tools(unpacked)?),
         };
         let recipe = InitrdOptions {
             builder: wanted.builder,
             ..plan.recipe.initrd.clone()
         };
-        let key = Key::new("initrd", REVISION)
+        let mut key = Key::new("initrd", REVISION)
             .with("stage image", &image.digest)
             .with("date", plan.epoch.to_string())
             .with("kernel", boot.facts.kernel.as_deref().unwrap_or_default())
             .with("options", serde_json::to_vec(&recipe)?)
             .with("hooks", serde_json::to_vec(&hooks)?)
             .with("board types", serde_json::to_vec(&wanted.boards)?);
+        if let Some(tools) = &tools {
+            key = key.with("stage tools", &tools.digest);
+        }
         let tar = image.stored.path.join("rootfs.tar");
         let progress = self.progress;
         self.stage(key, |directory| {
@@ -102,19 +106,23 @@ impl Pipeline<'_> {
                     binaries: &recipe.binaries,
                     compression: recipe.compression,
                 };
+                let work = directory.join("chroot");
                 let chroot = Chroot {
                     layers: &image.layers,
+                    tools: tools.as_ref().map(|made| made.stored.path.as_path()),
                     epoch: u64::try_from(plan.epoch)?,
                     hooks: &hooks,
                     module_set: recipe.module_set,
-                    work: directory,
+                    work: &work,
                 };
                 let (image, path) = (Image::open(&tar)?, out.join("initrd.img"));
                 match wanted.builder {
                     Builder::Native => initrd::build(&image, &options, &path)?,
                     Builder::Chroot => {
-                        stage.message("mkinitramfs, which takes minutes");
+                        stage.message("mkinitramfs");
+                        fs::create_dir(&work)?;
                         initrd::build_in_chroot(&image, &options, &chroot, &path, progress)?;
+                        fs::remove_dir(&work)?;
                     }
                 }
                 wrap_initrd(&out, plan.recipe.arch, plan.epoch)?;

@@ -19,7 +19,7 @@ mod steps;
 mod store;
 mod strip;
 mod tarball;
-mod tools;
+pub(crate) mod tools;
 mod tree;
 mod unpack;
 mod users;

@@ -106,14 +106,7 @@ fn register(
 fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let packages = read_all(&input.files, input.threads)?;
     let order = order(&packages)?;
-    let layers: Vec<PathBuf> = input
-        .tools
-        .as_deref()
-        .map(tools::layer)
-        .into_iter()
-        .chain(input.layers.iter().cloned())
-        .collect();
-    let mounted = Mounted::new(&input.directory, &layers)?;
+    let mounted = Mounted::with_tools(&input.directory, input.tools.as_deref(), &input.layers)?;
     let stage = progress.stage("configure", None, Unit::Items);
     scripts(&input, &packages, &order, &mounted.root, progress, &*stage)?;
     let mut tree = Tree::open(&mounted.root)?;
@@ -239,10 +232,15 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
     })
 }
 
-/// Removes directories whose files may belong to other ids.
+/// Removes files, and directories whose files may belong to other ids.
 fn remove(paths: Vec<PathBuf>, _progress: &dyn Progress) -> Result<()> {
     for path in paths {
-        fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        let is_directory = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
+        let removed = match is_directory {
+            true => fs::remove_dir_all(&path),
+            false => fs::remove_file(&path),
+        };
+        removed.with_context(|| format!("cannot remove {}", path.display()))?;
     }
     Ok(())
 }
@@ -263,6 +261,13 @@ impl Mounted {
         }
         overlay(layers, &upper, &work, &root)?;
         Ok(Mounted { root, upper, work })
+    }
+
+    /// The same with the layer of native tools above the others.
+    pub fn with_tools(directory: &Path, tools: Option<&Path>, layers: &[PathBuf]) -> Result<Self> {
+        let tools = tools.map(tools::layer).into_iter();
+        let layers: Vec<PathBuf> = tools.chain(layers.iter().cloned()).collect();
+        Mounted::new(directory, &layers)
     }
 
     /// Unmounts, and removes all but `upper`.

@@ -7,7 +7,7 @@
 //! so that what they make is the same; `hearth verify` builds once with and once without them.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -15,21 +15,30 @@ use object::LittleEndian;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
+use super::build::remove;
 use super::merged_usr;
 use super::package::{Package, read_all};
 use super::steps::PackagesInput;
 use super::tree::Tree;
 use super::unpack::unpack_first;
+use crate::error::{Class, class_of};
 use crate::progress::{Progress, Unit};
 use crate::recipe::TOOLS;
 
 /// Where the libraries are, which no image of another architecture has.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+/// A library that udev depends on, and systemd-hwdb does without. Hooks of initramfs-tools would copy it.
+const UNWANTED: &str = "libkmod2";
 /// Where a root has what [`outside`] holds.
 pub const OUTSIDE: &str = "/run/hearth-tools";
 /// The tools' program interpreter. It is not where the psABI has it, below `/lib64`: scripts of base-files and usrmerge object
 /// to such a directory in images of other architectures.
 const INTERPRETER: &str = "/run/hearth-tools/ld.so";
+/// Programs in `/usr/bin` that are at [`OUTSIDE`], and their names there.
+const OUTSIDE_PROGRAMS: [(&str, &[&str]); 2] = [
+    ("kmod", &["depmod", "modinfo", "modprobe"]),
+    ("systemd-hwdb", &["systemd-hwdb"]),
+];
 
 /// Whether this host runs the lock's tools.
 pub fn are_native() -> bool {
@@ -41,10 +50,39 @@ pub fn layer(tools: &Path) -> PathBuf {
     tools.join("tree")
 }
 
-/// In the directory of a stage's tools: what is to be at [`OUTSIDE`], the program interpreter, and programs by the names
-/// under which they are called. The image's own are unpacked after their preinst, and hide those of the layer then.
-pub fn outside(tools: &Path) -> PathBuf {
+/// What a root binds to run the tools: the program interpreter, and programs by the names under which they are called that
+/// are not in the layer. Of these the image's own are unpacked after their preinst, and would hide those of the layer; or they
+/// are themselves copied into an initrd.
+pub fn binds(tools: Option<&Path>) -> Vec<(PathBuf, PathBuf)> {
+    let bind = |tools: &Path| (outside(tools), OUTSIDE.into());
+    tools.map(bind).into_iter().collect()
+}
+
+fn outside(tools: &Path) -> PathBuf {
     tools.join("outside")
+}
+
+/// Runs something with the tools, if there are any, and if that fails without: it may need what only the image's own
+/// programs do. It leaves its files in `work`, which is emptied in between.
+pub fn or_emulated<T>(
+    tools: Option<&Path>,
+    work: &Path,
+    progress: &dyn Progress,
+    run: impl Fn(Option<&Path>) -> Result<T>,
+) -> Result<T> {
+    match run(tools) {
+        Err(error) if tools.is_some() && class_of(&error) == Class::Input => {
+            let said = error.to_string();
+            log::warn!("{}", said.lines().next().unwrap_or_default());
+            log::warn!("trying again without native tools, which takes longer");
+            let entries = fs::read_dir(work)?
+                .map(|entry| Ok(entry?.path()))
+                .collect::<Result<_>>()?;
+            remove(entries, progress)?;
+            run(None)
+        }
+        done => done,
+    }
 }
 
 /// Unpacks the tools: programs of the packages that are named, libraries of all. The layers are those of the unpacked image.
@@ -54,18 +92,31 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let all = input.directory.join("all");
     let (tree, outside) = (layer(&input.directory), outside(&input.directory));
     fs::create_dir(&all)?;
+    fs::create_dir(&outside)?;
     merged_usr(&mut Tree::open(&all)?)?;
-    let packages: Vec<&Package> = packages.iter().collect();
+    let mut packages: Vec<&Package> = packages.iter().collect();
+    packages.retain(|package| package.name() != UNWANTED);
     let unpacked = unpack_first(&all, &packages, input.threads, &*stage)?;
     fs::create_dir_all(tree.join(LIBRARIES).with_file_name(""))?;
     fs::rename(all.join(LIBRARIES), tree.join(LIBRARIES))
         .context("the lock's tools have no libraries")?;
+    let interpreter = tree.join(LIBRARIES).join("ld-linux-x86-64.so.2");
+    fs::hard_link(interpreter, outside.join("ld.so"))?;
+    for (program, names) in OUTSIDE_PROGRAMS {
+        let program = all.join("usr/bin").join(program);
+        if program.is_file() {
+            set_interpreter(&program)?;
+            for name in names {
+                fs::hard_link(&program, outside.join(name))?;
+            }
+        }
+    }
     let mut count = 0;
     for (package, unpacked) in packages.iter().zip(&unpacked) {
         let programs = unpacked.list.iter();
         for path in programs.filter_map(|path| program(package.name(), path)) {
             let source = all.join(&path);
-            if fs::symlink_metadata(&source)?.is_file() && is_native(&source)? {
+            if fs::symlink_metadata(&source)?.is_file() && is_native(File::open(&source)?)? {
                 let target = tree.join(&path);
                 fs::create_dir_all(target.with_file_name(""))?;
                 fs::rename(&source, &target)?;
@@ -76,17 +127,6 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
         }
     }
     fs::remove_dir_all(&all)?;
-    fs::create_dir(&outside)?;
-    for (file, name) in [
-        ("usr/bin/kmod", "depmod"),
-        ("usr/bin/systemd-hwdb", "systemd-hwdb"),
-        ("usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "ld.so"),
-    ] {
-        let file = tree.join(file);
-        if file.exists() {
-            fs::hard_link(file, outside.join(name))?;
-        }
-    }
     stage.finish(&format!("{count} native programs for the scripts"));
     Ok(())
 }
@@ -100,8 +140,7 @@ fn program(package: &str, path: &str) -> Option<PathBuf> {
     let wanted = match package {
         // These tell the processor, which has to be the image's.
         "coreutils" => !matches!(name, "arch" | "uname"),
-        // It compiles a database; the others look at devices.
-        "udev" => name == "systemd-hwdb",
+        "kmod" | "udev" => false,
         _ => TOOLS.contains(&package),
     };
     (is_program && wanted).then(|| Path::new("usr").join(directory).join(name))
@@ -123,7 +162,7 @@ pub fn check_absent(upper: &Path) -> Result<()> {
             let kind = entry.file_type()?;
             if kind.is_dir() {
                 todo.push(entry.path());
-            } else if kind.is_file() && is_native(&entry.path())? {
+            } else if kind.is_file() && is_native(File::open(entry.path())?)? {
                 let path = entry.path();
                 let path = path.strip_prefix(upper).unwrap_or(&path);
                 bail!("a script has put the host's /{} there", path.display());
@@ -135,12 +174,10 @@ pub fn check_absent(upper: &Path) -> Result<()> {
 
 /// Whether a file is of the tools' architecture: by the first bytes of the ELF header (gABI, chapter 4), class,
 /// encoding and machine.
-fn is_native(path: &Path) -> Result<bool> {
+pub fn is_native(file: impl Read) -> io::Result<bool> {
     const EM_X86_64: [u8; 2] = [62, 0];
     let mut head = Vec::with_capacity(20);
-    File::open(path)
-        .and_then(|file| file.take(20).read_to_end(&mut head))
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    file.take(20).read_to_end(&mut head)?;
     Ok(head.starts_with(b"\x7fELF\x02\x01") && head.get(18..20) == Some(&EM_X86_64))
 }
 
@@ -190,7 +227,7 @@ mod tests {
     fn programs_are_found_wherever_the_package_has_them() {
         let usr = |path: &str| Some(PathBuf::from(path));
         assert_eq!(program("dash", "/bin/dash"), usr("usr/bin/dash"));
-        assert_eq!(program("kmod", "/usr/sbin/x"), usr("usr/sbin/x"));
+        assert_eq!(program("mawk", "/usr/sbin/x"), usr("usr/sbin/x"));
         assert_eq!(program("libc-bin", "/usr/bin/ldd"), None);
         for other in [
             "/.",

@@ -3,7 +3,8 @@
 use super::mounts::SHIMS;
 use super::root::Root;
 
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The search path of programs.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Variables that every program gets; `terminal` is the caller's `TERM` where it has a terminal.
 ///

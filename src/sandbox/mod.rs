@@ -54,6 +54,7 @@ mod root;
 mod terminal;
 
 pub use binfmt::architecture_of;
+pub use environment::PATH;
 pub use inside::{Step, inside};
 pub use mounts::overlay;
 pub use namespaces::Namespaces;
