@@ -134,7 +134,7 @@ fn test(
         .collect();
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let store = Arc::new(Store::open(&target.store(scratch.path()))?);
-    let _serving = Serving::start(&target, &store)?;
+    let _serving = Serving::start(target, &store)?;
     let mut access = target.access(scratch.path())?;
     let cancelled = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
