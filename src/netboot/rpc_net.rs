@@ -7,26 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::sendfile::sendfile;
-use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, send};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::access::Access;
+use super::connections::accept;
 use super::rpc::{self, MAX_CALL, Peer, Program, Records, Tail, Transport};
 
-/// Connections at a time, over all clients.
-const MAX_CONNECTIONS: usize = 1024;
 /// Bytes read from a connection at once, and of replies that wait to be sent together.
 const READ_AT_ONCE: usize = 16 << 10;
 const SEND_AT_ONCE: usize = 64 << 10;
-/// How long a client may leave what was sent to it unacknowledged, and when an idle one is probed.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// How long a stranger is told that it may not: it must not keep the boards out.
 const STRANGERS_TIME: Duration = Duration::from_secs(5);
-/// Pause after the system could not accept a connection, mostly for want of file descriptors.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_536;
 
@@ -50,45 +44,22 @@ impl Service {
 
     /// Accepts connections until the task is dropped.
     pub async fn serve_tcp(self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        loop {
-            let (stream, address) = match listener.accept().await {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    log::warn!("{}: cannot accept a connection: {error}", self.name);
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
-                    continue;
-                }
-            };
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                log::warn!("{}: too many connections; closed {address}", self.name);
-                continue;
-            };
+        accept(self.name, listener, |stream, address| {
             let service = self.clone();
-            tokio::spawn(async move {
+            async move {
                 let peer = service.peer(address, Transport::Tcp);
                 let serving = service.serve_connection(stream, peer);
-                let ended = match peer.allowed {
+                match peer.allowed {
                     true => serving.await,
                     false => timeout(STRANGERS_TIME, serving).await.unwrap_or(Ok(())),
-                };
-                if let Err(error) = ended {
-                    log::debug!("{}: {address}: {error}", service.name);
                 }
-                drop(place);
-            });
-        }
+            }
+        })
+        .await;
     }
 
     /// Answers the calls of one connection, in order, until the client closes it.
     async fn serve_connection(&self, mut stream: TcpStream, peer: Peer) -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        setsockopt(&stream, sockopt::KeepAlive, &true)?;
-        setsockopt(
-            &stream,
-            sockopt::TcpUserTimeout,
-            &(UNACKNOWLEDGED.as_millis() as u32),
-        )?;
         let mut records = Records::default();
         let mut replies = Vec::new();
         loop {
