@@ -1,8 +1,10 @@
 //! Owns RPC over sockets: connections and datagrams. Never looks into a call.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,26 +157,54 @@ async fn send_all(stream: &TcpStream, mut data: &[u8], flags: MsgFlags) -> io::R
     Ok(())
 }
 
+thread_local! {
+    /// The data of one READ, on its way from the page cache to a socket.
+    static DATA: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 async fn send_tail(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
-    let mut offset = i64::try_from(tail.offset).map_err(io::Error::other)?;
-    let mut left = tail.length;
-    while left > 0 {
-        let sent = stream
-            .async_io(Interest::WRITABLE, || {
-                Ok(sendfile(
-                    stream,
-                    tail.image.file(),
-                    Some(&mut offset),
-                    left,
-                )?)
-            })
-            .await?;
-        if sent == 0 {
-            let path = tail.image.path().display();
-            log::error!("the image {path} became shorter while it was served");
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    let sent = send_tail_to_end(stream, tail).await;
+    if let Err(error) = &sent
+        && error.kind() == io::ErrorKind::UnexpectedEof
+    {
+        let path = tail.image.path().display();
+        log::error!("the image {path} became shorter while it was served");
+    }
+    sent
+}
+
+/// What the socket takes at once is copied, which over fast links, those to emulated boards among them, is nearly
+/// twice as fast as sendfile with its small pieces. What it does not take has a slower link before it: the rest is
+/// sent without a copy that would have to be kept meanwhile.
+async fn send_tail_to_end(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
+    let copied = stream.async_io(Interest::WRITABLE, || copy_tail(stream, tail));
+    let mut sent = copied.await?;
+    while sent < tail.length {
+        let mut offset = i64::try_from(tail.offset + sent as u64).map_err(io::Error::other)?;
+        let more = stream.async_io(Interest::WRITABLE, || {
+            let left = tail.length - sent;
+            Ok(sendfile(
+                stream,
+                tail.image.file(),
+                Some(&mut offset),
+                left,
+            )?)
+        });
+        match more.await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            more => sent += more,
         }
-        left -= sent;
     }
     Ok(())
+}
+
+/// How much of it the socket took.
+fn copy_tail(stream: &TcpStream, tail: &Tail) -> io::Result<usize> {
+    DATA.with_borrow_mut(|data| {
+        data.resize(data.len().max(tail.length), 0);
+        let data = &mut data[..tail.length];
+        tail.image.file().read_exact_at(data, tail.offset)?;
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        Ok(send(stream.as_raw_fd(), data, flags)?)
+    })
 }
