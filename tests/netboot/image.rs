@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
@@ -23,7 +24,7 @@ use crate::common::{oracle, succeed};
 use crate::nfs_server::{ID, NfsServer};
 use crate::small_image::small;
 
-type Client = Nfs3Connection<TokioIo<TcpStream>>;
+pub type Client = Nfs3Connection<TokioIo<TcpStream>>;
 
 /// One name of a tree, as both sides can tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,8 +119,8 @@ fn letter(kind: EntryType) -> char {
     }
 }
 
-/// What nfs3_client finds.
-async fn tree_over_nfs(server: &NfsServer) -> Tree {
+/// A client that mounted an export, as root.
+pub async fn mount(server: SocketAddr, export: &str) -> Client {
     let root = auth_unix {
         stamp: 0,
         machinename: Opaque::borrowed(b"test"),
@@ -127,15 +128,19 @@ async fn tree_over_nfs(server: &NfsServer) -> Tree {
         gid: 0,
         gids: vec![],
     };
-    let port = server.address.port();
-    let mut client = Nfs3ConnectionBuilder::new(TokioConnector, "127.0.0.1", format!("/{ID}"))
+    Nfs3ConnectionBuilder::new(TokioConnector, server.ip().to_string(), export)
         .connect_from_privileged_port(false)
-        .mount_port(port)
-        .nfs3_port(port)
+        .mount_port(server.port())
+        .nfs3_port(server.port())
         .credential(opaque_auth::auth_unix(&root))
         .mount()
         .await
-        .unwrap();
+        .unwrap()
+}
+
+/// What nfs3_client finds.
+async fn tree_over_nfs(server: &NfsServer) -> Tree {
+    let mut client = mount(server.address, &format!("/{ID}")).await;
     let object = client.root_nfs_fh3();
     let found = client.getattr(&GETATTR3args { object }).await.unwrap();
     let mut tree = Tree::new();
@@ -182,7 +187,8 @@ fn node(attributes: &fattr3, content: Vec<u8>) -> Node {
     }
 }
 
-async fn list(
+/// The entries of a directory, with the path to it before their names.
+pub async fn list(
     client: &mut Client,
     path: &[u8],
     directory: &nfs_fh3,

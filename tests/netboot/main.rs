@@ -14,4 +14,5 @@ mod rpc;
 mod serve;
 #[path = "../common/small.rs"]
 mod small_image;
+mod soak;
 mod tftp;
