@@ -13,6 +13,7 @@ use hearth::netboot::tftp::{Content, Files};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
 /// One file that is in memory, and one that is not, under every other name.
 struct Shelf(tempfile::NamedTempFile);
@@ -36,7 +37,6 @@ static SERVER: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
     file.write_all(&vec![b'x'; SIZE]).unwrap();
     let access = Arc::new(Access::new(vec!["127.0.0.0/8".parse().unwrap()]));
     let routes = http::restrict(http::files(Arc::new(Shelf(file))), access);
-    // Time does not pass while anything can be done.
     let runtime = Builder::new_current_thread().enable_time().build().unwrap();
     (runtime, routes)
 });
@@ -61,12 +61,25 @@ async fn converse(bytes: &[u8], router: Router) -> Vec<u8> {
 
 fuzz_target!(|input: (Vec<u8>, Vec<u8>, Vec<u8>)| {
     let (raw, path, headers) = input;
-    let request = [&b"GET /"[..], &path, b" HTTP/1.1\r\nHost: a\r\n", &headers, b"\r\n\r\n"].concat();
-    let ranged = [&b"GET /a HTTP/1.1\r\nHost: a\r\nRange: bytes="[..], &path, b"\r\n\r\n"].concat();
+    let request = [
+        &b"GET /"[..],
+        &path,
+        b" HTTP/1.1\r\nHost: a\r\n",
+        &headers,
+        b"\r\n\r\n",
+    ]
+    .concat();
+    let ranged = [
+        &b"GET /a HTTP/1.1\r\nHost: a\r\nRange: bytes="[..],
+        &path,
+        b"\r\n\r\n",
+    ]
+    .concat();
     let (runtime, router) = &*SERVER;
     for bytes in [&raw, &request, &ranged] {
-        let talk = tokio::time::timeout(Duration::from_secs(20), converse(bytes, router.clone()));
-        let answer = runtime.block_on(async { talk.await }).expect("it came to no end");
+        let talk = converse(bytes, router.clone());
+        let answer = runtime.block_on(async { timeout(Duration::from_secs(20), talk).await });
+        let answer = answer.expect("it came to no end");
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1."));
         // Each request of a pipeline is at least this long.
         assert!(answer.len() <= (SIZE + 1000) * (1 + bytes.len() / 16));

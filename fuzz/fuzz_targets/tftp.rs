@@ -55,7 +55,7 @@ impl Wire for Client<'_> {
             self.last = u16::from_be_bytes([packet[2], packet[3]]);
             let data = &packet[4..];
             let first = data.first().map_or(0, |&first| usize::from(first));
-            assert!(data.iter().enumerate().all(|(n, &is)| is == byte(first + n)));
+            assert!(*data == DATA[first..first + data.len()]);
         }
     }
 
@@ -67,7 +67,11 @@ impl Wire for Client<'_> {
         let block = self.last.wrapping_sub(u16::from(*back));
         let [high, low] = block.to_be_bytes();
         let acknowledgement = [0, 4, high, low];
-        let bytes: &[u8] = if *acknowledges { &acknowledgement } else { bytes };
+        let bytes: &[u8] = if *acknowledges {
+            &acknowledgement
+        } else {
+            bytes
+        };
         let length = bytes.len().min(packet.len());
         packet[..length].copy_from_slice(&bytes[..length]);
         Ok(Some(length))
