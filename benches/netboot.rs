@@ -1,5 +1,6 @@
 //! Measures the NFS server against nfs-ganesha with libnfs as the client of both, and TFTP against dnsmasq with curl, in
-//! one run and one private network; prints ratios of throughput (hearth's over the peer's).
+//! one run and one private network; prints ratios of throughput (hearth's over the peer's). Then what 200 clients at once
+//! take, and a `hearth provision` that finds its work done.
 //!
 //! Needs root (nfs-ganesha opens files by handle), nfs-ganesha-vfs, rpcbind, libnfs-utils, dnsmasq-base and curl.
 //! `HEARTH_BENCH_TAR` may name the tar of a real image; without it a tree of 20,000 files is made up.
@@ -19,7 +20,11 @@ use sha2::{Digest, Sha256};
 const ROUNDS: usize = 5;
 const PEER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 1);
 const LARGE: usize = 100_000_000;
+/// What makes the image one of 500 MB; nobody reads it.
+const FILLER: u64 = 400_000_000;
 const KERNEL: usize = 25_000_000;
+const INITRD: usize = 2_500_000;
+const CROWD: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server that ends with the measurement.
@@ -37,7 +42,7 @@ fn main() {
     let place = tempfile::tempdir().expect("a directory");
     let tree = make_tree(place.path());
     let image = make_build(place.path(), &tree);
-    let _servers = start(place.path(), &tree);
+    let servers = start(place.path(), &tree);
     let ganesha = |path: &str| url(PEER, &format!("{}{path}", tree.display()), 2049, 20048);
     let hearth = |path: &str| url(network::SERVER, &format!("/{image}{path}"), 3049, 3049);
     wait_for(&ganesha("/"));
@@ -68,6 +73,55 @@ fn main() {
         || fetch(ours.clone()),
         || fetch(theirs.clone()),
     );
+    let initrd = format!("tftp://{}/images/{image}/initrd.img", network::SERVER);
+    crowd(
+        "NFS walks of the whole image",
+        &["nfs-ls", "-R", &hearth("/")],
+    );
+    crowd(
+        "TFTP transfers of 2.5 MB",
+        &["curl", "-fsS", "--tftp-blksize", "1468", &initrd],
+    );
+    println!("hearth serve: {} MiB at most", peak_memory(&servers[0]));
+    let provision = || {
+        time(
+            Command::new(env!("CARGO_BIN_EXE_hearth"))
+                .args(["-q", "provision", "bench", "--to", "nfs"])
+                .current_dir(place.path()),
+        )
+    };
+    println!(
+        "hearth provision: {:.2} s, and {:.3} s where it is done already",
+        provision(),
+        provision()
+    );
+}
+
+/// Runs a client many times at once.
+fn crowd(what: &str, client: &[&str]) {
+    let begun = Instant::now();
+    let clients: Vec<Child> = (0..CROWD)
+        .map(|_| {
+            let mut command = Command::new(client[0]);
+            let quiet = command.args(&client[1..]).stdout(Stdio::null());
+            quiet.spawn().expect("a client")
+        })
+        .collect();
+    let ended = clients
+        .into_iter()
+        .map(|mut client| client.wait().expect("a client"));
+    let failed = ended.filter(|status| !status.success()).count();
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("{CROWD} {what} at once: {failed} failed, {seconds:.1} s");
+}
+
+/// In MiB.
+fn peak_memory(server: &Server) -> u64 {
+    let status = format!("/proc/{}/status", server.0.id());
+    let status = fs::read_to_string(status).expect("the server's status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kilobytes.expect("the server's memory") >> 10
 }
 
 /// In turns, so that what else the machine does meets both alike; medians.
@@ -112,6 +166,8 @@ fn make_tree(place: &Path) -> PathBuf {
         }
     }
     fs::write(tree.join("large"), vec![7; LARGE]).expect("a large file");
+    let filler = fs::File::create(tree.join("filler")).expect("a larger file");
+    filler.set_len(FILLER).expect("a larger file");
     tree
 }
 
@@ -127,6 +183,7 @@ fn make_build(place: &Path, tree: &Path) -> String {
         .arg(&tar)
         .arg("."));
     fs::write(build.join("vmlinuz"), vec![7; KERNEL]).expect("a kernel");
+    fs::write(build.join("initrd.img"), vec![7; INITRD]).expect("an initrd");
     let bytes = fs::read(&tar).expect("the tar");
     let hash = hex::encode(Sha256::digest(&bytes));
     let id = format!("bench-{}", &hash[..12]);

@@ -3,13 +3,14 @@
 //! A small recipe without a kernel keeps it quick; its stages are in the default cache, where the tests share them.
 
 mod common;
+#[path = "common/small.rs"]
+mod small_image;
 
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,61 +19,10 @@ use hearth::recipe::{Lock, LockedPackage, Recipe, Role};
 use hearth::rootfs::Manifest;
 use hearth::rootfs::index::{Image, Kind};
 use sha2::{Digest, Sha256};
+use small_image::{SMALL, small, workshop};
 
 /// How long one build may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
-
-const SMALL: &str = r#"
-description = "The smallest image that APT works in"
-arch = "armhf"
-packages = ["apt", "iputils-ping", "systemd-sysv"]
-
-[archive]
-suites = ["trixie"]
-
-[strip]
-docs = true
-locales = true
-
-[[user]]
-name = "board"
-authorized-keys = ["ssh-ed25519 AAAA test"]
-
-[[file]]
-path = "/etc/motd"
-source = "motd"
-
-[[file]]
-path = "/srv/secret"
-content = "s"
-owner = "board"
-mode = "0400"
-
-[[command]]
-run = "echo made > /srv/made"
-"#;
-
-/// A directory of this test run's own, with a recipe in it that the others do not touch.
-fn workshop(name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("build")
-        .join(name);
-    fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join("small.toml"), SMALL).unwrap();
-    fs::write(directory.join("motd"), "hello\n").unwrap();
-    directory
-}
-
-/// The small image, built once: the recipe's path and the output directory.
-fn small() -> &'static (PathBuf, PathBuf) {
-    static BUILT: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let directory = workshop("shared");
-        let (recipe, out) = (directory.join("small.toml"), directory.join("out"));
-        succeed(hearth().arg("build").arg(&recipe).arg("-o").arg(&out));
-        (recipe, out)
-    })
-}
 
 /// Another recipe with the same packages: its lock is there already, and so are its stages.
 fn like_small(name: &str) -> PathBuf {

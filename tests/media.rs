@@ -388,6 +388,22 @@ fn parts_that_collide_or_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
+fn a_card_that_needs_a_build_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = hearth();
+    command.args(["media", "raspberrypi-3", "--recipe", "trixie-arm64"]);
+    let output = fail(
+        command
+            .current_dir(directory.path())
+            .env_remove("HEARTH_LAB"),
+        2,
+        "which only a build has",
+    );
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("hearth build trixie-arm64"), "{said}");
+}
+
+#[test]
 fn a_card_is_flashed_compared_and_updated() {
     let bench = Bench::new();
     let card = bench.path("card");
@@ -614,6 +630,15 @@ fn a_netboot_tree_replaces_only_a_netboot_tree() {
     assert!(
         script.contains(&format!("nfsroot=10.0.2.2:/srv/nfs/{IMAGE},vers=3")),
         "{script}"
+    );
+    // Boards know no working directory.
+    succeed(&mut netboot(&["--nfs-root", "roots"]));
+    let menu = fs::read_dir(dir.path().join("tftp/pxelinux.cfg")).unwrap();
+    let menu = fs::read_to_string(menu.map(|entry| entry.unwrap().path()).next().unwrap()).unwrap();
+    let whole = dir.path().canonicalize().unwrap().join("roots").join(IMAGE);
+    assert!(
+        menu.contains(&format!("nfsroot=10.0.2.2:{},vers=3", whole.display())),
+        "{menu}"
     );
     fs::write(dir.path().join("tftp/thesis.tex"), "years").unwrap();
     fail(

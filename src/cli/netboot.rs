@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use hearth::error::Fault;
 use hearth::netboot::tree::{Client, Tree};
@@ -50,16 +50,26 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             image: &build.image,
         })
         .collect();
+    let nfs_root = arguments.nfs_root.as_deref().map(as_exported).transpose()?;
     Tree {
         lab: &lab.settings,
         clients: &clients,
         templates: &Templates::load()?,
-        nfs_root: arguments.nfs_root.as_deref(),
+        nfs_root: nfs_root.as_deref(),
         time: timestamp::reproducible()?,
     }
     .write(&arguments.output, terminal)?;
     terminal.say(&format!("wrote {}", arguments.output.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The path under which boards mount the directory: as `hearth provision` exports it, and they know no working directory.
+fn as_exported(directory: &Path) -> Result<PathBuf> {
+    // It may be one of another host.
+    directory
+        .canonicalize()
+        .or_else(|_| std::path::absolute(directory))
+        .with_context(|| format!("cannot tell the whole path of {}", directory.display()))
 }
 
 /// The boards that were named, else those of the lab that boot the recipe.

@@ -11,9 +11,9 @@ use hearth::recipe::Diagnostic;
 pub fn failure(error: &anyhow::Error) -> ExitCode {
     // A reader that went away (`hearth … | head`) is no failure of ours to talk about.
     let closed_pipe = error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|io| io.kind() == io::ErrorKind::BrokenPipe)
+        let json = || cause.downcast_ref::<serde_json::Error>()?.io_error_kind();
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        kind.or_else(json) == Some(io::ErrorKind::BrokenPipe)
     });
     if !closed_pipe {
         let mut stderr = io::stderr().lock();

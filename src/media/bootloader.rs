@@ -16,7 +16,7 @@ use crate::rootfs::{PackageFile, extract_bootloaders};
 /// `build/bootloader/<board type>/`, where `hearth build` would put them.
 ///
 /// # Errors
-/// If the recipe's lock has none of the packages, or one cannot be fetched or read.
+/// If the recipe's lock has none of the packages, or one cannot be fetched or read; if the card needs more than packages.
 pub fn unpack(
     board: &Board,
     recipe: &RecipeFile,
@@ -27,6 +27,15 @@ pub fn unpack(
     let Some(bootloader) = &board.board_type.bootloader else {
         return Ok(());
     };
+    let mut blobs = bootloader.blobs.iter();
+    if let Some(tree) = blobs.find_map(|blob| blob.device_tree.as_ref()) {
+        return Err(Fault::input(format!(
+            "the card of a {} holds the kernel's device tree {tree}, which only a build has",
+            board.type_name
+        ))
+        .remedy(format!("build the recipe: hearth build {}", recipe.name))
+        .into());
+    }
     let mut lock: Lock = recipe.lock()?;
     lock.packages.retain(|package| {
         package.role == Role::Bootloader && bootloader.packages.contains(&package.name)

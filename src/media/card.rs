@@ -148,7 +148,10 @@ fn missing(path: &Path, error: &std::io::Error) -> anyhow::Error {
         "cannot read the bootloader's {}: {error}",
         path.display()
     ))
-    .remedy("build the recipe again, or correct the board type's `bootloader.blob`")
+    .remedy(
+        "take it from a recipe that has the bootloader's packages (`hearth boards show TYPE` names them): --recipe; or \
+         correct the board type's `bootloader.blob`",
+    )
     .into()
 }
 

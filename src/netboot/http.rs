@@ -8,20 +8,57 @@ use std::os::unix::fs::FileExt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use http_body::{Frame, SizeHint};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 
 use super::access::Access;
+use super::connections::accept;
 use super::tftp::{Content, Files, clean};
 
 /// Bytes read from a file at once.
 const CHUNK: usize = 64 << 10;
+
+/// How long a client may take to send the head of a request, and the most that one takes.
+const HEAD_TIME: Duration = Duration::from_secs(30);
+const HEAD_SIZE: usize = 64 << 10;
+
+/// Accepts connections until the task is dropped.
+pub async fn serve(listener: TcpListener, router: Router) {
+    accept("http", listener, |stream, peer| {
+        serve_connection(stream, peer, router.clone())
+    })
+    .await;
+}
+
+/// Answers the requests of one connection until the client closes it.
+///
+/// # Errors
+/// If what comes is not HTTP/1, or the connection fails.
+pub async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: SocketAddr,
+    router: Router,
+) -> hyper::Result<()> {
+    let service = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(HEAD_SIZE)
+        .serve_connection(TokioIo::new(stream), service)
+        .await
+}
 
 /// Serves the files at every path that no other route of the final router takes.
 pub fn files<F: Files + 'static>(files: Arc<F>) -> Router {

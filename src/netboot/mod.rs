@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod compare;
+pub mod connections;
 pub mod dhcp;
 pub mod exports;
 pub mod exports_file;

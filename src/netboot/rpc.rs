@@ -136,8 +136,7 @@ impl From<Garbage> for Refusal {
     }
 }
 
-/// Bytes of an image that follow the results, with zeros up to a multiple of 4. They go from the page cache to the
-/// socket without passing through hearth.
+/// Bytes of an image that follow the results, with zeros up to a multiple of 4. Whoever sends them reads them.
 #[derive(Clone, Debug)]
 pub struct Tail {
     pub image: Arc<Image>,

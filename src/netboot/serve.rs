@@ -1,7 +1,7 @@
 //! Owns `hearth serve` as a library: opens all sockets or says which it cannot have, and runs the servers together.
 //! Never prints.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -167,14 +167,8 @@ impl Server {
             let view = view.clone();
             tasks.spawn(dhcp::serve(socket, move || view.lab()));
         }
-        let routes = api.merge(http::files(view));
-        let routes =
-            http::restrict(routes, access).into_make_service_with_connect_info::<SocketAddr>();
-        tasks.spawn(async move {
-            if let Err(error) = axum::serve(sockets.http, routes).await {
-                log::error!("http: {error}");
-            }
-        });
+        let routes = http::restrict(api.merge(http::files(view)), access);
+        tasks.spawn(http::serve(sockets.http, routes));
         tasks.spawn(async move {
             loop {
                 tokio::time::sleep(TIDY).await;

@@ -4,13 +4,11 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::access::Access;
 
@@ -66,7 +64,7 @@ const OACK: u16 = 6;
 
 /// Error codes of RFC 1350.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Code {
+pub enum Code {
     Undefined = 0,
     NotFound = 1,
     AccessViolation = 2,
@@ -82,6 +80,8 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a window is sent again before the client is given up.
 const RETRIES: u32 = 8;
 const MAX_TRANSFERS: usize = 1024;
+/// Of a transfer's thread; address space only, as far as it is not used.
+const STACK: usize = 512 << 10;
 /// A request is one small datagram (RFC 2347: 512 bytes).
 const MAX_REQUEST: usize = 1024;
 
@@ -119,8 +119,9 @@ impl Drop for Place {
 
 impl<F: Files + 'static> Tftp<F> {
     /// Answers requests until the task is dropped. Each transfer has a socket of its own, on a free port of the same
-    /// address.
-    pub async fn serve(self, socket: UdpSocket) {
+    /// address, and a thread: it does nothing but wait for one acknowledgement after another, which a thread does with
+    /// the fewest detours.
+    pub async fn serve(self, socket: tokio::net::UdpSocket) {
         let active = Active::default();
         let address = socket
             .local_addr()
@@ -133,44 +134,63 @@ impl<F: Files + 'static> Tftp<F> {
             if !self.access.allows(peer.ip(), "tftp") {
                 continue;
             }
-            let request = match Request::parse(&datagram[..length]) {
-                Ok(request) => request,
-                Err(refusal) => {
-                    log::debug!("tftp: {peer}: {}", refusal.1);
-                    let _ = socket.send_to(&error_packet(refusal), peer).await;
-                    continue;
-                }
-            };
-            let busy = active.lock().unwrap_or_else(PoisonError::into_inner).len() >= MAX_TRANSFERS;
-            if busy {
-                let refusal = (Code::Undefined, "too many transfers; try again");
+            let accepted = Request::parse(&datagram[..length])
+                .and_then(|request| self.begin(request, &active, address, peer));
+            if let Err(refusal) = accepted {
+                log::debug!("tftp: {peer}: {}", refusal.1);
                 let _ = socket.send_to(&error_packet(refusal), peer).await;
-                continue;
             }
-            let Some(place) = Place::take(&active, peer) else {
-                continue;
-            };
-            let files = self.files.clone();
-            tokio::spawn(async move {
-                if let Err(error) = answer(&*files, &request, address, peer).await {
-                    log::info!("tftp: {peer}: {}: {error}", request.path);
-                }
-                drop(place);
-            });
         }
+    }
+
+    /// Starts the transfer that is asked for.
+    fn begin(
+        &self,
+        request: Request,
+        active: &Active,
+        address: IpAddr,
+        peer: SocketAddr,
+    ) -> Result<(), Refusal> {
+        const BUSY: Refusal = (Code::Undefined, "too many transfers; try again");
+        if active.lock().unwrap_or_else(PoisonError::into_inner).len() >= MAX_TRANSFERS {
+            return Err(BUSY);
+        }
+        let Some(place) = Place::take(active, peer) else {
+            return Ok(());
+        };
+        let files = self.files.clone();
+        let transfer = move || {
+            let answered = Connection::open(address, peer)
+                .and_then(|mut wire| answer(&*files, &request, peer, &mut wire));
+            if let Err(error) = answered {
+                log::info!("tftp: {peer}: {}: {error}", request.path);
+            }
+            drop(place);
+        };
+        let thread = thread::Builder::new().name("tftp".into()).stack_size(STACK);
+        thread.spawn(transfer).map(drop).map_err(|error| {
+            log::warn!("tftp: {peer}: cannot start a thread: {error}");
+            BUSY
+        })
     }
 }
 
+/// What a client is told instead of data.
+pub type Refusal = (Code, &'static str);
+
 /// A read request.
 #[derive(Debug, PartialEq, Eq)]
-struct Request {
+pub struct Request {
     path: String,
     options: Vec<(String, u64)>,
 }
 
 impl Request {
     /// Whatever the bytes are, the result is a request or what to tell the client.
-    fn parse(packet: &[u8]) -> Result<Self, (Code, &'static str)> {
+    ///
+    /// # Errors
+    /// If the packet is no read request, or one that is never granted.
+    pub fn parse(packet: &[u8]) -> Result<Self, Refusal> {
         let illegal = (Code::IllegalOperation, "not a read request");
         let (opcode, rest) = packet.split_first_chunk::<2>().ok_or(illegal)?;
         match u16::from_be_bytes(*opcode) {
@@ -271,28 +291,79 @@ fn error_packet((code, message): (Code, &str)) -> Vec<u8> {
     packet
 }
 
-async fn answer(
+/// The way to one client.
+pub trait Wire {
+    /// What cannot be sent is as good as lost on the way: it is sent again later.
+    fn send(&mut self, packet: &[u8]);
+
+    /// The length of the client's next packet; `None` if none comes for so long.
+    ///
+    /// # Errors
+    /// If none will come any more.
+    fn receive(&mut self, packet: &mut [u8], wait: Duration) -> io::Result<Option<usize>>;
+}
+
+/// A socket of which the client is the only peer.
+struct Connection {
+    socket: UdpSocket,
+    /// How long the socket waits, as it was told last.
+    wait: Option<Duration>,
+}
+
+impl Connection {
+    fn open(address: IpAddr, peer: SocketAddr) -> io::Result<Self> {
+        let socket = UdpSocket::bind((address, 0))?;
+        socket.connect(peer)?;
+        Ok(Connection { socket, wait: None })
+    }
+}
+
+impl Wire for Connection {
+    fn send(&mut self, packet: &[u8]) {
+        if let Err(error) = self.socket.send(packet) {
+            log::debug!("tftp: cannot send: {error}");
+        }
+    }
+
+    fn receive(&mut self, packet: &mut [u8], wait: Duration) -> io::Result<Option<usize>> {
+        if self.wait != Some(wait) {
+            self.socket.set_read_timeout(Some(wait))?;
+            self.wait = Some(wait);
+        }
+        loop {
+            let error = match self.socket.recv(packet) {
+                Ok(length) => return Ok(Some(length)),
+                Err(error) => error,
+            };
+            match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(None),
+                // A signal: the wait begins again.
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            }
+        }
+    }
+}
+
+/// Sends what is asked for, or says why not; returns when the client has it, or has gone.
+///
+/// # Errors
+/// If the client stops, or answers no longer, before it has everything; if the file cannot be read.
+pub fn answer(
     files: &dyn Files,
     request: &Request,
-    address: IpAddr,
     peer: SocketAddr,
+    wire: &mut dyn Wire,
 ) -> io::Result<()> {
-    let socket = UdpSocket::bind((address, 0)).await?;
-    socket.connect(peer).await?;
     let refusal = match files.open(&request.path, peer.ip()) {
         Ok(Some(content)) => {
             let begun = Instant::now();
-            let terms = Terms::agree(&request.options, content.size());
-            let mut transfer = Transfer {
-                socket,
-                content,
-                terms,
-            };
-            transfer.run().await?;
+            let size = content.size();
+            let terms = Terms::agree(&request.options, size);
+            Transfer::new(wire, content, terms).run()?;
             log::info!(
-                "tftp: {peer}: sent {}, {} bytes in {:.1} s",
+                "tftp: {peer}: sent {}, {size} bytes in {:.1} s",
                 request.path,
-                transfer.content.size(),
                 begun.elapsed().as_secs_f64()
             );
             return Ok(());
@@ -306,37 +377,60 @@ async fn answer(
             error_packet((Code::Undefined, &format!("{error:#}")))
         }
     };
-    socket.send(&refusal).await?;
+    wire.send(&refusal);
     Ok(())
 }
 
-struct Transfer {
-    socket: UdpSocket,
+struct Transfer<'a> {
+    wire: &'a mut dyn Wire,
     content: Content,
     terms: Terms,
+    /// The DATA packet that was made last, and its block; 0 before the first.
+    packet: Vec<u8>,
+    block: u64,
 }
 
-impl Transfer {
+/// When an answer has to be there, and how long that was to take.
+#[derive(Clone, Copy)]
+struct Deadline {
+    end: Instant,
+    wait: Duration,
+}
+
+impl<'a> Transfer<'a> {
+    fn new(wire: &'a mut dyn Wire, content: Content, terms: Terms) -> Self {
+        Transfer {
+            packet: Vec::with_capacity(4 + terms.block),
+            block: 0,
+            wire,
+            content,
+            terms,
+        }
+    }
+
     /// Sends the whole file, and returns when its last block has been acknowledged.
-    async fn run(&mut self) -> io::Result<()> {
+    fn run(&mut self) -> io::Result<()> {
         // Blocks count from 1; the last one is short, and empty if it has to be.
         let last = self.content.size() / self.terms.block as u64 + 1;
         let mut acknowledged = match self.terms.acknowledgement.take() {
-            Some(packet) => self.agree(&packet).await?,
+            Some(packet) => self.agree(&packet)?,
             None => 0,
         };
-        let mut packet = Vec::with_capacity(4 + self.terms.block);
         let mut retries = 0;
         let mut answered_duplicate = false;
         while acknowledged < last {
             let end = (acknowledged + self.terms.window).min(last);
             for block in acknowledged + 1..=end {
-                self.fill(&mut packet, block)?;
-                self.send(&packet).await;
+                self.make(block)?;
+                self.wire.send(&self.packet);
+            }
+            // Read while the client is busy with these.
+            if end < last {
+                self.make(end + 1)?;
             }
             let deadline = self.deadline(retries);
             let next = loop {
-                match self.acknowledgement(acknowledged, end, deadline).await? {
+                match self.acknowledgement(acknowledged, end, deadline)? {
                     // The client asks again for the window's first block. It is given that once: answering each of two
                     // would double every packet that follows (the sorcerer's apprentice of RFC 1123, section 4.2.3.1).
                     Some(same) if same == acknowledged => {
@@ -363,11 +457,11 @@ impl Transfer {
     }
 
     /// Sends the OACK until block 0 is acknowledged.
-    async fn agree(&self, packet: &[u8]) -> io::Result<u64> {
+    fn agree(&mut self, packet: &[u8]) -> io::Result<u64> {
         for retry in 0..=RETRIES {
-            self.send(packet).await;
+            self.wire.send(packet);
             let deadline = self.deadline(retry);
-            if self.acknowledgement(0, 0, deadline).await?.is_some() {
+            if self.acknowledgement(0, 0, deadline)?.is_some() {
                 return Ok(0);
             }
         }
@@ -381,44 +475,43 @@ impl Transfer {
         )
     }
 
-    fn deadline(&self, retries: u32) -> Instant {
+    fn deadline(&self, retries: u32) -> Deadline {
         let wait = match self.terms.timeout {
             Some(agreed) => agreed,
             None => (FIRST_TIMEOUT * 2u32.pow(retries.min(8))).min(LAST_TIMEOUT),
         };
-        Instant::now() + wait
+        let end = Instant::now() + wait;
+        Deadline { end, wait }
     }
 
     /// Makes the DATA packet of a block, counted from 1 without end; on the wire it rolls over to 0.
-    fn fill(&self, packet: &mut Vec<u8>, block: u64) -> io::Result<()> {
+    fn make(&mut self, block: u64) -> io::Result<()> {
+        if self.block == block {
+            return Ok(());
+        }
         let offset = (block - 1) * self.terms.block as u64;
         let left = self.content.size().saturating_sub(offset);
         let length = left.min(self.terms.block as u64) as usize;
-        packet.resize(4 + length, 0);
-        packet[..2].copy_from_slice(&DATA.to_be_bytes());
-        packet[2..4].copy_from_slice(&(block as u16).to_be_bytes());
-        self.content.read_at(offset, &mut packet[4..])
-    }
-
-    /// What cannot be sent is as good as lost on the way: it is sent again later.
-    async fn send(&self, packet: &[u8]) {
-        if let Err(error) = self.socket.send(packet).await {
-            log::debug!("tftp: cannot send: {error}");
-        }
+        self.packet.resize(4 + length, 0);
+        self.packet[..2].copy_from_slice(&DATA.to_be_bytes());
+        self.packet[2..4].copy_from_slice(&(block as u16).to_be_bytes());
+        self.content.read_at(offset, &mut self.packet[4..])?;
+        self.block = block;
+        Ok(())
     }
 
     /// Waits for the acknowledgement of a block from `from` to `to`; `None` when the time is up.
-    async fn acknowledgement(
-        &self,
+    fn acknowledgement(
+        &mut self,
         from: u64,
         to: u64,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> io::Result<Option<u64>> {
         let mut packet = [0; 512];
-        loop {
-            let length = match timeout_at(deadline, self.socket.recv(&mut packet)).await {
-                Ok(received) => received?,
-                Err(_) => return Ok(None),
+        // Packets that count for nothing do not make it longer than twice the time.
+        while Instant::now() < deadline.end {
+            let Some(length) = self.wire.receive(&mut packet, deadline.wait)? else {
+                break;
             };
             let Some((head, rest)) = packet[..length].split_first_chunk::<4>() else {
                 continue;
@@ -440,6 +533,7 @@ impl Transfer {
                 _ => {}
             }
         }
+        Ok(None)
     }
 }
 

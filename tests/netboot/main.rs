@@ -5,10 +5,14 @@ mod common;
 
 mod dhcp;
 mod fixture;
+mod image;
 mod malformed;
 mod nfs;
 #[path = "../common/nfs.rs"]
 mod nfs_server;
 mod rpc;
 mod serve;
+#[path = "../common/small.rs"]
+mod small_image;
+mod soak;
 mod tftp;

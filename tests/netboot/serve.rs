@@ -21,7 +21,7 @@ use crate::fixture::make_image;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes a build as `hearth build` lays it out; returns the image id. `mark` makes images differ.
-fn build(directory: &Path, mark: &str) -> String {
+pub fn build(directory: &Path, mark: &str) -> String {
     let beside = directory.with_extension("new");
     fs::create_dir_all(beside.join("dtb")).unwrap();
     let tar = make_image(&beside);
@@ -53,11 +53,11 @@ fn build(directory: &Path, mark: &str) -> String {
     id
 }
 
-const LAB: &str = "[lab]\nname = 'desk'\naddress = '10.99.0.1'\nrecipe = 'trixie-armhf'\n\
+pub const LAB: &str = "[lab]\nname = 'desk'\naddress = '10.99.0.1'\nrecipe = 'trixie-armhf'\n\
                    [[board]]\nname = 'neo1'\ntype = 'nanopi-neo'\n[[board]]\nname = 'neo2'\ntype = 'nanopi-neo'\n";
 
 /// A server in a private network, ready.
-struct Serving {
+pub struct Serving {
     child: Running,
     directory: tempfile::TempDir,
 }
@@ -73,8 +73,8 @@ impl Drop for Running {
 }
 
 impl Serving {
-    fn start(directory: tempfile::TempDir) -> Self {
-        fs::write(directory.path().join("lab.toml"), LAB).unwrap();
+    pub fn start(directory: tempfile::TempDir, lab: &str) -> Self {
+        fs::write(directory.path().join("lab.toml"), lab).unwrap();
         let notify = directory.path().join("notify");
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).unwrap();
@@ -96,7 +96,7 @@ impl Serving {
     }
 
     /// A command in the server's network.
-    fn inside(&self, program: &str) -> Command {
+    pub fn inside(&self, program: &str) -> Command {
         let mut command = oracle("nsenter");
         command
             .arg("--preserve-credentials")
@@ -109,12 +109,22 @@ impl Serving {
         command
     }
 
-    fn fetch(&self, url: &str) -> Vec<u8> {
+    /// A line of its `/proc/…/status` that counts kilobytes.
+    pub fn kilobytes(&self, line: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.child.0.id());
+        let status = fs::read_to_string(path).expect("the server is gone");
+        let mut lines = status.lines();
+        let found = lines.find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
+        let count = found.unwrap().split_whitespace().next().unwrap();
+        count.parse().unwrap()
+    }
+
+    pub fn fetch(&self, url: &str) -> Vec<u8> {
         succeed(self.inside("curl").args(["-fsS", "-m", "60", url])).stdout
     }
 
     /// Ends it as Ctrl-C would; returns the directory and what it said.
-    fn stop(mut self) -> (tempfile::TempDir, String) {
+    pub fn stop(mut self) -> (tempfile::TempDir, String) {
         kill(Pid::from_raw(self.child.0.id() as i32), Signal::SIGINT).unwrap();
         let mut said = String::new();
         for line in BufReader::new(self.child.0.stderr.take().unwrap()).lines() {
@@ -130,7 +140,7 @@ fn a_lab_is_served_on_the_real_ports_and_a_new_image_to_the_next_boot_only() {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().join("out/trixie-armhf");
     let old = build(&place, "");
-    let server = Serving::start(directory);
+    let server = Serving::start(directory, LAB);
     let script = |name: &str| {
         let bytes = server.fetch(&format!("tftp://10.99.0.1/boards/{name}/boot.scr.uimg"));
         String::from_utf8_lossy(&bytes).into_owned()
@@ -162,7 +172,7 @@ fn a_lab_is_served_on_the_real_ports_and_a_new_image_to_the_next_boot_only() {
         said.contains("lab desk at 10.99.0.1: TFTP 69, NFS 2049"),
         "{said}"
     );
-    let server = Serving::start(directory);
+    let server = Serving::start(directory, LAB);
     let url = format!("nfs://10.99.0.1/{old}/home/secret?version=3");
     assert_eq!(
         succeed(server.inside("nfs-cat").arg(url)).stdout,
