@@ -147,6 +147,18 @@ const NANOPI_NEO: Emulator = Emulator {
 
 impl Emulator {
     fn boot(&self, arch: &'static str, initrd: &Path, arguments: &str, name: &str) -> Guest {
+        self.boot_with(&[], arch, initrd, arguments, name)
+    }
+
+    /// With further devices.
+    fn boot_with(
+        &self,
+        devices: &[&str],
+        arch: &'static str,
+        initrd: &Path,
+        arguments: &str,
+        name: &str,
+    ) -> Guest {
         let image = built(arch);
         let mut command = oracle(self.program);
         command
@@ -169,6 +181,7 @@ impl Emulator {
         if let Some(tree) = self.device_tree {
             command.arg("-dtb").arg(image.join("dtb").join(tree));
         }
+        command.args(devices);
         Guest::start(&mut command, "initrd", name)
     }
 }
@@ -229,22 +242,19 @@ fn a_server_that_does_not_answer_ends_in_a_message_and_a_reboot() {
     );
 }
 
-#[test]
-fn a_disk_by_label_an_interface_by_mac_and_a_shell_before_a_stage() {
-    let directory = work("disk");
+/// A file system of ext4 whose only program is the initrd's own shell, which runs this as its init.
+fn disk(directory: &Path, initrd: &Path, init: &str) -> PathBuf {
     let root = directory.join("root");
-    fs::create_dir_all(root.join("sbin")).unwrap();
-    for mount_point in ["dev", "proc", "sys", "run"] {
-        fs::create_dir_all(root.join(mount_point)).unwrap();
+    let _ = fs::remove_dir_all(&root);
+    for below in ["sbin", "dev", "proc", "sys", "run"] {
+        fs::create_dir_all(root.join(below)).unwrap();
     }
-    // The program that is started is the initrd's own shell: no system is needed to see the root.
-    let initrd = initrd("armhf", "qemu-virt-arm", "disk.img");
     let unpacked = directory.join("unpacked");
     let _ = fs::remove_dir_all(&unpacked);
     succeed(
         hearth()
             .args(["initrd", "extract"])
-            .arg(&initrd)
+            .arg(initrd)
             .arg(&unpacked),
     );
     succeed(
@@ -255,11 +265,7 @@ fn a_disk_by_label_an_interface_by_mac_and_a_shell_before_a_stage() {
             .arg(unpacked.join("bin"))
             .arg(&root),
     );
-    fs::write(
-        root.join("sbin/init"),
-        "#!/bin/sh\nmount >/dev/kmsg\necho reached >/marker && echo the init of the disk >/dev/kmsg\nreboot -f\n",
-    )
-    .unwrap();
+    fs::write(root.join("sbin/init"), init).unwrap();
     succeed(oracle("chmod").arg("755").arg(root.join("sbin/init")));
     let disk = directory.join("disk.ext4");
     let _ = fs::remove_file(&disk);
@@ -270,39 +276,29 @@ fn a_disk_by_label_an_interface_by_mac_and_a_shell_before_a_stage() {
             .arg(&disk)
             .arg("32M"),
     );
+    disk
+}
+
+#[test]
+fn a_disk_by_label_an_interface_by_mac_and_a_shell_before_a_stage() {
+    let initrd = initrd("armhf", "qemu-virt-arm", "disk.img");
+    let init = "#!/bin/sh\nmount >/dev/kmsg\necho reached >/marker && echo the init of the disk >/dev/kmsg\nreboot -f\n";
+    let disk = disk(&work("disk"), &initrd, init);
     let before = fs::read(&disk).unwrap();
-    let image = built("armhf");
-    let mut command = oracle(VIRT_ARM.program);
-    command
-        .args(VIRT_ARM.machine)
-        .args([
-            "-display",
-            "none",
-            "-serial",
-            "stdio",
-            "-monitor",
-            "none",
-            "-no-reboot",
-        ])
-        .arg("-kernel")
-        .arg(image.join("vmlinuz"))
-        .arg("-initrd")
-        .arg(&initrd)
-        .args([
-            "-append",
-            "console=ttyAMA0 root=LABEL=my-root ip=dhcp BOOTIF=01-52-54-00-00-00-99 \
-             hearth.break=overlay hearth.panic=2",
-        ])
+    let drive = format!("if=none,id=card,format=raw,file={}", disk.display());
+    let devices = [
         // Not the first interface: the command line chooses it by its MAC.
-        .args(["-nic", "user,model=virtio-net-pci,mac=52:54:00:00:00:99"])
-        .arg("-drive")
-        .arg(format!(
-            "if=none,id=card,format=raw,file={}",
-            disk.display()
-        ))
-        .args(["-device", "virtio-blk-pci,drive=card"]);
+        "-nic",
+        "user,model=virtio-net-pci,mac=52:54:00:00:00:99",
+        "-drive",
+        &drive,
+        "-device",
+        "virtio-blk-pci,drive=card",
+    ];
+    let arguments = "root=LABEL=my-root ip=dhcp BOOTIF=01-52-54-00-00-00-99 hearth.break=overlay \
+                     hearth.panic=2";
     let _alone = alone();
-    let mut guest = Guest::start(&mut command, "initrd", "native-disk");
+    let mut guest = VIRT_ARM.boot_with(&devices, "armhf", &initrd, arguments, "native-disk");
     guest.expect("hearth: eth1 has 10.0.2.15/24 (dhcp)");
     guest.expect("hearth: mounting /dev/vda (ext4)");
     guest.expect("hearth: a shell before stage 'overlay'");
@@ -317,6 +313,55 @@ fn a_disk_by_label_an_interface_by_mac_and_a_shell_before_a_stage() {
         fs::read(&disk).unwrap() == before,
         "the disk was written to"
     );
+}
+
+#[test]
+fn a_partition_of_a_card_is_written_to_when_the_command_line_says_so() {
+    let initrd = initrd("armhf", "nanopi-neo", "card.img");
+    let directory = work("card");
+    let init = "#!/bin/sh\ncat /proc/mounts >/dev/kmsg\necho written >/marker\nmount -o remount,ro /\n\
+                echo the init of the card >/dev/kmsg\nreboot -f\n";
+    let disk = disk(&directory, &initrd, init);
+    let card = directory.join("card.img");
+    let mut whole = fs::read(&disk).unwrap();
+    // The first partition is a megabyte; a card's size is a power of two.
+    whole.splice(0..0, std::iter::repeat_n(0, 2 << 20));
+    whole.resize(64 << 20, 0);
+    fs::write(&card, whole).unwrap();
+    let table = directory.join("table");
+    let partitions = "start=2048,size=2048,type=c\nstart=4096,size=65536,type=83\n";
+    fs::write(&table, partitions).unwrap();
+    let table = fs::File::open(&table).unwrap();
+    succeed(oracle("sfdisk").arg("-q").arg(&card).stdin(table));
+    let drive = format!("if=sd,format=raw,file={}", card.display());
+    let arguments = "root=/dev/mmcblk0p2 rw hearth.overlay=none hearth.panic=2";
+    let _alone = alone();
+    let devices = ["-drive", &drive];
+    let mut guest = NANOPI_NEO.boot_with(&devices, "armhf", &initrd, arguments, "native-card");
+    guest.expect("hearth: mounting /dev/mmcblk0p2 (ext4)");
+    guest.expect("/dev/mmcblk0p2 / ext4 rw");
+    guest.expect("the init of the card");
+    guest.expect_end();
+    fs::write(&disk, &fs::read(&card).unwrap()[2 << 20..34 << 20]).unwrap();
+    let marker = succeed(oracle("debugfs").args(["-R", "cat /marker"]).arg(&disk));
+    assert_eq!(marker.stdout, b"written\n");
+}
+
+#[test]
+fn a_name_that_nobody_knows_is_told_and_a_shell_comes_before_the_reboot() {
+    let initrd = initrd("armhf", "qemu-virt-arm", "unknown-server.img");
+    let arguments = "root=/dev/nfs nfsroot=no-such-server.invalid:/image ip=dhcp hearth.break=panic \
+                     hearth.panic=1";
+    let _alone = alone();
+    let mut guest = VIRT_ARM.boot("armhf", &initrd, arguments, "native-unknown-server");
+    guest.expect(
+        "hearth: FAILED in stage 'mount': the name of the NFS server, no-such-server.invalid, \
+         cannot be resolved",
+    );
+    guest.expect("hearth: a shell before stage 'panic'");
+    guest.insist("echo shell:$((40 + 2)); exit", "shell:42");
+    guest.expect("hearth: rebooting in 1 s");
+    guest.expect_end();
 }
 
 #[test]
@@ -486,6 +531,36 @@ fn firmware_comes_with_the_module_that_names_it() {
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.lines().any(|line| line == name), "{listed}");
     assert!(!listed.contains("other.fw"), "{listed}");
+}
+
+#[test]
+fn an_initrd_for_fewer_roots_is_smaller() {
+    let directory = work("armhf");
+    let text = fs::read_to_string(recipe("armhf", &directory)).unwrap();
+    let small = directory.join("small.toml");
+    fs::write(&small, format!("{text}\n[initrd]\nroots = [\"nfs3\"]\n")).unwrap();
+    let out = directory.join("small.img");
+    succeed(
+        hearth()
+            .args(["initrd", "--board", "qemu-virt-arm", "--root"])
+            .arg(built("armhf").join("rootfs.tar"))
+            .arg("-o")
+            .arg(&out)
+            .arg(&small),
+    );
+    let shown = succeed(hearth().args(["initrd", "show", "--json"]).arg(&out));
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let modules = &shown["modules"];
+    for (name, there) in [
+        ("nfsv3", true),
+        ("overlay", true),
+        ("virtio_net", true),
+        ("nfsv4", false),
+        ("ext4", false),
+        ("jbd2", false),
+    ] {
+        assert_eq!(modules[name].is_object(), there, "{name}");
+    }
 }
 
 /// Name, mode, content; a link's content is its target.

@@ -157,6 +157,7 @@ impl Build {
             modules: &recipe.initrd.modules,
             binaries: &recipe.initrd.binaries,
             compression: recipe.initrd.compression,
+            roots: &recipe.initrd.roots,
         };
         let stage = terminal.stage("initrd", None, Unit::Items);
         let image = Image::open(root)?;

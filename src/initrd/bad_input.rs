@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::{Options, build};
 use crate::error::{Class, class_of, help_of};
-use crate::recipe::{Arch, BoardType, Compression};
+use crate::recipe::{Arch, BoardType, Compression, RootKind};
 use crate::rootfs::index::Image;
 
 /// What every kernel of these tests has, in `modules.builtin`.
@@ -48,7 +48,8 @@ fn fault(files: &[(&str, &[u8])], initrd: &str) -> (String, String) {
         kernel: None,
         modules: &[],
         binaries: &[],
-        compression: Compression::None,
+        compression: Compression::Zstd,
+        roots: &RootKind::ALL,
     };
     let error = build(&image, &options, &out).unwrap_err();
     assert_eq!(class_of(&error), Class::Input, "{error:#}");
@@ -63,7 +64,10 @@ fn fault(files: &[(&str, &[u8])], initrd: &str) -> (String, String) {
 fn a_driver_that_the_kernel_lacks_is_named_with_its_option() {
     let (said, help) = fault(
         &[
-            ("boot/config-6.1", b"# CONFIG_DWMAC_SUN8I is not set\n"),
+            (
+                "boot/config-6.1",
+                b"CONFIG_RD_ZSTD=y\n# CONFIG_DWMAC_SUN8I is not set\n",
+            ),
             ("usr/lib/modules/6.1/modules.builtin", BUILTIN.as_bytes()),
             ("usr/lib/modules/6.1/modules.dep", b""),
         ],
@@ -75,6 +79,48 @@ fn a_driver_that_the_kernel_lacks_is_named_with_its_option() {
         "{said}"
     );
     assert!(help.contains("choose a kernel"), "{help}");
+}
+
+#[test]
+fn an_option_is_found_with_its_words_in_another_order_and_not_made_up_without_a_configuration() {
+    let files: [(&str, &[u8]); 3] = [
+        ("usr/lib/modules/6.1/modules.builtin", BUILTIN.as_bytes()),
+        ("usr/lib/modules/6.1/modules.dep", b""),
+        (
+            "boot/config-6.1",
+            b"CONFIG_RD_ZSTD=y\n# CONFIG_MMC_SUNXI is not set\n",
+        ),
+    ];
+    let (said, _) = fault(&files, "modules = [\"sunxi-mmc\"]");
+    assert!(
+        said.contains("configuration says `CONFIG_MMC_SUNXI is not set`"),
+        "{said}"
+    );
+    let (said, _) = fault(&files[..2], "modules = [\"sunxi-mmc\"]");
+    assert!(
+        said.contains("CONFIG_SUNXI_MMC or the like") && said.contains("no boot/config-6.1"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_compression_that_the_kernel_cannot_unpack_is_refused() {
+    let (said, help) = fault(
+        &[
+            ("usr/lib/modules/6.1/modules.builtin", BUILTIN.as_bytes()),
+            ("usr/lib/modules/6.1/modules.dep", b""),
+            (
+                "boot/config-6.1",
+                b"CONFIG_RD_GZIP=y\n# CONFIG_RD_ZSTD is not set\n",
+            ),
+        ],
+        "modules = []",
+    );
+    assert!(
+        said.contains("6.1") && said.contains("CONFIG_RD_ZSTD"),
+        "{said}"
+    );
+    assert!(help.contains("another compression"), "{help}");
 }
 
 #[test]

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::OFlag;
 
 use super::read::{Entry, FileType, read};
 
@@ -74,7 +75,11 @@ impl Unpacking<'_> {
             (None, _) | (Some(Some(_)), FileType::Directory) => {}
             (Some(Some(_)), _) => bail!("takes the place of a directory"),
             // As the kernel: what comes later wins.
-            (Some(None), _) if kind != FileType::Special => fs::remove_file(&target)?,
+            (Some(None), _) if kind != FileType::Special => {
+                fs::remove_file(&target)?;
+                // A link may take its place; a later name of the same inode must not lead there.
+                self.linked.retain(|_, first| *first != path);
+            }
             (Some(None), _) => {}
         }
         match kind {
@@ -132,20 +137,60 @@ impl Unpacking<'_> {
     ) -> Result<()> {
         let id = (entry.archive, entry.inode);
         let first = self.linked.get(&id).filter(|first| *first != path).cloned();
-        match first {
-            Some(first) if entry.links > 1 => fs::hard_link(self.directory.join(first), target)?,
+        let mut file = match first {
+            Some(first) if entry.links > 1 => {
+                fs::hard_link(self.directory.join(first), target)?;
+                File::options()
+                    .write(true)
+                    .custom_flags(OFlag::O_NOFOLLOW.bits())
+                    .open(target)?
+            }
             _ => {
-                File::create_new(target)?;
                 if entry.links > 1 {
                     self.linked.insert(id, path.to_string());
                 }
+                File::create_new(target)?
             }
-        }
+        };
         if entry.size > 0 {
-            let mut file = File::options().write(true).truncate(true).open(target)?;
+            file.set_len(0)?;
             io::copy(content, &mut file)?;
         }
-        fs::set_permissions(target, Permissions::from_mode(entry.mode & 0o777 | 0o600))?;
+        file.set_permissions(Permissions::from_mode(entry.mode & 0o777 | 0o600))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cpio::newc;
+    use std::io::Write;
+
+    #[test]
+    fn another_name_of_a_file_that_became_a_link_does_not_lead_out() {
+        let own = tempfile::tempdir().unwrap();
+        let outside = own.path().join("outside");
+        fs::write(&outside, "mine").unwrap();
+        let link = outside.to_str().unwrap().as_bytes();
+        let mut archive = Vec::new();
+        let members: [(&str, u32, u32, &[u8]); 3] = [
+            ("a", 0o100_644, 5, b""),
+            ("a", 0o120_777, 6, link),
+            ("b", 0o100_755, 5, b"hostile"),
+        ];
+        for (name, mode, inode, data) in members {
+            let builder = newc::Builder::new(name).mode(mode).ino(inode).nlink(2);
+            let mut writer = builder.write(archive, data.len() as u32);
+            writer.write_all(data).unwrap();
+            archive = writer.finish().unwrap();
+        }
+        let archive = newc::trailer(archive).unwrap();
+        let target = own.path().join("target");
+        fs::create_dir(&target).unwrap();
+        extract(&*archive, &target).unwrap();
+        assert_eq!(fs::read(&outside).unwrap(), b"mine");
+        assert_eq!(fs::read(target.join("b")).unwrap(), b"hostile");
+        assert!(target.join("a").is_symlink());
     }
 }

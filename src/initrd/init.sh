@@ -189,13 +189,14 @@ set_static() {
 	echo "$client" >$facts/address
 	echo "$prefix" >$facts/prefix
 	echo "$gateway" >$facts/gateway
-	echo "$server" >$facts/server
-	echo "$hostname" >$facts/hostname
 	echo "$dns" >$facts/dns
 }
 
 announce_network() {
 	echo "$method" >$facts/method
+	# What the command line says counts for more than what a DHCP server says.
+	if [ -n "$server" ]; then echo "$server" >$facts/server; fi
+	if [ -n "$hostname" ]; then echo "$hostname" >$facts/hostname; fi
 	for server_of_names in $(fact dns); do echo "nameserver $server_of_names"; done >/etc/resolv.conf
 	say "$(fact interface) has $(fact address)/$(fact prefix) ($method)"
 }
@@ -212,6 +213,13 @@ persist() {
 	fail "$problem"
 }
 
+# nslookup first tells which server it asked; the answer begins with the name.
+address_of() {
+	nslookup "$1" 2>/dev/null | awk '
+		/^Name/ { answer = 1 }
+		answer && /^Address/ { for (i = 2; i <= NF; i++) if ($i ~ /^[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+$/) { print $i; exit } }'
+}
+
 # The kernel speaks MOUNT and NFS by itself (fs/nfs/fs_context.c), but wants the server's address in numbers.
 mount_nfs() {
 	spec=${nfsroot:-$(fact rootpath)}
@@ -225,7 +233,7 @@ mount_nfs() {
 	case $path in *%s*) path=${path%%%s*}$(fact address)${path#*%s} ;; esac
 	if [ -z "$server" ]; then fail "nfsroot=$spec names no server, and DHCP told none"; fi
 	case $server in
-	*[!0-9.]*) address=$(nslookup "$server" 2>/dev/null | awk '/^Address/ { a = $NF } END { print a }') ;;
+	*[!0-9.]*) address=$(address_of "$server") ;;
 	*) address=$server ;;
 	esac
 	if [ -z "$address" ]; then fail "the name of the NFS server, $server, cannot be resolved"; fi
@@ -368,8 +376,10 @@ stage switch
 hand_over_network
 hand_over_name
 if ! [ -x "/newroot$init" ] && ! [ -L "/newroot$init" ]; then fail "the root has no $init"; fi
+# All of them first: what fails later could no longer be told.
 for directory in dev proc sys run; do
-	mount -o move "/$directory" "/newroot/$directory" || fail "the root has no directory /$directory"
+	if ! [ -d "/newroot/$directory" ]; then fail "the root has no directory /$directory"; fi
 done
+for directory in dev proc sys run; do mount -o move "/$directory" "/newroot/$directory"; done
 unset LD_LIBRARY_PATH
 exec switch_root /newroot "$init" "$@"

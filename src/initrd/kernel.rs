@@ -1,8 +1,8 @@
 //! Owns the index of a kernel's modules inside an image: names, dependencies, aliases, what is built in.
 //! Never decides which modules an initrd takes.
 //!
-//! The files are those that depmod writes: `modules.dep(5)`, and `modules.alias`, `modules.softdep` in the syntax
-//! of `modprobe.d(5)`; `modules.builtin` and `modules.builtin.modinfo` come with the kernel
+//! The files are those that depmod writes: `modules.dep(5)`, and `modules.alias`, `modules.softdep`, `modules.weakdep`
+//! in the syntax of `modprobe.d(5)`; `modules.builtin` and `modules.builtin.modinfo` come with the kernel
 //! (Documentation/kbuild/kbuild.rst).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -40,7 +40,7 @@ pub struct Module {
     pub dependencies: Vec<Name>,
 }
 
-/// What should be loaded before and after a module, as names or aliases.
+/// What should be loaded before and after a module, as names or aliases; what it may ask for counts as after.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SoftDependencies {
     pub pre: Vec<String>,
@@ -168,21 +168,41 @@ impl Kernel {
             .collect()
     }
 
-    /// What the kernel's configuration says about options that look like the module `name`, such as
-    /// `# CONFIG_DWMAC_SUN8I is not set`.
+    /// What the kernel's configuration says about the option that looks most like the module `name`, such as
+    /// `CONFIG_DWMAC_SUN8I is not set`: its own name, that name at the end of another, or its words in any order.
     pub fn config_hint(&self, image: &Image, name: &str) -> Option<String> {
-        let text = image.read(self.config?).ok()?;
-        let text = String::from_utf8_lossy(&text);
-        let option = canonical(name).to_uppercase();
-        let about = |line: &&str| {
-            let line = line.trim_start_matches("# ");
-            let end = line.find(['=', ' ']).unwrap_or(line.len());
-            let known = &line[..end];
-            known == format!("CONFIG_{option}")
-                || known == format!("CONFIG_{option}_FS")
-                || known.ends_with(&format!("_{option}"))
+        let text = self.configuration(image)?;
+        let wanted = canonical(name).to_uppercase();
+        let words = |name: &str| name.split('_').map(str::to_string).collect::<BTreeSet<_>>();
+        let likeness = |known: &str| {
+            if known == wanted || known.strip_suffix("_FS") == Some(&wanted) {
+                Some(0)
+            } else if known.ends_with(&format!("_{wanted}")) {
+                Some(1)
+            } else {
+                (words(known) == words(&wanted)).then_some(2)
+            }
         };
-        text.lines().find(about).map(str::to_string)
+        let lines = text.lines().map(|line| line.trim_start_matches("# "));
+        let (_, line) = lines
+            .filter_map(|line| {
+                let known = line.strip_prefix("CONFIG_")?.split(['=', ' ']).next()?;
+                Some((likeness(known)?, line))
+            })
+            .min_by_key(|(rank, _)| *rank)?;
+        Some(line.to_string())
+    }
+
+    /// Whether the kernel was configured with `option`; `None` if the image does not tell.
+    pub fn has_option(&self, image: &Image, option: &str) -> Option<bool> {
+        let yes = format!("{option}=y");
+        Some(self.configuration(image)?.lines().any(|line| line == yes))
+    }
+
+    /// The text of `boot/config-RELEASE`.
+    pub fn configuration(&self, image: &Image) -> Option<String> {
+        let text = image.read(self.config?).ok()?;
+        Some(String::from_utf8_lossy(&text).into_owned())
     }
 
     fn read_builtin(&mut self, image: &Image) -> Result<()> {
@@ -239,6 +259,17 @@ impl Kernel {
                 self.add_soft(name, words);
             }
         }
+        for line in self
+            .text(image, "modules.weakdep")?
+            .unwrap_or_default()
+            .lines()
+        {
+            if let Some(rest) = line.strip_prefix("weakdep ")
+                && let Some((name, words)) = rest.split_once(' ')
+            {
+                self.add_weak(name, words);
+            }
+        }
         Ok(true)
     }
 
@@ -256,6 +287,9 @@ impl Kernel {
             }
             for words in &info.soft {
                 self.add_soft(&name, words);
+            }
+            for words in &info.weak {
+                self.add_weak(&name, words);
             }
             direct.insert(name, (path, info.depends));
         }
@@ -279,6 +313,13 @@ impl Kernel {
                 word => list.push(word.to_string()),
             }
         }
+    }
+
+    /// What a module may ask the kernel for while it runs; nothing loads it beforehand.
+    fn add_weak(&mut self, name: &str, words: &str) {
+        let soft = self.soft.entry(canonical(name)).or_default();
+        soft.post
+            .extend(words.split_whitespace().map(str::to_string));
     }
 
     fn text(&self, image: &Image, file: &str) -> Result<Option<String>> {

@@ -26,7 +26,7 @@ use anyhow::Result;
 use crate::error::Fault;
 use crate::output::AtomicFile;
 use crate::progress::Progress;
-use crate::recipe::{Arch, BoardType, Compression};
+use crate::recipe::{Arch, BoardType, Compression, RootKind};
 use crate::rootfs::index::Image;
 
 pub use chroot::{Chroot, Hooks, STEPS};
@@ -50,13 +50,15 @@ pub struct Options<'a> {
     /// Programs of the image to take along, absolute.
     pub binaries: &'a [String],
     pub compression: Compression,
+    /// The roots that it can mount.
+    pub roots: &'a [RootKind],
 }
 
 /// Builds an initrd out of an image's own files, as the file `path`, which appears whole or not at all. The same image
 /// and options give the same bytes.
 ///
 /// # Errors
-/// If the image lacks something that the initrd needs, or a board type's kernel cannot unpack the compression.
+/// If the image lacks something that the initrd needs, or its kernel or a board type's cannot unpack the compression.
 pub fn build(image: &Image, options: &Options<'_>, path: &Path) -> Result<()> {
     check_compression(options)?;
     let tree = native::assemble(image, options)?;

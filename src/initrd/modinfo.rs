@@ -18,6 +18,8 @@ pub struct Info {
     pub aliases: Vec<String>,
     /// Each as in `modprobe.d(5)`: `pre: a b post: c`.
     pub soft: Vec<String>,
+    /// Modules that it may ask for when it is loaded.
+    pub weak: Vec<String>,
     /// Files below `/lib/firmware`; patterns are allowed.
     pub firmware: Vec<String>,
 }
@@ -45,6 +47,7 @@ impl Info {
                     info.depends.extend(names.map(canonical));
                 }
                 "alias" => info.aliases.push(value.to_string()),
+                "weakdep" => info.weak.push(value.to_string()),
                 "softdep" => info.soft.push(value.to_string()),
                 "firmware" => info.firmware.push(value.to_string()),
                 _ => {}

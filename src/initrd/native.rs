@@ -12,7 +12,7 @@ use super::select::{Selection, Wish, select};
 use super::tree::Tree;
 use super::{Options, fdt, glob};
 use crate::error::Fault;
-use crate::recipe::BoardType;
+use crate::recipe::{BoardType, Compression, RootKind};
 use crate::rootfs::index::Image;
 
 /// The programs of `/init`, all of them busybox's; and some that help in a shell of `hearth.break=`. A busybox that has
@@ -54,15 +54,28 @@ pub(super) const APPLETS: &[&str] = &[
     "xargs",
 ];
 
-/// What every initrd of hearth can mount, and whether it is useless without.
-const PARTS: &[(&str, &str, bool)] = &[
-    ("nfs", "a root on NFS", true),
-    ("nfsv3", "a root on NFS", true),
-    ("nfsv4", "a root on NFS", false),
-    ("af_packet", "DHCP", false),
-    ("overlay", "the layer above the root", true),
-    ("ext4", "a root on a card", false),
-];
+/// What each kind of root needs of the kernel, why, and whether the initrd is useless without. No program mounts NFS:
+/// the kernel speaks MOUNT and NFS itself.
+fn parts(root: RootKind) -> &'static [(&'static str, &'static str, bool)] {
+    match root {
+        RootKind::Nfs3 => &[
+            ("nfs", "a root on NFS", true),
+            ("nfsv3", "a root on NFS, version 3", true),
+            DHCP,
+        ],
+        RootKind::Nfs4 => &[
+            ("nfs", "a root on NFS", true),
+            ("nfsv4", "a root on NFS, version 4", false),
+            DHCP,
+        ],
+        RootKind::Card => &[("ext4", "a root on a card", false)],
+    }
+}
+const DHCP: (&str, &str, bool) = ("af_packet", "DHCP", false);
+const OVERLAY: (&str, &str, bool) = ("overlay", "the layer above the root", true);
+
+/// Where the kernel looks for firmware.
+const FIRMWARE: &str = "usr/lib/firmware";
 
 /// Where `show` finds why a module is there, below the modules' directory.
 pub const REASONS: &str = "modules.hearth";
@@ -86,9 +99,28 @@ pub fn assemble(image: &Image, options: &Options<'_>) -> Result<Tree> {
 /// If a module is missing: the sentence names it, and who needs it.
 pub fn selection(image: &Image, options: &Options<'_>) -> Result<(Kernel, Selection)> {
     let kernel = Kernel::open(image, options.kernel)?;
+    check_compression(image, &kernel, options)?;
     let wishes = wishes(image, &kernel, options)?;
     let selection = select(image, &kernel, &wishes)?;
     Ok((kernel, selection))
+}
+
+/// The image's kernel must be able to unpack the initrd; a kernel whose configuration is not in the image is believed to.
+fn check_compression(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<()> {
+    let option = match options.compression {
+        Compression::Gzip => "CONFIG_RD_GZIP",
+        Compression::Zstd => "CONFIG_RD_ZSTD",
+        Compression::None => return Ok(()),
+    };
+    if kernel.has_option(image, option) == Some(false) {
+        return Err(Fault::input(format!(
+            "the kernel {} cannot unpack an initrd with {:?} compression: its configuration lacks {option}",
+            kernel.release, options.compression
+        ))
+        .remedy("choose another compression under [initrd] in the recipe")
+        .into());
+    }
+    Ok(())
 }
 
 fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<Wish>> {
@@ -110,11 +142,18 @@ fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<W
             by: "the recipe".into(),
         });
     }
-    wishes.extend(PARTS.iter().map(|&(name, by, required)| Wish::Part {
-        name: name.to_string(),
-        by: by.to_string(),
-        required,
-    }));
+    let parts = options.roots.iter().flat_map(|root| parts(*root));
+    // What a kernel may lack if there are other roots, it may not if there is no other.
+    let only = options.roots.len() == 1;
+    wishes.extend(
+        parts
+            .chain([&OVERLAY])
+            .map(|&(name, by, required)| Wish::Part {
+                name: name.to_string(),
+                by: by.to_string(),
+                required: required || (only && name != DHCP.0),
+            }),
+    );
     Ok(wishes)
 }
 
@@ -222,10 +261,11 @@ fn add_programs(tree: &mut Tree, image: &Image, options: &Options<'_>) -> Result
         .into());
     };
     closure.take(tree, busybox)?;
-    check_applets(image, busybox)?;
-    for applet in APPLETS {
+    let applets = applets(options.roots);
+    check_applets(image, busybox, &applets)?;
+    for applet in applets {
         // The kernel calls /sbin/modprobe by that name.
-        let directory = if *applet == "modprobe" {
+        let directory = if applet == "modprobe" {
             "usr/sbin"
         } else {
             "usr/bin"
@@ -246,8 +286,15 @@ fn add_programs(tree: &mut Tree, image: &Image, options: &Options<'_>) -> Result
     Ok(())
 }
 
+/// Only a root on a card has a type to be found out, and Debian's busybox-static cannot.
+fn applets(roots: &[RootKind]) -> Vec<&'static str> {
+    let all = APPLETS.iter().copied();
+    all.filter(|applet| *applet != "blkid" || roots.contains(&RootKind::Card))
+        .collect()
+}
+
 /// Refuses a busybox that lacks a program: its names stand in the executable, each ended by a NUL.
-fn check_applets(image: &Image, busybox: &str) -> Result<()> {
+fn check_applets(image: &Image, busybox: &str, applets: &[&str]) -> Result<()> {
     let Some(found) = image.follow(busybox) else {
         return Ok(());
     };
@@ -255,7 +302,7 @@ fn check_applets(image: &Image, busybox: &str) -> Result<()> {
         .read(found.number)
         .with_context(|| busybox.to_string())?;
     let names: BTreeSet<&[u8]> = data.split(|&byte| byte == 0).collect();
-    let missing: Vec<&str> = APPLETS
+    let missing: Vec<&str> = applets
         .iter()
         .copied()
         .filter(|applet| !names.contains(applet.as_bytes()))
@@ -272,7 +319,9 @@ fn check_applets(image: &Image, busybox: &str) -> Result<()> {
 }
 
 /// Adds the modules, and the indexes that busybox's modprobe reads. Those that busybox can decompress stay as they
-/// are: xz makes them a quarter smaller than the archive's own compression would.
+/// are: xz makes them a quarter smaller than the archive's own compression would. Nothing is cut off them either: most
+/// kernels sign their modules. They need not even be decompressed, unless it is to see which of the image's firmware
+/// they name.
 fn add_modules(
     tree: &mut Tree,
     image: &Image,
@@ -280,6 +329,7 @@ fn add_modules(
     selection: &Selection,
 ) -> Result<()> {
     let mut paths: BTreeMap<&Name, String> = BTreeMap::new();
+    let has_firmware = image.follow(FIRMWARE).is_some();
     for name in selection.modules.keys() {
         let Some(module) = kernel.module(name) else {
             continue;
@@ -295,11 +345,17 @@ fn add_modules(
         };
         let about = || format!("the module /{path}");
         let data = image.read(found.number).with_context(about)?;
-        let elf = modinfo::decompress(&path, &data).with_context(about)?;
-        add_firmware(tree, image, &Info::of(&elf).with_context(about)?)?;
-        let kept = match path.rsplit('.').next() {
-            Some("xz" | "gz") => (module.path.clone(), data),
-            _ => (modinfo::uncompressed_path(&module.path).to_string(), elf),
+        let packed = matches!(path.rsplit('.').next(), Some("xz" | "gz"));
+        let kept = if packed && !has_firmware {
+            (module.path.clone(), data)
+        } else {
+            let elf = modinfo::decompress(&path, &data).with_context(about)?;
+            add_firmware(tree, image, &Info::of(&elf).with_context(about)?)?;
+            if packed {
+                (module.path.clone(), data)
+            } else {
+                (modinfo::uncompressed_path(&module.path).to_string(), elf)
+            }
         };
         let (place, data) = kept;
         tree.file(&format!("{}/{place}", kernel.directory), false, data);
@@ -361,7 +417,7 @@ fn dependencies(kernel: &Kernel, selection: &Selection, paths: &BTreeMap<&Name, 
 fn add_firmware(tree: &mut Tree, image: &Image, info: &Info) -> Result<()> {
     for wanted in &info.firmware {
         let (directory, pattern) = wanted.rsplit_once('/').unwrap_or(("", wanted));
-        let directory = format!("usr/lib/firmware/{directory}");
+        let directory = format!("{FIRMWARE}/{directory}");
         let directory = directory.trim_end_matches('/');
         let Some(found) = image.follow(directory) else {
             continue;

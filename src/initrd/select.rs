@@ -207,12 +207,14 @@ fn named(
 }
 
 fn no_module(image: &Image, kernel: &Kernel, name: &str, by: &str) -> anyhow::Error {
+    let guess = format!("CONFIG_{}", name.to_uppercase());
     let option = match kernel.config_hint(image, name) {
-        Some(line) => format!("its configuration says `{}`", line.trim_start_matches("# ")),
-        None => format!(
-            "its configuration has no option CONFIG_{}",
-            name.to_uppercase()
+        Some(line) => format!("its configuration says `{line}`"),
+        None if kernel.configuration(image).is_none() => format!(
+            "look for {guess} or the like in its configuration; the image has no boot/config-{}",
+            kernel.release
         ),
+        None => format!("its configuration has no option {guess}"),
     };
     Fault::input(format!(
         "the kernel {} has no module {name}, which {by} asks for: {option}",

@@ -35,6 +35,10 @@ pub fn check(recipe: &Recipe, file: &Path, text: &str) -> Checked {
             return checker.wrong(&path, "the command is empty");
         }
     }
+    if recipe.initrd.roots.is_empty() {
+        let path = [Key("initrd"), Key("roots")];
+        return checker.wrong(&path, "an initrd that can mount no root is of no use");
+    }
     let lists = [
         ("strip", "paths", &recipe.strip.paths),
         ("strip", "keep", &recipe.strip.keep),

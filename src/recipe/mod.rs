@@ -30,5 +30,5 @@ pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role, TOOL_ARCH, TOOL
 pub use mac::Mac;
 pub use model::{
     ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, ModuleSet, Recipe,
-    Strip, System, Units, User,
+    RootKind, Strip, System, Units, User,
 };

@@ -180,11 +180,13 @@ pub struct Strip {
     pub keep: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct InitrdOptions {
     pub builder: Builder,
     pub compression: Compression,
+    /// The roots that it can mount; fewer make it smaller.
+    pub roots: Vec<RootKind>,
     /// As in a board type's `[initrd]`.
     pub modules: Vec<String>,
     /// Programs of the image to take along, absolute.
@@ -194,6 +196,37 @@ pub struct InitrdOptions {
     pub scripts: Option<PathBuf>,
     /// For the chroot builder: what it takes besides the modules of board types and recipe.
     pub module_set: ModuleSet,
+}
+
+impl Default for InitrdOptions {
+    fn default() -> Self {
+        InitrdOptions {
+            builder: Builder::default(),
+            compression: Compression::default(),
+            roots: RootKind::ALL.to_vec(),
+            modules: Vec::new(),
+            binaries: Vec::new(),
+            hooks: None,
+            scripts: None,
+            module_set: ModuleSet::default(),
+        }
+    }
+}
+
+/// A kind of root file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RootKind {
+    /// NFS, version 3; hearth's own server speaks it.
+    Nfs3,
+    /// NFS, version 4.
+    Nfs4,
+    /// ext4 on a card or disk.
+    Card,
+}
+
+impl RootKind {
+    pub const ALL: [RootKind; 3] = [RootKind::Nfs3, RootKind::Nfs4, RootKind::Card];
 }
 
 /// `MODULES=` of initramfs.conf(5).
