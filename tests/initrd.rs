@@ -194,6 +194,17 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Boots to a login over NFS, looks around as root, and switches off.
 fn boots_and_powers_off(emulator: &Emulator, arch: &'static str, initrd: &Path, name: &str) {
+    boots_and_ends(emulator, arch, initrd, name, ("poweroff", "Power down"));
+}
+
+/// As [`boots_and_powers_off`], with what is typed at the end, and what the kernel then says last.
+fn boots_and_ends(
+    emulator: &Emulator,
+    arch: &'static str,
+    initrd: &Path,
+    name: &str,
+    (command, last): (&str, &str),
+) {
     let _alone = alone();
     let server = NfsServer::start(&built(arch).join("rootfs.tar"), &["127.0.0.0/8"]);
     let arguments = format!("{} ip=dhcp", nfs_arguments(&server));
@@ -210,7 +221,7 @@ fn boots_and_powers_off(emulator: &Emulator, arch: &'static str, initrd: &Path, 
         "echo unit:$(grep -c KeepConfiguration=yes /run/systemd/network/05-hearth-root.network):end",
         "unit:1:end",
     );
-    guest.insist("poweroff", "Power down");
+    guest.insist(command, last);
     guest.expect_end();
 }
 
@@ -669,6 +680,13 @@ mod long {
     fn qemu_virt_arm64_boots_over_nfs_and_powers_off() {
         let initrd = initrd("arm64", "qemu-virt-arm64", "qemu-virt-arm64.img");
         boots_and_powers_off(&VIRT_ARM64, "arm64", &initrd, "native-qemu-virt-arm64");
+    }
+
+    #[test]
+    fn a_reboot_ends_as_cleanly() {
+        let initrd = initrd("armhf", "qemu-virt-arm", "reboot.img");
+        let end = ("reboot", "reboot: Restarting system");
+        boots_and_ends(&VIRT_ARM, "armhf", &initrd, "native-reboot", end);
     }
 
     #[test]

@@ -319,16 +319,19 @@ impl<'a> Pipeline<'a> {
             }
         };
         let facts = read_facts(&stored.path)?;
-        self.reports.push(StageReport {
-            reason: if damaged {
-                "what the cache had of it was changed by somebody".into()
-            } else {
-                self.reason(&key, ran)
-            },
-            stage: key.stage.clone(),
-            ran,
-        });
-        self.keys.push(key);
+        // Two stages may need the same one.
+        if !self.keys.contains(&key) {
+            self.reports.push(StageReport {
+                reason: if damaged {
+                    "what the cache had of it was changed by somebody".into()
+                } else {
+                    self.reason(&key, ran)
+                },
+                stage: key.stage.clone(),
+                ran,
+            });
+            self.keys.push(key);
+        }
         Ok(Made {
             digest,
             stored,
