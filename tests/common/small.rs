@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -58,6 +59,9 @@ fn write(path: &Path, text: &str) {
     }
     let mut file = NamedTempFile::new_in(path.parent().unwrap()).unwrap();
     file.write_all(text.as_bytes()).unwrap();
+    // For other users as well, unlike a temporary file.
+    let readable = fs::Permissions::from_mode(0o644);
+    file.as_file().set_permissions(readable).unwrap();
     file.persist(path).unwrap();
 }
 
