@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use hearth::recipe::Lock;
+use hearth::recipe::{Lock, Role};
 use nix::sys::resource::{UsageWho, getrusage};
 
 const PLAIN: &str = "apt,busybox,curl,iproute2,python3,systemd-sysv,udev";
@@ -113,7 +113,7 @@ impl Bench {
         let members = self.directory.join("members");
         fs::create_dir_all(&members).expect("a directory");
         let lock = Lock::load(&self.recipe.with_extension("lock")).expect("the lock");
-        for package in &lock.packages {
+        for package in lock.packages.iter().filter(|p| p.role == Role::Root) {
             let hash = &package.sha256;
             let deb = self.cache.join("blobs/sha256").join(&hash[..2]).join(hash);
             let member = fs::File::create(members.join(hash)).expect("a file");

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use common::{fail, oracle, repository, run, succeed};
 use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
 use hearth::progress::NoProgress;
-use hearth::recipe::Lock;
+use hearth::recipe::{Lock, Role};
 
 /// For what takes a moment on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -100,7 +100,8 @@ fn tree(arch: &str) -> PathBuf {
 fn make_tree(arch: &str) -> PathBuf {
     let mut lock = Lock::load(&repository().join(format!("recipes/trixie-{arch}.lock"))).unwrap();
     lock.packages.retain(|package| {
-        ["libc6", "libgcc-s1", "dash", "busybox"].contains(&package.name.as_str())
+        package.role == Role::Root
+            && ["libc6", "libgcc-s1", "dash", "busybox"].contains(&package.name.as_str())
     });
     let digest = lock.digest();
     let kept = std::env::temp_dir().join(format!(
