@@ -196,14 +196,25 @@ impl Machine {
 
     /// The agent checked in. A board may do so before its console shows that it has booted.
     pub fn checked_in(&mut self, at: f64) {
-        self.sign(at);
-        self.enter(State::CheckedIn, at);
+        self.told(State::CheckedIn, at);
     }
 
     /// The agent began the job.
     pub fn running(&mut self, at: f64) {
+        self.told(State::Running, at);
+    }
+
+    /// Enters a state that the lab tells. It does so later than the console shows what happens in it: a failure that was
+    /// seen a moment ago is one of this state.
+    fn told(&mut self, state: State, at: f64) {
         self.sign(at);
-        self.enter(State::Running, at);
+        if state <= self.state {
+            return;
+        }
+        self.enter(state, at);
+        if let Some((_, failure)) = &mut self.pending {
+            failure.stage = state.name().into();
+        }
     }
 
     /// A heartbeat or output came over the network.
@@ -248,10 +259,6 @@ impl Machine {
             Event::Kernel => self.kernel(at),
             Event::Userspace | Event::Login => self.enter(State::Userspace, at),
             Event::Shutdown => self.shutting_down = true,
-            // What a console server kept of an earlier boot says nothing of this one.
-            Event::CheckedIn | Event::Job if self.state < State::Kernel => {}
-            Event::CheckedIn => self.enter(State::CheckedIn, at),
-            Event::Job => self.enter(State::Running, at),
             Event::Crash { kind, message } => {
                 self.fail_soon(
                     at,

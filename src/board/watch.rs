@@ -27,10 +27,6 @@ pub enum Event {
     Userspace,
     /// A login prompt.
     Login,
-    /// The agent says that the lab knows the board.
-    CheckedIn,
-    /// The agent says that it begins its job.
-    Job,
     /// The kernel is going to be reset or powered off on purpose.
     Shutdown,
     /// The kernel or the initrd gave up, with what it said: a panic, an oops, a BUG, a stall, a hung task,
@@ -48,7 +44,7 @@ pub enum Event {
 }
 
 /// What each line is compared with; the first match names it.
-const PATTERNS: [(Kind, &str); 22] = [
+const PATTERNS: [(Kind, &str); 20] = [
     (Kind::Bootloader, r"^U-Boot (SPL )?20\d\d\.\d\d"),
     (
         Kind::BootloaderTrouble,
@@ -114,9 +110,6 @@ const PATTERNS: [(Kind, &str); 22] = [
         Kind::Crash("full overlay"),
         r"^hearth: (?P<message>the overlay is full.*)",
     ),
-    // systemd puts the agent's name before what it copies to the console.
-    (Kind::CheckedIn, r"(^|\]: )hearth: checked in as "),
-    (Kind::Job, r"(^|\]: )hearth: runs job \d+"),
 ];
 
 #[derive(Clone, Copy)]
@@ -128,8 +121,6 @@ enum Kind {
     Userspace,
     Login,
     Shutdown,
-    CheckedIn,
-    Job,
     Crash(&'static str),
 }
 
@@ -236,8 +227,6 @@ impl Watch {
             Kind::Userspace => Event::Userspace,
             Kind::Login => Event::Login,
             Kind::Shutdown => Event::Shutdown,
-            Kind::CheckedIn => Event::CheckedIn,
-            Kind::Job => Event::Job,
             Kind::Crash(kind) => Event::Crash {
                 kind,
                 message: part("message"),

@@ -22,7 +22,6 @@ pub enum Access {
 pub(super) struct Powered<'a> {
     kind: Kind<'a>,
     console: Box<dyn Console>,
-    light: Option<Light>,
     off: bool,
 }
 
@@ -39,7 +38,6 @@ impl<'a> Powered<'a> {
                 Ok(Powered {
                     kind: Kind::Emulated(emulator),
                     console,
-                    light: None,
                     off: false,
                 })
             }
@@ -51,7 +49,6 @@ impl<'a> Powered<'a> {
                 Ok(Powered {
                     kind: Kind::Real(power.as_mut()),
                     console,
-                    light: None,
                     off: false,
                 })
             }
@@ -72,9 +69,6 @@ impl<'a> Powered<'a> {
 
     /// Shows on the power switch what the board is doing, where it can.
     pub(super) fn light(&mut self, light: Light) {
-        if self.light.replace(light) == Some(light) {
-            return;
-        }
         if let Kind::Real(power) = &mut self.kind
             && let Err(error) = power.show(light)
         {

@@ -81,10 +81,16 @@ impl<'a> Attended<'a> {
                 } else {
                     format!("the console was lost: {error}")
                 };
-                self.machine.console_lost(self.at(), &what);
                 self.lost = Some(what);
                 Ok(Vec::new())
             }
+        }
+    }
+
+    /// Takes it for a failure if the console is lost and the board is not yet where the network alone carries it.
+    pub(super) fn judge_loss(&mut self) {
+        if let Some(what) = &self.lost {
+            self.machine.console_lost(self.at(), what);
         }
     }
 

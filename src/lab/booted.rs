@@ -34,6 +34,7 @@ impl<'a> Booted<'a> {
         let mut board = Attended::on(access, timeouts, begun, log)?;
         loop {
             let events = board.look()?;
+            board.judge_loss();
             board.tell(observer);
             if events.contains(&Event::Login) {
                 let (board, log) = board.leave();

@@ -194,13 +194,17 @@ impl<'a> Session<'a> {
                 None => {}
             }
         }
-        if let (false, Some(what)) = (was_lost, self.board.lost())
-            && self.board.machine.state() >= State::CheckedIn
-        {
+        let Some(what) = self.board.lost().filter(|_| !was_lost).map(String::from) else {
+            return Ok(None);
+        };
+        // The board may have checked in since the store was looked at.
+        let failure = self.read_store()?;
+        if self.board.machine.state() >= State::CheckedIn {
             // The network alone carries a job that runs; nothing else carries a boot.
-            self.warnings.push(what.to_string());
+            self.warnings.push(what);
         }
-        Ok(None)
+        self.board.judge_loss();
+        Ok(failure)
     }
 
     /// What is wrong with the name and the image that the board's boot script told.
@@ -233,10 +237,8 @@ impl<'a> Session<'a> {
         };
         self.finished = job.state == JobState::Finished;
         let at = self.board.at();
-        if job.state != JobState::Submitted {
-            if self.board.machine.state() < State::Running {
-                self.board.machine.running(at);
-            }
+        if job.state != JobState::Submitted && self.board.machine.state() < State::Running {
+            self.board.machine.running(at);
             self.board.board.light(Light::Testing);
         }
         if job
