@@ -16,32 +16,9 @@ fn main() {
     let bench = Bench::new();
     bench.hearth(&["build"], &["-o", "out"]);
     let native: f64 = (0..5)
-        .map(|_| {
-            bench.hearth(
-                &["initrd"],
-                &[
-                    "--board",
-                    BOARD,
-                    "--root",
-                    "out/rootfs.tar",
-                    "-o",
-                    "native.img",
-                ],
-            )
-        })
+        .map(|_| bench.native(&bench.recipe, "native.img"))
         .fold(f64::INFINITY, f64::min);
-    bench.hearth_with(
-        "small.toml",
-        &["initrd"],
-        &[
-            "--board",
-            BOARD,
-            "--root",
-            "out/rootfs.tar",
-            "-o",
-            "small.img",
-        ],
-    );
+    bench.native(Path::new("small.toml"), "small.img");
     let peer = bench.mkinitramfs();
     let chroot = bench.hearth(
         &["initrd"],
@@ -137,9 +114,10 @@ impl Bench {
         run(&mut self.command(&self.recipe, before, after))
     }
 
-    /// As [`Bench::hearth`], with another recipe.
-    fn hearth_with(&self, recipe: &str, before: &[&str], after: &[&str]) -> f64 {
-        run(&mut self.command(Path::new(recipe), before, after))
+    /// Seconds that the native builder takes for a recipe's initrd of the built image.
+    fn native(&self, recipe: &Path, name: &str) -> f64 {
+        let options = ["--board", BOARD, "--root", "out/rootfs.tar", "-o", name];
+        run(&mut self.command(recipe, &["initrd"], &options))
     }
 
     /// Runs mkinitramfs as Debian configures it. Its pid namespace tells how many processes there were.

@@ -57,15 +57,26 @@ fn recipe(arch: &str, directory: &Path) -> PathBuf {
 fn initrd(arch: &'static str, board_type: &str, name: &str) -> PathBuf {
     let directory = work(arch);
     let out = directory.join(name);
-    succeed(
-        hearth()
-            .args(["initrd", "--board", board_type, "--root"])
-            .arg(built(arch).join("rootfs.tar"))
-            .arg("-o")
-            .arg(&out)
-            .arg(recipe(arch, &directory)),
-    );
+    let root = built(arch).join("rootfs.tar");
+    succeed(&mut native(
+        board_type,
+        &root,
+        &recipe(arch, &directory),
+        &out,
+    ));
     out
+}
+
+/// The command that builds a recipe's native initrd of an image's tar for one board type.
+fn native(board_type: &str, root: &Path, recipe: &Path, out: &Path) -> Command {
+    let mut command = hearth();
+    command
+        .args(["initrd", "--board", board_type, "--root"])
+        .arg(root)
+        .arg("-o")
+        .arg(out)
+        .arg(recipe);
+    command
 }
 
 /// The distribution's initrd of the built image, for all board types; made once, since it takes minutes.
@@ -492,12 +503,12 @@ fn a_module_that_the_kernel_lacks_is_named_with_who_asks_for_it() {
     .unwrap();
     let out = directory.join("wrong.img");
     fail(
-        hearth()
-            .args(["initrd", "--board", "qemu-virt-arm", "--root"])
-            .arg(built("armhf").join("rootfs.tar"))
-            .arg("-o")
-            .arg(&out)
-            .arg(&wrong),
+        &mut native(
+            "qemu-virt-arm",
+            &built("armhf").join("rootfs.tar"),
+            &wrong,
+            &out,
+        ),
         2,
         "has no module warp_drive, which the recipe asks for",
     );
@@ -530,14 +541,7 @@ fn firmware_comes_with_the_module_that_names_it() {
     )
     .unwrap();
     let out = directory.join("firmware.img");
-    succeed(
-        hearth()
-            .args(["initrd", "--board", "qemu-virt-arm", "--root"])
-            .arg(&tar)
-            .arg("-o")
-            .arg(&out)
-            .arg(&with_module),
-    );
+    succeed(&mut native("qemu-virt-arm", &tar, &with_module, &out));
     let listed = succeed(oracle("lsinitramfs").arg(&out));
     let listed = String::from_utf8(listed.stdout).unwrap();
     assert!(listed.lines().any(|line| line == name), "{listed}");
@@ -551,14 +555,12 @@ fn an_initrd_for_fewer_roots_is_smaller() {
     let small = directory.join("small.toml");
     fs::write(&small, format!("{text}\n[initrd]\nroots = [\"nfs3\"]\n")).unwrap();
     let out = directory.join("small.img");
-    succeed(
-        hearth()
-            .args(["initrd", "--board", "qemu-virt-arm", "--root"])
-            .arg(built("armhf").join("rootfs.tar"))
-            .arg("-o")
-            .arg(&out)
-            .arg(&small),
-    );
+    succeed(&mut native(
+        "qemu-virt-arm",
+        &built("armhf").join("rootfs.tar"),
+        &small,
+        &out,
+    ));
     let shown = succeed(hearth().args(["initrd", "show", "--json"]).arg(&out));
     let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
     let modules = &shown["modules"];

@@ -68,7 +68,7 @@ impl Emulator {
             .process_group(0)
             .spawn()
             .map_err(|error| Fault::host(format!("cannot start QEMU: {error}")))?;
-        match Control::connect(&socket, &mut child, &errors).and_then(|mut control| {
+        match Control::connect(&socket, &mut child).and_then(|mut control| {
             let pty = control.pty()?;
             let console = console::open(&recipe::Console::Serial {
                 device: pty,
@@ -86,11 +86,15 @@ impl Emulator {
                 console,
             )),
             Err(error) => {
-                // It may have made its socket and then ended, which is the reason then.
+                // If it has ended, or is about to, that is the reason, and it says why.
                 sleep(PAUSE);
                 let ended = child.try_wait().is_ok_and(|status| status.is_some());
                 end(&mut child);
-                Err(if ended { ended_at_once(&errors) } else { error })
+                if !ended {
+                    return Err(error);
+                }
+                let said = fs::read_to_string(&errors).unwrap_or_default();
+                Err(Fault::infrastructure(format!("QEMU ended at once: {}", said.trim())).into())
             }
         }
     }
@@ -123,12 +127,6 @@ impl Drop for Emulator {
     fn drop(&mut self) {
         end(&mut self.child);
     }
-}
-
-/// `errors` is the file to which QEMU says why it ended.
-fn ended_at_once(errors: &Path) -> anyhow::Error {
-    let said = fs::read_to_string(errors).unwrap_or_default();
-    Fault::infrastructure(format!("QEMU ended at once: {}", said.trim())).into()
 }
 
 fn end(child: &mut Child) {
@@ -235,14 +233,12 @@ struct Control {
 }
 
 impl Control {
-    /// `errors` is the file to which QEMU says why it ended, if it does.
-    fn connect(socket: &Path, child: &mut Child, errors: &Path) -> Result<Self> {
+    fn connect(socket: &Path, child: &mut Child) -> Result<Self> {
         let end = Instant::now() + CONTROL_TIMEOUT;
         let stream = loop {
             match UnixStream::connect(socket) {
                 Ok(stream) => break stream,
-                Err(_) if child.try_wait()?.is_some() => return Err(ended_at_once(errors)),
-                Err(error) if Instant::now() > end => {
+                Err(error) if child.try_wait()?.is_some() || Instant::now() > end => {
                     return Err(
                         Fault::infrastructure(format!("QEMU does not answer: {error}")).into(),
                     );

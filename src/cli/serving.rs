@@ -31,8 +31,7 @@ impl Serving {
     /// # Errors
     /// If one cannot be, or the board's image is none that can be served.
     pub fn start(target: &Target, store: &Arc<Store>) -> Result<Self> {
-        let lab = &target.lab;
-        if TcpStream::connect_timeout(&lab.settings.http(), PROBE).is_ok() {
+        if TcpStream::connect_timeout(&target.lab.settings.http(), PROBE).is_ok() {
             return Ok(Serving {
                 stop: None,
                 thread: None,
@@ -40,20 +39,21 @@ impl Serving {
         }
         let (opened, is_open) = mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let (lab, builds, store) = (
-            lab.clone(),
-            target.images().to_path_buf(),
-            Arc::clone(store),
-        );
+        // As the command line has changed it, not as the file has it.
+        let lab = LoadedLab {
+            path: None,
+            ..target.lab.clone()
+        };
+        let (builds, store) = (target.images().to_path_buf(), Arc::clone(store));
         let recipe = target.board.recipe.clone();
-        let open = move |lab: &LoadedLab| {
+        let open = move || {
             let server = Server::open(lab.clone(), &builds, ListenFd::empty())?;
             if let Some(recipe) = &recipe {
                 server.store().current(recipe)?;
             }
-            Ok(with_api(server, lab, store))
+            Ok(with_api(server, &lab, store))
         };
-        let thread = std::thread::spawn(move || serve(&lab, open, &opened, stopped));
+        let thread = std::thread::spawn(move || serve(open, &opened, stopped));
         is_open.recv().context("the servers ended at once")??;
         Ok(Serving {
             stop: Some(stop),
@@ -74,8 +74,7 @@ impl Drop for Serving {
 }
 
 fn serve(
-    lab: &LoadedLab,
-    open: impl FnOnce(&LoadedLab) -> Result<Server>,
+    open: impl FnOnce() -> Result<Server>,
     opened: &mpsc::Sender<Result<()>>,
     stop: oneshot::Receiver<()>,
 ) {
@@ -90,12 +89,7 @@ fn serve(
         }
     };
     runtime.block_on(async {
-        // As the command line has changed it, not as the file has it.
-        let lab = LoadedLab {
-            path: None,
-            ..lab.clone()
-        };
-        match open(&lab) {
+        match open() {
             Ok(server) => {
                 let _ = opened.send(Ok(()));
                 let stopped = async {

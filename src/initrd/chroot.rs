@@ -20,7 +20,7 @@ use crate::progress::{NoProgress, Progress};
 use crate::recipe::ModuleSet;
 use crate::rootfs::index::Image;
 use crate::rootfs::{Mounted, tools};
-use crate::sandbox::{Namespaces, PATH, Program, Root, Step};
+use crate::sandbox::{Namespaces, Program, Root, Step};
 
 /// What is done inside the namespaces, and in the image's root there, for `main` to register.
 pub const STEPS: &[Step] = &[
@@ -230,7 +230,7 @@ fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
     let () = root.step(CONFIGURE, &input.files, &NoProgress)?;
     let result = format!("/{RESULT}");
     let program = Program::new(["/usr/sbin/mkinitramfs", "-o", &result, &input.kernel])
-        .env("PATH", format!("{}:{PATH}", tools::OUTSIDE));
+        .env("PATH", tools::search_path());
     let mut lines: VecDeque<String> = VecDeque::new();
     let status = root.run(&program, &mut |line| {
         log::info!("mkinitramfs: {line}");

@@ -248,29 +248,28 @@ impl Kernel {
                 self.aliases.add(pattern, name);
             }
         }
-        for line in self
-            .text(image, "modules.softdep")?
-            .unwrap_or_default()
-            .lines()
-        {
-            if let Some(rest) = line.strip_prefix("softdep ")
-                && let Some((name, words)) = rest.split_once(' ')
-            {
-                self.add_soft(name, words);
-            }
-        }
-        for line in self
-            .text(image, "modules.weakdep")?
-            .unwrap_or_default()
-            .lines()
-        {
-            if let Some(rest) = line.strip_prefix("weakdep ")
-                && let Some((name, words)) = rest.split_once(' ')
-            {
-                self.add_weak(name, words);
-            }
-        }
+        self.read_further(image, "softdep", Kernel::add_soft)?;
+        self.read_further(image, "weakdep", Kernel::add_weak)?;
         Ok(true)
+    }
+
+    /// Reads `modules.KEYWORD`, whose lines are the keyword, a module, and words for `add`.
+    fn read_further(
+        &mut self,
+        image: &Image,
+        keyword: &str,
+        add: fn(&mut Self, &str, &str),
+    ) -> Result<()> {
+        let text = self.text(image, &format!("modules.{keyword}"))?;
+        for line in text.unwrap_or_default().lines() {
+            if let Some((found, rest)) = line.split_once(' ')
+                && found == keyword
+                && let Some((name, words)) = rest.split_once(' ')
+            {
+                add(self, name, words);
+            }
+        }
+        Ok(())
     }
 
     /// Works out from the modules themselves what depmod would have written.

@@ -148,17 +148,17 @@ impl<'a> Configure<'a> {
 
     /// Runs depmod, since kernel packages bring no `modules.dep`, and systemd-hwdb, as udev's postinst does.
     fn indices(&self) -> Result<()> {
-        const DEPMOD: &str = "PATH=$0:/sbin:/bin
-            command -v depmod >/dev/null || exit 0
+        const DEPMOD: &str = "command -v depmod >/dev/null || exit 0
             for kernel in /lib/modules/*/kernel; do
                 [ -d \"$kernel\" ] || continue
                 version=${kernel%/kernel}
                 depmod \"${version##*/}\"
             done";
-        const HWDB: &str = "PATH=$0:/sbin:/bin
-            [ -d /usr/lib/udev/hwdb.d ] && command -v systemd-hwdb >/dev/null || exit 0
+        const HWDB: &str =
+            "[ -d /usr/lib/udev/hwdb.d ] && command -v systemd-hwdb >/dev/null || exit 0
             systemd-hwdb --usr update";
-        let shell = |script| Program::new(["/bin/sh", "-e", "-c", script, tools::OUTSIDE]);
+        // Without the shims, which silence both.
+        let shell = |script| Program::shell(script).env("PATH", tools::search_path());
         self.must(&shell(DEPMOD), "depmod")?;
         self.must(&shell(HWDB), "systemd-hwdb")
     }

@@ -17,20 +17,21 @@ use object::read::elf::{FileHeader, ProgramHeader};
 
 use super::build::remove;
 use super::merged_usr;
-use super::package::{Package, read_all};
+use super::package::{Package, below_usr, read_all};
 use super::steps::PackagesInput;
 use super::tree::Tree;
 use super::unpack::unpack_first;
 use crate::error::{Class, class_of};
 use crate::progress::{Progress, Unit};
 use crate::recipe::TOOLS;
+use crate::sandbox::PATH;
 
 /// Where the libraries are, which no image of another architecture has.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 /// A library that udev depends on, and systemd-hwdb does without. Hooks of initramfs-tools would copy it.
 const UNWANTED: &str = "libkmod2";
 /// Where a root has what [`outside`] holds.
-pub const OUTSIDE: &str = "/run/hearth-tools";
+const OUTSIDE: &str = "/run/hearth-tools";
 /// The tools' program interpreter. It is not where the psABI has it, below `/lib64`: scripts of base-files and usrmerge object
 /// to such a directory in images of other architectures.
 const INTERPRETER: &str = "/run/hearth-tools/ld.so";
@@ -56,6 +57,11 @@ pub fn layer(tools: &Path) -> PathBuf {
 pub fn binds(tools: Option<&Path>) -> Vec<(PathBuf, PathBuf)> {
     let bind = |tools: &Path| (outside(tools), OUTSIDE.into());
     tools.map(bind).into_iter().collect()
+}
+
+/// The search path of a program that is to find these, where they are, before the image's own.
+pub fn search_path() -> String {
+    format!("{OUTSIDE}:{PATH}")
 }
 
 fn outside(tools: &Path) -> PathBuf {
@@ -133,17 +139,19 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
 
 /// The path of a package's program below `usr`, if it is one that is to be native.
 fn program(package: &str, path: &str) -> Option<PathBuf> {
-    let path = path.trim_start_matches('/');
-    let below_usr = path.strip_prefix("usr/").unwrap_or(path);
-    let (directory, name) = below_usr.split_once('/')?;
-    let is_program = matches!(directory, "bin" | "sbin") && !name.is_empty() && !name.contains('/');
+    let path = below_usr(Path::new(path.trim_start_matches('/')));
+    let name = path.file_name()?.to_str()?;
+    let directories = ["usr/bin", "usr/sbin"].map(Path::new);
+    let is_program = path
+        .parent()
+        .is_some_and(|parent| directories.contains(&parent));
     let wanted = match package {
         // These tell the processor, which has to be the image's.
         "coreutils" => !matches!(name, "arch" | "uname"),
         "kmod" | "udev" => false,
         _ => TOOLS.contains(&package),
     };
-    (is_program && wanted).then(|| Path::new("usr").join(directory).join(name))
+    (is_program && wanted).then_some(path)
 }
 
 /// Makes sure that nothing of the tools is among an image's changes, where a script may have copied, renamed or touched
