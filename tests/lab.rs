@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use hearth::job::{Collector, Loaded, Merger, NumberedLine, Outcome, payload};
 use hearth::lab::{JobState, Known, OPENAPI, Store, router};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -26,6 +29,12 @@ struct Agent {
 impl Agent {
     fn start(shell: &str, lab: SocketAddr, board: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        common::interfaces(dir.path());
+        Agent::start_in(dir, shell, lab, board)
+    }
+
+    /// The same in a directory whose `net` has the board's network interfaces.
+    fn start_in(dir: TempDir, shell: &str, lab: SocketAddr, board: &str) -> Self {
         let path = |name: &str| dir.path().join(name);
         fs::write(
             path("cmdline"),
@@ -40,11 +49,13 @@ impl Agent {
             .env("HEARTH_CMDLINE", path("cmdline"))
             .env("HEARTH_CONSOLE", path("console"))
             .env("HEARTH_WORK", path("work"))
+            .env("HEARTH_NET", path("net"))
             .env(
                 "HEARTH_POWEROFF",
                 format!("touch {}", path("off").display()),
             )
             .stdout(Stdio::null())
+            .process_group(0)
             .spawn()
             .unwrap();
         Agent { child, dir }
@@ -57,7 +68,11 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // With what it has started.
+        let _ = killpg(
+            Pid::from_raw(self.child.id().cast_signed()),
+            Signal::SIGKILL,
+        );
         let _ = self.child.wait();
     }
 }
@@ -66,12 +81,11 @@ impl Drop for Agent {
 fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, Arc<Store>) {
     let runtime = Runtime::new().unwrap();
     let store = Arc::new(Store::open(store).unwrap());
-    let mac = common::own_mac();
     let known: Vec<Known> = boards
         .iter()
         .map(|name| Known {
             name: (*name).into(),
-            mac: mac.parse().unwrap(),
+            mac: common::MAC.parse().unwrap(),
             images: vec!["img-1".into()],
         })
         .collect();
@@ -145,6 +159,27 @@ fn the_agent_runs_a_job_under_dash_and_busybox_and_then_powers_off() {
         wait_for("the board to power off", || {
             agent.dir.path().join("off").exists()
         });
+    }
+}
+
+/// udev renames the interfaces at about the time that the agent starts.
+#[test]
+fn an_interface_that_is_renamed_while_the_agent_looks_at_it_is_found_by_its_new_name() {
+    for shell in ["dash", "busybox sh"] {
+        let store = tempfile::tempdir().unwrap();
+        let (_runtime, at, store) =
+            serve(&store.path().join("lab.sqlite"), "127.0.0.1:0", &["neo1"]);
+        let id = store.submit("neo1", &job("    - true\n")).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        // The old name is listed, and cannot be read any more.
+        let net = dir.path().join("net");
+        fs::create_dir_all(net.join("eth0")).unwrap();
+        let _agent = Agent::start_in(dir, shell, at, "neo1");
+        std::thread::sleep(Duration::from_millis(1500));
+        fs::create_dir(net.join("enp0s2")).unwrap();
+        fs::write(net.join("enp0s2/address"), common::MAC).unwrap();
+        wait_for("the job's end", || finished(&store, id));
+        assert!(store.strangers().unwrap().is_empty(), "{shell}");
     }
 }
 

@@ -58,6 +58,12 @@ pub fn check(claim: &Claim, known: &[Known], others: &[Claim]) -> Option<String>
             claim.board, claim.mac, claim.boot, twin.mac, twin.boot
         ));
     }
+    if claim.mac.is_empty() {
+        return Some(format!(
+            "`{}` should have MAC {} and found no network interface that has one",
+            claim.board, board.mac
+        ));
+    }
     if mac != Some(board.mac) {
         let owner = known.iter().find(|known| Some(known.mac) == mac);
         let whose = owner
@@ -108,6 +114,9 @@ mod tests {
         assert!(said(&claim("new", 2, "img-1", "a"), &[]).contains("another board's card"));
         assert!(said(&claim("neo1", 2, "img-1", "a"), &[]).contains("which is neo2's"));
         assert!(said(&claim("neo1", 1, "img-0", "a"), &[]).contains("should run the image img-1"));
+        let mut bare = claim("neo1", 1, "img-1", "a");
+        bare.mac.clear();
+        assert!(said(&bare, &[]).contains("no network interface"));
         let twin = claim("neo1", 1, "img-1", "b");
         assert!(said(&claim("neo1", 1, "img-1", "a"), &[twin]).contains("two boards are `neo1`"));
     }

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{self, own_mac};
+use crate::common::{self, MAC};
 
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -64,6 +64,7 @@ impl Board {
             image,
             address: address(),
         };
+        common::interfaces(board.dir.path());
         fs::write(board.path("board.sh"), format!("{PRELUDE}\n{script}\n")).unwrap();
         board.write_lab(
             "{ driver = 'command', run = ['setsid', 'sh', 'board.sh'] }",
@@ -80,10 +81,9 @@ impl Board {
         let text = format!(
             "[lab]\nname = 'faults'\naddress = '{}'\nrecipe = 'img'\n\
              ports = {{ tftp = 6969, nfs = 20049, mount = 20049, portmap = 0, http = 8420 }}\n\
-             [[board]]\nname = 'fake1'\ntype = 'qemu-virt-arm'\nmac = '{}'\n\
+             [[board]]\nname = 'fake1'\ntype = 'qemu-virt-arm'\nmac = '{MAC}'\n\
              console = {console}\npower = {power}\nretries = {RETRIES}\n{entry}\n",
-            self.address,
-            own_mac()
+            self.address
         );
         fs::write(self.path("lab.toml"), text).unwrap();
     }
@@ -134,6 +134,7 @@ impl Board {
             .env("AGENT", agent())
             .env("HEARTH_CMDLINE", self.path("cmdline"))
             .env("HEARTH_WORK", self.path("work"))
+            .env("HEARTH_NET", self.path("net"))
             .env("HEARTH_CONSOLE", "/dev/stdout")
             .env("HEARTH_POWEROFF", "echo reboot: Power down");
     }

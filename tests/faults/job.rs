@@ -114,7 +114,7 @@ fn a_board_that_resets_or_crashes_is_told_from_tests_that_reboot_it() {
 fn a_full_overlay_is_not_the_tests_fault() {
     let script = "( until [ -e now ]; do sleep 0.1; done; echo 'hearth: the overlay is full: what the job wrote' ) & boot";
     Board::new(script)
-        .test("touch $HEARTH_WORK/../now\nlava-test-case write --shell false")
+        .test("touch $HEARTH_WORK/../now\nsleep 2\nlava-test-case write --shell false")
         .failed(4, "infrastructure", "running", "full overlay");
 }
 

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 
 use crate::board::{Board, Process, shows, spawn, wait_for};
-use crate::common::{fail, own_mac, succeed};
+use crate::common::{MAC, fail, succeed};
 
 const CASE: &str = "lava-test-case one --result pass";
 
@@ -111,7 +111,7 @@ fn what_a_killed_run_has_left_does_not_disturb_the_next_one() {
 fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
     let board = Board::new("");
     let lab = fs::read_to_string(board.path("lab.toml")).unwrap();
-    let lab = lab.replace(&own_mac(), "02:00:00:00:00:01");
+    let lab = lab.replace(MAC, "02:00:00:00:00:01");
     fs::write(board.path("lab.toml"), &lab).unwrap();
     let _lab = board.serve();
     fs::write(
@@ -135,10 +135,7 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
     };
     let listed = succeed(&mut adopt(&[])).stdout;
     let listed = String::from_utf8(listed).unwrap();
-    assert!(
-        listed.contains(&own_mac()) && listed.contains("neo9"),
-        "{listed}"
-    );
+    assert!(listed.contains(MAC) && listed.contains("neo9"), "{listed}");
     fail(
         &mut adopt(&["neo8", "--type", "nanopi-neo"]),
         2,
