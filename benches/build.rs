@@ -111,6 +111,8 @@ impl Bench {
     /// Seconds that `xz -d` takes for all data members, as many at once as hearth has threads.
     fn xz(&self) -> f64 {
         let members = self.directory.join("members");
+        // Of an earlier run, with other packages.
+        let _ = fs::remove_dir_all(&members);
         fs::create_dir_all(&members).expect("a directory");
         let lock = Lock::load(&self.recipe.with_extension("lock")).expect("the lock");
         for package in lock.packages.iter().filter(|p| p.role == Role::Root) {

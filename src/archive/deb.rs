@@ -88,9 +88,12 @@ impl Deb {
     ///
     /// # Errors
     /// If there is no data member, or its compression is unknown.
-    pub fn data(&mut self, threads: u32) -> Result<Box<dyn Read + '_>> {
+    pub fn data(&mut self, threads: usize) -> Result<Box<dyn Read + '_>> {
         let limit = self.size.saturating_mul(EXPANSION).max(EXPANSION_FLOOR);
-        let threads = if self.size > 8 << 20 { threads } else { 0 };
+        let threads = match u32::try_from(threads) {
+            Ok(threads) if self.size > 8 << 20 => threads,
+            _ => 0,
+        };
         let path = self.path.clone();
         let (name, member) = self.member("data.tar")?;
         let inner = decoder(&name, member, threads)

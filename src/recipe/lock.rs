@@ -210,11 +210,12 @@ pub const TOOL_ARCH: &str = "amd64";
 
 /// Packages whose programs maintainer scripts spend their time in. A native one does what the image's own does, which is
 /// the same program, but takes a millisecond to start where an emulated one takes twenty.
-pub const TOOLS: [&str; 14] = [
+pub const TOOLS: [&str; 16] = [
     "coreutils",
     "dash",
     "debianutils",
     "diffutils",
+    "dpkg",
     "findutils",
     "grep",
     "kmod",
@@ -225,6 +226,7 @@ pub const TOOLS: [&str; 14] = [
     "perl",
     "perl-base",
     "sed",
+    "systemd",
     "udev",
 ];
 

@@ -22,11 +22,12 @@ pub const STEPS: &[Step] = &[Step::new("certificates", link_certificates)];
 
 const NOTHING: &str = include_str!("shims/nothing");
 /// Programs that must do nothing now. The board makes its own host keys; an initrd is made later, if at all; depmod,
-/// systemd-hwdb and update-ca-certificates are run once, by [`Configure::configure_all`].
-const SILENCED: [&str; 9] = [
+/// systemd-hwdb and update-ca-certificates are run once, by [`Configure::configure_all`]; nothing takes logger's lines.
+const SILENCED: [&str; 10] = [
     "deb-systemd-invoke",
     "depmod",
     "invoke-rc.d",
+    "logger",
     "service",
     "ssh-keygen",
     "start-stop-daemon",
@@ -46,7 +47,15 @@ pub struct Configure<'a> {
 impl<'a> Configure<'a> {
     /// `root` is the image's directory, with the layer of `tools` in it if there are any, `epoch` the image's date;
     /// `stage` is told which package is being configured.
-    pub fn new(root: &Path, tools: Option<&Path>, epoch: u64, stage: &'a dyn Stage) -> Self {
+    ///
+    /// # Errors
+    /// If the tools cannot be read.
+    pub fn new(
+        root: &Path,
+        tools: Option<&Path>,
+        epoch: u64,
+        stage: &'a dyn Stage,
+    ) -> Result<Self> {
         let mut shims: Vec<_> = SILENCED
             .map(|name| (name.to_owned(), NOTHING.to_owned()))
             .into();
@@ -54,13 +63,16 @@ impl<'a> Configure<'a> {
             "deb-systemd-helper".into(),
             include_str!("shims/deb-systemd-helper").into(),
         ));
+        if let Some(tools) = tools {
+            shims.extend(tools::shims(tools)?);
+        }
         let root = Root {
             epoch,
             shims,
             binds: tools::binds(tools),
             ..Root::new(root)
         };
-        Configure { root, stage }
+        Ok(Configure { root, stage })
     }
 
     /// Runs `preinst install` of an unpacked package, as dpkg(1) does before unpacking: `package` is its name in dpkg's

@@ -6,6 +6,7 @@ mod build;
 mod certificates;
 pub mod configure;
 mod customise;
+mod decompress;
 pub mod diff;
 mod dpkg;
 pub mod index;

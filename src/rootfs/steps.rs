@@ -4,8 +4,9 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::configure::Configure;
 use super::customise::Customisation;
+use super::decompress::decompress;
 use super::package::{Order, Package, PackageFile, order, read_all};
 use super::tree::Tree;
 use super::unpack::{Unpacked, unpack_first, unpack_more};
@@ -133,21 +135,34 @@ fn scripts(
         input.tools.as_deref(),
         u64::try_from(input.epoch)?,
         stage,
-    );
+    )?;
     let stems = |indices: &[usize]| -> Vec<String> {
         indices
             .iter()
             .map(|&index| packages[index].qualified_name())
             .collect()
     };
-    let mut with_preinst = pick(packages, &order.first);
-    with_preinst.retain(|package| package.control_file("preinst").is_some());
-    // It makes /etc/passwd, which other scripts look at.
-    with_preinst.sort_by_key(|package| package.name() != "base-passwd");
-    for package in with_preinst {
-        scripts.preinst(&package.qualified_name(), &package.file.arch)?;
-    }
-    scripts.configure(&stems(&order.essential))?;
+    let late: Vec<&Package> = order
+        .rounds
+        .iter()
+        .flat_map(|round| pick(packages, &round.unpack))
+        .collect();
+    // Scripts keep one processor busy.
+    let threads = input.threads.saturating_sub(1);
+    let decompressed = thread::scope(|scope| {
+        let decompressed = scope.spawn(|| decompress(&late, &input.directory, threads));
+        let mut with_preinst = pick(packages, &order.first);
+        with_preinst.retain(|package| package.control_file("preinst").is_some());
+        // It makes /etc/passwd, which other scripts look at.
+        with_preinst.sort_by_key(|package| package.name() != "base-passwd");
+        for package in with_preinst {
+            scripts.preinst(&package.qualified_name(), &package.file.arch)?;
+        }
+        scripts.configure(&stems(&order.essential))?;
+        decompressed
+            .join()
+            .map_err(|_| anyhow!("decompressing panicked"))?
+    })?;
     for round in &order.rounds {
         if !round.configure.is_empty() {
             scripts.configure(&stems(&round.configure))?;
@@ -161,7 +176,15 @@ fn scripts(
         let diversions = dpkg::Diversions::load(&mut tree)?;
         let claims = dpkg::claims(&mut tree)?;
         let stage = progress.stage("unpack", Some(late.len() as u64), Unit::Items);
-        let unpacked = unpack_more(root, &late, claims, &diversions, input.threads, &*stage)?;
+        let unpacked = unpack_more(
+            root,
+            &late,
+            claims,
+            &diversions,
+            &decompressed,
+            input.threads,
+            &*stage,
+        )?;
         register(&mut tree, &late, &unpacked, input.epoch)?;
         stage.finish(&format!(
             "{} packages more, after their preinst",

@@ -28,17 +28,26 @@ use crate::sandbox::PATH;
 
 /// Where the libraries are, which no image of another architecture has.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-/// A library that udev depends on, and systemd-hwdb does without. Hooks of initramfs-tools would copy it.
-const UNWANTED: &str = "libkmod2";
+/// A library that hooks of initramfs-tools would copy into the initrd: only the programs that [`shims`] call find it.
+const HIDDEN_LIBRARY: &str = "libkmod.so.";
 /// Where a root has what [`outside`] holds.
 const OUTSIDE: &str = "/run/hearth-tools";
 /// The tools' program interpreter. It is not where the psABI has it, below `/lib64`: scripts of base-files and usrmerge object
 /// to such a directory in images of other architectures.
 const INTERPRETER: &str = "/run/hearth-tools/ld.so";
-/// Programs in `/usr/bin` that are at [`OUTSIDE`], and their names there.
-const OUTSIDE_PROGRAMS: [(&str, &[&str]); 2] = [
-    ("kmod", &["depmod", "modinfo", "modprobe"]),
-    ("systemd-hwdb", &["systemd-hwdb"]),
+/// Programs at [`OUTSIDE`], and their paths there. Those in `bin` are found by [`search_path`], those in `scripts` are
+/// called by [`shims`].
+const OUTSIDE_PROGRAMS: [(&str, &[&str]); 7] = [
+    ("usr/bin/dpkg", &["scripts/dpkg"]),
+    ("usr/bin/journalctl", &["scripts/journalctl"]),
+    (
+        "usr/bin/kmod",
+        &["bin/depmod", "bin/modinfo", "bin/modprobe"],
+    ),
+    ("usr/bin/systemctl", &["scripts/systemctl"]),
+    ("usr/bin/systemd-hwdb", &["bin/systemd-hwdb"]),
+    ("usr/bin/systemd-sysusers", &["scripts/systemd-sysusers"]),
+    ("usr/bin/systemd-tmpfiles", &["scripts/systemd-tmpfiles"]),
 ];
 
 /// Whether this host runs the lock's tools.
@@ -61,7 +70,30 @@ pub fn binds(tools: Option<&Path>) -> Vec<(PathBuf, PathBuf)> {
 
 /// The search path of a program that is to find these, where they are, before the image's own.
 pub fn search_path() -> String {
-    format!("{OUTSIDE}:{PATH}")
+    format!("{OUTSIDE}/bin:{PATH}")
+}
+
+/// Scripts that take the place of programs of the same names and call the native ones.
+///
+/// # Errors
+/// If the tools cannot be read.
+pub fn shims(tools: &Path) -> Result<Vec<(String, String)>> {
+    let mut shims = Vec::new();
+    for entry in fs::read_dir(outside(tools).join("scripts"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let call = format!(
+            "exec {INTERPRETER} --library-path {OUTSIDE}/lib {OUTSIDE}/scripts/{name} \"$@\""
+        );
+        let script = match name.as_str() {
+            // All else that it does depends on the architecture it was built for.
+            "dpkg" => format!(
+                "case $1 in --compare-versions | --validate-*) {call} ;; esac\nexec /usr/bin/dpkg \"$@\""
+            ),
+            _ => call,
+        };
+        shims.push((name, format!("#!/bin/sh\n{script}\n")));
+    }
+    Ok(shims)
 }
 
 fn outside(tools: &Path) -> PathBuf {
@@ -98,18 +130,29 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let all = input.directory.join("all");
     let (tree, outside) = (layer(&input.directory), outside(&input.directory));
     fs::create_dir(&all)?;
-    fs::create_dir(&outside)?;
+    for directory in ["bin", "lib", "scripts"] {
+        fs::create_dir_all(outside.join(directory))?;
+    }
     merged_usr(&mut Tree::open(&all)?)?;
-    let mut packages: Vec<&Package> = packages.iter().collect();
-    packages.retain(|package| package.name() != UNWANTED);
+    let packages: Vec<&Package> = packages.iter().collect();
     let unpacked = unpack_first(&all, &packages, input.threads, &*stage)?;
     fs::create_dir_all(tree.join(LIBRARIES).with_file_name(""))?;
     fs::rename(all.join(LIBRARIES), tree.join(LIBRARIES))
         .context("the lock's tools have no libraries")?;
+    for entry in fs::read_dir(tree.join(LIBRARIES))? {
+        let entry = entry?;
+        if entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(HIDDEN_LIBRARY.as_bytes())
+        {
+            fs::rename(entry.path(), outside.join("lib").join(entry.file_name()))?;
+        }
+    }
     let interpreter = tree.join(LIBRARIES).join("ld-linux-x86-64.so.2");
     fs::hard_link(interpreter, outside.join("ld.so"))?;
     for (program, names) in OUTSIDE_PROGRAMS {
-        let program = all.join("usr/bin").join(program);
+        let program = all.join(program);
         if program.is_file() {
             set_interpreter(&program)?;
             for name in names {
@@ -148,7 +191,12 @@ fn program(package: &str, path: &str) -> Option<PathBuf> {
     let wanted = match package {
         // These tell the processor, which has to be the image's.
         "coreutils" => !matches!(name, "arch" | "uname"),
-        "kmod" | "udev" => false,
+        // What these do is the same for every architecture.
+        "dpkg" => matches!(
+            name,
+            "dpkg-divert" | "dpkg-statoverride" | "update-alternatives"
+        ),
+        "kmod" | "systemd" | "udev" => false,
         _ => TOOLS.contains(&package),
     };
     (is_program && wanted).then_some(path)
@@ -237,6 +285,11 @@ mod tests {
         assert_eq!(program("dash", "/bin/dash"), usr("usr/bin/dash"));
         assert_eq!(program("mawk", "/usr/sbin/x"), usr("usr/sbin/x"));
         assert_eq!(program("libc-bin", "/usr/bin/ldd"), None);
+        assert_eq!(program("dpkg", "/usr/bin/dpkg"), None);
+        assert_eq!(
+            program("dpkg", "/usr/bin/dpkg-divert"),
+            usr("usr/bin/dpkg-divert")
+        );
         for other in [
             "/.",
             "/usr/bin",

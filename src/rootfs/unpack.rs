@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use md5::{Digest, Md5};
 use tar::EntryType;
 
+use super::decompress::{Decompressed, cannot_unpack};
 use super::dpkg::Diversions;
 use super::package::{Package, below_usr};
 use super::tree::{Attributes, Kind, Tree};
@@ -83,8 +84,9 @@ pub fn unpack_first(
         claims: &claims,
         contested: &contested,
         diversions: &Diversions::default(),
+        decompressed: &Decompressed::default(),
         manner: Manner::Parallel,
-        xz_threads: u32::try_from(threads).unwrap_or(1),
+        threads,
         stage,
     };
     let unpacked = match job.in_parallel(threads) {
@@ -108,7 +110,7 @@ pub fn unpack_first(
     Ok(unpacked)
 }
 
-/// Unpacks `packages` into a tree that has others already, with their diversions.
+/// Unpacks `packages` into a tree that has others already, with their diversions. What is in `decompressed` is taken from there.
 ///
 /// # Errors
 /// As [`unpack_first`].
@@ -117,6 +119,7 @@ pub fn unpack_more(
     packages: &[&Package],
     claims: Claims,
     diversions: &Diversions,
+    decompressed: &Decompressed,
     threads: usize,
     stage: &dyn Stage,
 ) -> Result<Vec<Unpacked>> {
@@ -126,8 +129,9 @@ pub fn unpack_more(
         claims: &Mutex::new(claims),
         contested: &AtomicBool::new(false),
         diversions,
+        decompressed,
         manner: Manner::Serial,
-        xz_threads: u32::try_from(threads).unwrap_or(1),
+        threads,
         stage,
     }
     .one_by_one()?;
@@ -159,8 +163,9 @@ struct Job<'a> {
     claims: &'a Mutex<Claims>,
     contested: &'a AtomicBool,
     diversions: &'a Diversions,
+    decompressed: &'a Decompressed,
     manner: Manner,
-    xz_threads: u32,
+    threads: usize,
     stage: &'a dyn Stage,
 }
 
@@ -211,10 +216,7 @@ impl Job<'_> {
     }
 
     fn unpack(&self, tree: &mut Tree, package: &Package) -> Result<Unpacked> {
-        let deb = &package.file.deb;
         self.stage.message(package.name());
-        let mut archive = Deb::open(deb)?;
-        archive.control()?;
         let mut one = One {
             job: self,
             tree,
@@ -226,11 +228,17 @@ impl Job<'_> {
             hashes: HashMap::new(),
             done: Unpacked::default(),
         };
-        let data = archive.data(self.xz_threads)?;
-        one.data(data)
-            .with_context(|| format!("cannot unpack {} ({})", package.name(), deb.display()))?;
+        if let Some(tar) = self.decompressed.of(package) {
+            one.data(BufReader::with_capacity(1 << 17, tar))
+                .with_context(|| cannot_unpack(package))?;
+        } else {
+            let mut archive = Deb::open(&package.file.deb)?;
+            archive.control()?;
+            one.data(archive.data(self.threads)?)
+                .with_context(|| cannot_unpack(package))?;
+            archive.verify(&package.file.sha256)?;
+        }
         let unpacked = one.finish();
-        archive.verify(&package.file.sha256)?;
         self.stage.advance(1);
         Ok(unpacked)
     }
