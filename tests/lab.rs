@@ -21,6 +21,9 @@ use tokio::runtime::Runtime;
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long, in seconds, a board stays on without a job.
+const IDLE: f64 = 1.0;
+
 struct Agent {
     child: Child,
     dir: TempDir,
@@ -89,7 +92,7 @@ fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, 
             images: vec!["img-1".into()],
         })
         .collect();
-    let app = router(Arc::clone(&store), Arc::new(move || known.clone()));
+    let app = router(Arc::clone(&store), Arc::new(move || known.clone()), IDLE);
     let listener = TcpListener::bind(address).unwrap();
     let at = listener.local_addr().unwrap();
     listener.set_nonblocking(true).unwrap();

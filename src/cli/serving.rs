@@ -110,6 +110,7 @@ fn serve(
 /// Adds the boards' API to the servers.
 pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<Store>) -> Server {
     let images = server.store();
+    let idle = lab.settings.idle;
     let lab = lab.clone();
     let roster = move || {
         // The lab file may have changed since; one that is broken now was right then.
@@ -125,7 +126,7 @@ pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<Store>) -> Server {
         };
         lab.boards.iter().map(known).collect()
     };
-    server.with_routes(router(store, Arc::new(roster)))
+    server.with_routes(router(store, Arc::new(roster), idle))
 }
 
 /// All builds of the recipe that are served: a board may have begun with the one before the newest.

@@ -37,10 +37,12 @@ pub type Roster = Arc<dyn Fn() -> Vec<Known> + Send + Sync>;
 struct Lab {
     store: Arc<Store>,
     roster: Roster,
+    idle: f64,
 }
 
 /// The routes below `/api/v1`.
-pub fn router(store: Arc<Store>, roster: Roster) -> Router {
+/// `idle`: how long, in seconds, a board that has nothing to do may stay on.
+pub fn router(store: Arc<Store>, roster: Roster, idle: f64) -> Router {
     Router::new()
         .route("/api/v1/openapi.json", get(openapi))
         .route("/api/v1/checkin", post(check_in))
@@ -49,7 +51,11 @@ pub fn router(store: Arc<Store>, roster: Roster) -> Router {
         .route("/api/v1/jobs/{id}/done", post(done))
         .route("/api/v1/heartbeat", post(heartbeat))
         .layer(DefaultBodyLimit::max(LARGEST_PIECE))
-        .with_state(Lab { store, roster })
+        .with_state(Lab {
+            store,
+            roster,
+            idle,
+        })
 }
 
 /// What went wrong, as `{"error": …}`.
@@ -153,8 +159,8 @@ async fn job(
             return Ok(StatusCode::GONE.into_response());
         }
         if Instant::now() >= end {
-            let (store, board) = (Arc::clone(&lab.store), boot.claim.board.clone());
-            let wanted = blocking(move || store.is_wanted(&board)).await?;
+            let store = Arc::clone(&lab.store);
+            let wanted = blocking(move || store.is_wanted(&boot, lab.idle)).await?;
             let status = if wanted {
                 StatusCode::NO_CONTENT
             } else {

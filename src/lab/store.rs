@@ -335,14 +335,17 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the board is held, or a job waits for it.
-    pub fn is_wanted(&self, board: &str) -> Result<bool> {
-        Ok(self.lock().query_row(
-            "SELECT EXISTS (SELECT 1 FROM hold WHERE board = ?1 AND until > ?2)
-                 OR EXISTS (SELECT 1 FROM job WHERE board = ?1 AND state = 'submitted')",
-            params![board, now()],
-            |row| row.get(0),
-        )?)
+    /// Whether the board is held, or a job waits for it, or it came or worked within the last `idle` seconds.
+    pub fn is_wanted(&self, boot: &Boot, idle: f64) -> Result<bool> {
+        let at = now();
+        Ok(boot.checked_in > at - idle
+            || self.lock().query_row(
+                "SELECT EXISTS (SELECT 1 FROM hold WHERE board = ?1 AND until > ?2)
+                 OR EXISTS (SELECT 1 FROM job WHERE board = ?1 AND state = 'submitted')
+                 OR EXISTS (SELECT 1 FROM job WHERE boot = ?3 AND seen > ?4)",
+                params![boot.claim.board, at, boot.token, at - idle],
+                |row| row.get(0),
+            )?)
     }
 
     fn query_boots(&self, condition: &str, parameters: impl rusqlite::Params) -> Result<Vec<Boot>> {
@@ -457,15 +460,28 @@ mod tests {
     }
 
     #[test]
-    fn a_board_is_wanted_while_it_is_held_or_has_a_job() {
+    fn a_board_is_wanted_while_it_is_held_or_has_a_job_and_for_a_time_after() {
         let (_dir, store) = store();
-        assert!(!store.is_wanted("neo1").unwrap());
+        let boot = store.check_in(&claim("neo1", "a"), None).unwrap();
+        assert!(store.is_wanted(&boot, 600.0).unwrap());
+        assert!(!store.is_wanted(&boot, 0.0).unwrap());
         store.hold("neo1", 60.0).unwrap();
-        assert!(store.is_wanted("neo1").unwrap());
+        assert!(store.is_wanted(&boot, 0.0).unwrap());
         store.hold("neo1", -1.0).unwrap();
         let id = store.submit("neo1", b"").unwrap();
-        assert!(store.is_wanted("neo1").unwrap());
+        assert!(store.is_wanted(&boot, 0.0).unwrap());
         store.cancel(id).unwrap();
-        assert!(!store.is_wanted("neo1").unwrap());
+        assert!(!store.is_wanted(&boot, 0.0).unwrap());
+
+        let id = store.submit("neo1", b"").unwrap();
+        let long_ago = Boot {
+            checked_in: boot.checked_in - 3600.0,
+            ..boot.clone()
+        };
+        assert!(store.take(&boot).unwrap().is_some());
+        store.beat(&boot).unwrap();
+        assert!(store.finish(&boot, id).unwrap());
+        assert!(store.is_wanted(&long_ago, 600.0).unwrap());
+        assert!(!store.is_wanted(&long_ago, 0.0).unwrap());
     }
 }

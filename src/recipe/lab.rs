@@ -34,6 +34,14 @@ pub struct LabSettings {
     /// and the boards' own network.
     #[serde(default)]
     pub allow: Vec<String>,
+    /// How long, in seconds, a board stays on that has had nothing to do since it checked in or did its last job.
+    #[serde(default = "idle")]
+    pub idle: f64,
+}
+
+/// Long enough for somebody to log in and say that the board is to stay on.
+pub(super) fn idle() -> f64 {
+    600.0
 }
 
 /// Ports to listen on.

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::diagnostic::{Diagnostic, Step, at, suggestion};
 use super::find::{self, BOARD_TYPE, Source};
-use super::lab::Network;
+use super::lab::{Network, idle};
 use super::{
     BoardEntry, BoardRetries, BoardTimeouts, BoardType, Console, Lab, LabSettings, Mac, Ports,
     Power, parse_toml,
@@ -127,6 +127,7 @@ impl LoadedLab {
             ports: Ports::default(),
             dhcp: None,
             allow: Vec::new(),
+            idle: idle(),
         };
         let entry = BoardEntry {
             name: type_name.into(),
@@ -250,6 +251,10 @@ impl Checker<'_> {
                 let path = [Step::Key("lab"), Step::Key("allow"), Step::Index(index)];
                 return Err(self.at(&path, wrong));
             }
+        }
+        // NaN is no time either.
+        if !(lab.idle >= 0.0 && lab.idle.is_finite()) {
+            return Err(self.lab(&["idle"], "a time is a number of seconds, 0 or above"));
         }
         let ports = lab.ports;
         for (name, port) in [
@@ -501,6 +506,10 @@ mod tests {
             (
                 format!("{LAB}allow = ['10.0.0.1/8']\n"),
                 "lab.toml:4:10: `10.0.0.1/8` has host bits set",
+            ),
+            (
+                format!("{LAB}idle = nan\n"),
+                "lab.toml:4:8: a time is a number",
             ),
             (
                 LAB.replace("desk", "my desk"),

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -119,12 +120,21 @@ pub fn extract_bootloaders(
         }
     }
     let mut missing: BTreeSet<(&str, &str)> = wanted.values().flatten().copied().collect();
-    for package in packages {
-        if let Some(files) = wanted.get(package.name.as_str()) {
-            for found in extract(package, files, out)? {
-                missing.remove(&found);
-            }
-        }
+    let found = thread::scope(|scope| {
+        let extracting: Vec<_> = packages
+            .iter()
+            .filter_map(|package| {
+                let files = wanted.get(package.name.as_str())?;
+                Some(scope.spawn(|| extract(package, files, out)))
+            })
+            .collect();
+        extracting
+            .into_iter()
+            .map(|one| one.join().expect("extracting does not panic"))
+            .collect::<Result<Vec<_>>>()
+    })?;
+    for found in found.iter().flatten() {
+        missing.remove(found);
     }
     let mut left_out = BTreeSet::new();
     for (board, file) in missing {

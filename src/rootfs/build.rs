@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
@@ -268,13 +269,16 @@ impl<'a> Pipeline<'a> {
             let stage = progress.stage("boot", None, Unit::Items);
             let out = directory.join("out");
             fs::create_dir(&out)?;
-            let kernel = boot::extract_kernel(&tar, &out)?;
             let bootloaders: Vec<PackageFile> = plan
                 .of_role(Role::Bootloader)
                 .map(|(package, deb)| PackageFile::of(package, deb))
                 .collect();
             let named = !plan.recipe.boards.is_empty();
-            boot::extract_bootloaders(&plan.boards, named, &bootloaders, &out)?;
+            let kernel = thread::scope(|scope| {
+                let kernel = scope.spawn(|| boot::extract_kernel(&tar, &out));
+                boot::extract_bootloaders(&plan.boards, named, &bootloaders, &out)?;
+                kernel.join().expect("extracting does not panic")
+            })?;
             let sbom = sbom::document(&sbom::Subject {
                 image: &plan.image_id(image),
                 sha256: &image.facts.artifacts["rootfs.tar"].sha256,

@@ -118,12 +118,14 @@ impl<'a> Configure<'a> {
     pub fn configure_all(&self) -> Result<()> {
         thread::scope(|scope| {
             // The slowest of all programs need nothing but files of packages, and there is more than one processor.
-            let indices = scope.spawn(|| self.indices());
+            let indices =
+                [Self::modules, Self::hardware].map(|index| scope.spawn(move || index(self)));
             self.dpkg(&["--configure".to_owned(), "-a".to_owned()])?;
             self.certificates()?;
-            indices
-                .join()
-                .map_err(|_| anyhow!("making indices panicked"))?
+            for index in indices {
+                index.join().map_err(|_| anyhow!("an index panicked"))??;
+            }
+            Ok(())
         })
     }
 
@@ -158,21 +160,23 @@ impl<'a> Configure<'a> {
         }
     }
 
-    /// Runs depmod, since kernel packages bring no `modules.dep`, and systemd-hwdb, as udev's postinst does.
-    fn indices(&self) -> Result<()> {
+    /// Runs depmod, since kernel packages bring no `modules.dep`.
+    fn modules(&self) -> Result<()> {
         const DEPMOD: &str = "command -v depmod >/dev/null || exit 0
             for kernel in /lib/modules/*/kernel; do
                 [ -d \"$kernel\" ] || continue
                 version=${kernel%/kernel}
                 depmod \"${version##*/}\"
             done";
+        self.must(&index(DEPMOD), "depmod")
+    }
+
+    /// Runs systemd-hwdb, as udev's postinst does.
+    fn hardware(&self) -> Result<()> {
         const HWDB: &str =
             "[ -d /usr/lib/udev/hwdb.d ] && command -v systemd-hwdb >/dev/null || exit 0
             systemd-hwdb --usr update";
-        // Without the shims, which silence both.
-        let shell = |script| Program::shell(script).env("PATH", tools::search_path());
-        self.must(&shell(DEPMOD), "depmod")?;
-        self.must(&shell(HWDB), "systemd-hwdb")
+        self.must(&index(HWDB), "systemd-hwdb")
     }
 
     /// As update-ca-certificates(8), which is itself run where packages hook into it.
@@ -227,6 +231,11 @@ impl<'a> Configure<'a> {
             _ => Ok((status, lines)),
         }
     }
+}
+
+/// A script that makes an index: without the shims, which silence the programs for that.
+fn index(script: &str) -> Program {
+    Program::shell(script).env("PATH", tools::search_path())
 }
 
 /// The environment of maintainer scripts, beyond the sandbox's.

@@ -75,7 +75,7 @@ fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     merged_usr(&mut Tree::open(&root)?)?;
     let first = pick(&packages, &order.first);
     let stage = progress.stage("unpack", Some(first.len() as u64), Unit::Items);
-    let unpacked = unpack_first(&root, &first, input.threads, &*stage)?;
+    let unpacked = unpack_first(&root, &first, |_| true, input.threads, &*stage)?;
     let mut tree = Tree::open(&root)?;
     dpkg::create(&mut tree, input.arch, input.epoch)?;
     register(&mut tree, &first, &unpacked, input.epoch)?;

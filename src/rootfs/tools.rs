@@ -135,7 +135,7 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     }
     merged_usr(&mut Tree::open(&all)?)?;
     let packages: Vec<&Package> = packages.iter().collect();
-    let unpacked = unpack_first(&all, &packages, input.threads, &*stage)?;
+    let unpacked = unpack_first(&all, &packages, holds_code, input.threads, &*stage)?;
     fs::create_dir_all(tree.join(LIBRARIES).with_file_name(""))?;
     fs::rename(all.join(LIBRARIES), tree.join(LIBRARIES))
         .context("the lock's tools have no libraries")?;
@@ -178,6 +178,14 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     fs::remove_dir_all(&all)?;
     stage.finish(&format!("{count} native programs for the scripts"));
     Ok(())
+}
+
+/// Whether a path may be a program's or a library's, or is of a directory that they are in.
+fn holds_code(path: &Path) -> bool {
+    let path = below_usr(path);
+    ["usr/bin", "usr/sbin", LIBRARIES]
+        .iter()
+        .any(|code| path.starts_with(code) || Path::new(code).starts_with(&path))
 }
 
 /// The path of a package's program below `usr`, if it is one that is to be native.

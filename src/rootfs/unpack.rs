@@ -65,7 +65,8 @@ enum Manner {
     Serial,
 }
 
-/// Unpacks `packages` into the empty tree at `root`. The result is the same for any number of threads.
+/// Unpacks those files of `packages` whose paths are `wanted` into the empty tree at `root`. The result is the same for any
+/// number of threads.
 ///
 /// # Errors
 /// If a package is damaged or hostile, or two packages have the same file and neither replaces the
@@ -73,6 +74,7 @@ enum Manner {
 pub fn unpack_first(
     root: &Path,
     packages: &[&Package],
+    wanted: fn(&Path) -> bool,
     threads: usize,
     stage: &dyn Stage,
 ) -> Result<Vec<Unpacked>> {
@@ -81,6 +83,7 @@ pub fn unpack_first(
     let job = Job {
         root,
         packages,
+        wanted,
         claims: &claims,
         contested: &contested,
         diversions: &Diversions::default(),
@@ -126,6 +129,7 @@ pub fn unpack_more(
     let unpacked = Job {
         root,
         packages,
+        wanted: |_| true,
         claims: &Mutex::new(claims),
         contested: &AtomicBool::new(false),
         diversions,
@@ -160,6 +164,7 @@ fn set_directories(root: &Path, unpacked: &[Unpacked], all: bool) -> Result<()> 
 struct Job<'a> {
     root: &'a Path,
     packages: &'a [&'a Package],
+    wanted: fn(&Path) -> bool,
     claims: &'a Mutex<Claims>,
     contested: &'a AtomicBool,
     diversions: &'a Diversions,
@@ -279,6 +284,9 @@ impl One<'_> {
             let mut entry = entry?;
             let name = Path::new(OsStr::from_bytes(&entry.path_bytes())).to_path_buf();
             let name = self.checked(&name)?;
+            if !(self.job.wanted)(&name) {
+                continue;
+            }
             let shown = format!("/{}", name.display());
             self.entry(&mut entry, &name)
                 .with_context(|| format!("`{shown}`"))?;
@@ -615,7 +623,7 @@ mod tests {
             None,
             crate::progress::Unit::Items,
         );
-        unpack_first(root, &all, 2, &*stage)
+        unpack_first(root, &all, |_| true, 2, &*stage)
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Board {
     /// Writes the lab file with other ways to the board's console and power.
     pub fn write_lab(&self, console: &str, power: &str, entry: &str) {
         let text = format!(
-            "[lab]\nname = 'faults'\naddress = '{}'\nrecipe = 'img'\n\
+            "[lab]\nname = 'faults'\naddress = '{}'\nrecipe = 'img'\nidle = 1\n\
              ports = {{ tftp = 6969, nfs = 20049, mount = 20049, portmap = 0, http = 8420 }}\n\
              [[board]]\nname = 'fake1'\ntype = 'qemu-virt-arm'\nmac = '{MAC}'\n\
              console = {console}\npower = {power}\nretries = {RETRIES}\n{entry}\n",
