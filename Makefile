@@ -35,7 +35,7 @@ demo: deps
 bench: deps
 	cargo bench --locked --bench '*'
 
-# The peer takes over 20 minutes for it.
+# The peer takes minutes for it, on slow machines over 20.
 bench-kernel: deps
 	cargo bench --locked --bench build -- --kernel
 

@@ -1,5 +1,6 @@
 //! Measures `hearth build` against mmdebstrap, and its unpacking against `xz -d`, in one run, printed as ratios; and what a
-//! second build costs. With `--kernel` the set has a kernel and initramfs-tools, which takes the peer over 20 minutes.
+//! second build costs. With `--kernel` the set has a kernel and initramfs-tools, which takes the peer minutes.
+//! `unpack` is what is unpacked before any script runs, without packages that have a preinst which must come first.
 //!
 //! Needs root, mmdebstrap, qemu-user registered with binfmt_misc, a mirror, and some 3 GiB below the target directory.
 
