@@ -229,10 +229,13 @@ impl Machine {
     }
 
     /// The console shows nothing any more. The network alone carries a job that runs; nothing else carries a boot.
-    pub fn console_lost(&mut self, at: f64, what: &str) {
-        if self.state < State::CheckedIn {
+    /// Gives whether it is a failure.
+    pub fn console_lost(&mut self, at: f64, what: &str) -> bool {
+        let fails = self.state < State::CheckedIn;
+        if fails {
             self.fail_soon(at, FailureClass::Infrastructure, what.into());
         }
+        fails
     }
 
     /// Takes what the console showed.

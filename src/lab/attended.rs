@@ -87,11 +87,12 @@ impl<'a> Attended<'a> {
         }
     }
 
-    /// Takes it for a failure if the console is lost and the board is not yet where the network alone carries it.
-    pub(super) fn judge_loss(&mut self) {
-        if let Some(what) = &self.lost {
-            self.machine.console_lost(self.at(), what);
-        }
+    /// Whether the console is lost and that is a failure of the board, which it is until the network alone carries it.
+    pub(super) fn judge_loss(&mut self) -> bool {
+        let at = self.at();
+        self.lost
+            .as_ref()
+            .is_some_and(|what| self.machine.console_lost(at, what))
     }
 
     /// Tells the observer when the board has come to another state.

@@ -199,11 +199,9 @@ impl<'a> Session<'a> {
         };
         // The board may have checked in since the store was looked at.
         let failure = self.read_store()?;
-        if self.board.machine.state() >= State::CheckedIn {
-            // The network alone carries a job that runs; nothing else carries a boot.
+        if !self.board.judge_loss() {
             self.warnings.push(what);
         }
-        self.board.judge_loss();
         Ok(failure)
     }
 

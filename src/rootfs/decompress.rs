@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -11,13 +11,18 @@ use super::package::Package;
 use crate::archive::deb::Deb;
 
 /// Tar streams of data members, each to be read once: files without a name, by package.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decompressed(HashMap<String, File>);
 
 impl Decompressed {
-    /// The file at whose beginning a package's data member is, if it is here.
-    pub fn of(&self, package: &Package) -> Option<&File> {
-        self.0.get(&package.qualified_name())
+    /// A package's data member.
+    ///
+    /// # Errors
+    /// If it is not here.
+    pub fn of(&self, package: &Package) -> Result<impl Read> {
+        let file = self.0.get(&package.qualified_name());
+        let file = file.with_context(|| format!("{} was not decompressed", package.name()))?;
+        Ok(BufReader::with_capacity(1 << 17, file))
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -159,9 +159,7 @@ fn scripts(
             scripts.preinst(&package.qualified_name(), &package.file.arch)?;
         }
         scripts.configure(&stems(&order.essential))?;
-        decompressed
-            .join()
-            .map_err(|_| anyhow!("decompressing panicked"))?
+        decompressed.join().expect("decompressing does not panic")
     })?;
     for round in &order.rounds {
         if !round.configure.is_empty() {
@@ -176,15 +174,7 @@ fn scripts(
         let diversions = dpkg::Diversions::load(&mut tree)?;
         let claims = dpkg::claims(&mut tree)?;
         let stage = progress.stage("unpack", Some(late.len() as u64), Unit::Items);
-        let unpacked = unpack_more(
-            root,
-            &late,
-            claims,
-            &diversions,
-            &decompressed,
-            input.threads,
-            &*stage,
-        )?;
+        let unpacked = unpack_more(root, &late, claims, &diversions, &decompressed, &*stage)?;
         register(&mut tree, &late, &unpacked, input.epoch)?;
         stage.finish(&format!(
             "{} packages more, after their preinst",

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -65,6 +65,14 @@ enum Manner {
     Serial,
 }
 
+/// Where a job has data members from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// The packages themselves; large ones are decompressed with so many threads.
+    Packages(usize),
+    Decompressed(&'a Decompressed),
+}
+
 /// Unpacks those files of `packages` whose paths are `wanted` into the empty tree at `root`. The result is the same for any
 /// number of threads.
 ///
@@ -87,9 +95,8 @@ pub fn unpack_first(
         claims: &claims,
         contested: &contested,
         diversions: &Diversions::default(),
-        decompressed: &Decompressed::default(),
+        source: Source::Packages(threads),
         manner: Manner::Parallel,
-        threads,
         stage,
     };
     let unpacked = match job.in_parallel(threads) {
@@ -113,7 +120,7 @@ pub fn unpack_first(
     Ok(unpacked)
 }
 
-/// Unpacks `packages` into a tree that has others already, with their diversions. What is in `decompressed` is taken from there.
+/// Unpacks `packages`, which are all in `decompressed`, into a tree that has others already, with their diversions.
 ///
 /// # Errors
 /// As [`unpack_first`].
@@ -123,7 +130,6 @@ pub fn unpack_more(
     claims: Claims,
     diversions: &Diversions,
     decompressed: &Decompressed,
-    threads: usize,
     stage: &dyn Stage,
 ) -> Result<Vec<Unpacked>> {
     let unpacked = Job {
@@ -133,9 +139,8 @@ pub fn unpack_more(
         claims: &Mutex::new(claims),
         contested: &AtomicBool::new(false),
         diversions,
-        decompressed,
+        source: Source::Decompressed(decompressed),
         manner: Manner::Serial,
-        threads,
         stage,
     }
     .one_by_one()?;
@@ -168,9 +173,8 @@ struct Job<'a> {
     claims: &'a Mutex<Claims>,
     contested: &'a AtomicBool,
     diversions: &'a Diversions,
-    decompressed: &'a Decompressed,
+    source: Source<'a>,
     manner: Manner,
-    threads: usize,
     stage: &'a dyn Stage,
 }
 
@@ -233,15 +237,17 @@ impl Job<'_> {
             hashes: HashMap::new(),
             done: Unpacked::default(),
         };
-        if let Some(tar) = self.decompressed.of(package) {
-            one.data(BufReader::with_capacity(1 << 17, tar))
-                .with_context(|| cannot_unpack(package))?;
-        } else {
-            let mut archive = Deb::open(&package.file.deb)?;
-            archive.control()?;
-            one.data(archive.data(self.threads)?)
-                .with_context(|| cannot_unpack(package))?;
-            archive.verify(&package.file.sha256)?;
+        match self.source {
+            Source::Packages(threads) => {
+                let mut archive = Deb::open(&package.file.deb)?;
+                archive.control()?;
+                one.data(archive.data(threads)?)
+                    .with_context(|| cannot_unpack(package))?;
+                archive.verify(&package.file.sha256)?;
+            }
+            Source::Decompressed(decompressed) => one
+                .data(decompressed.of(package)?)
+                .with_context(|| cannot_unpack(package))?,
         }
         let unpacked = one.finish();
         self.stage.advance(1);
