@@ -118,8 +118,9 @@ fn lab(name: &str, boards: &[&str]) -> PathBuf {
         )
     };
     let entries: String = boards.iter().map(|name| board(name)).collect();
-    let lab =
-        format!("[lab]\nname = \"{name}\"\naddress = \"10.99.0.1\"\nrecipe = \"open\"\n{entries}");
+    let lab = format!(
+        "[lab]\nname = \"{name}\"\naddress = \"10.99.0.1\"\nrecipe = \"open\"\nidle = 7200\n{entries}"
+    );
     fs::write(directory.join("lab.toml"), lab).unwrap();
     let run = |arguments: &[&str]| succeed(hearth().args(arguments).current_dir(&directory));
     run(&["build", "open"]);

@@ -1,4 +1,4 @@
-//! Owns the program that boards run to check in and to work: the shell agent and its unit.
+//! Owns the program that boards run to check in and to work: the shell agent, its unit, and systemd's patience.
 //! Never runs on the host.
 
 /// A file of the agent, for the master image.
@@ -18,8 +18,8 @@ pub enum Content {
     Link(&'static str),
 }
 
-/// All that makes an image's boards check in.
-pub const FILES: [AgentFile; 3] = [
+/// All that makes an image's boards check in, however slow they are.
+pub const FILES: [AgentFile; 4] = [
     AgentFile {
         path: "/usr/lib/hearth/agent",
         mode: 0o755,
@@ -34,5 +34,10 @@ pub const FILES: [AgentFile; 3] = [
         path: "/etc/systemd/system/multi-user.target.wants/hearth-agent.service",
         mode: 0o777,
         content: Content::Link("/usr/lib/systemd/system/hearth-agent.service"),
+    },
+    AgentFile {
+        path: "/usr/lib/systemd/system.conf.d/50-hearth.conf",
+        mode: 0o644,
+        content: Content::Text(include_str!("slow-boards.conf")),
     },
 ];
