@@ -35,7 +35,7 @@ demo: deps
 bench: deps
 	cargo bench --locked --bench '*'
 
-# The peer takes minutes for it, on slow machines over 20.
+# The peer takes some 20 minutes for both suites.
 bench-kernel: deps
 	cargo bench --locked --bench build -- --kernel
 

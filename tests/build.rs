@@ -8,7 +8,7 @@ mod small_image;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -374,6 +374,67 @@ fn a_hostile_package_is_refused_by_name() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("help:"), "{said}");
     assert!(!canary.exists() && !directory.join("out").exists());
+}
+
+#[test]
+fn scripts_may_be_in_the_way_of_what_is_done_beside_them() {
+    let directory = workshop("beside");
+    let tree = directory.join("early");
+    let _ = fs::remove_dir_all(&tree);
+    let control = "Package: early\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n";
+    let preinst = "#!/bin/sh\nmkdir -p /opt/early && echo script > /opt/early/file\n";
+    let postinst = "#!/bin/sh\nmkdir -p /etc/udev/hwdb.d\n\
+                    printf 'early:*\\n EARLY=yes\\n' > /etc/udev/hwdb.d/90-early.hwdb\n";
+    for (path, mode, text) in [
+        ("DEBIAN/control", 0o644, control),
+        ("DEBIAN/preinst", 0o755, preinst),
+        ("DEBIAN/postinst", 0o755, postinst),
+        ("opt/early/file", 0o644, "package\n"),
+    ] {
+        let path = tree.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let deb = directory.join("early.deb");
+    succeed(
+        oracle("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .arg(&tree)
+            .arg(&deb),
+    );
+    let recipe = directory.join("beside.toml");
+    let text = SMALL
+        .replace("\"systemd-sysv\"", "\"systemd-sysv\", \"udev\"")
+        .replace("[archive]", "debs = [\"early.deb\"]\n[archive]");
+    fs::write(&recipe, text).unwrap();
+    succeed(hearth().arg("lock").arg(&recipe));
+    let cache = cache_with_downloads(&directory);
+    let build = succeed(
+        hearth()
+            .args(["-vv", "build"])
+            .arg(&recipe)
+            .arg("-o")
+            .arg(directory.join("out"))
+            .env("HEARTH_CACHE", &cache),
+    );
+    let said = String::from_utf8_lossy(&build.stderr);
+    for again in ["opt/early/file is in the way", "making the indices again"] {
+        assert!(said.contains(again), "no `{again}` in {said}");
+    }
+    let show = "cat /opt/early/file; dpkg --verify early; systemd-hwdb query early:x";
+    let shown = succeed(
+        hearth()
+            .args(["--quiet", "run", "--offline"])
+            .arg(&recipe)
+            .args(["--", "sh", "-c", show])
+            .env("HEARTH_CACHE", &cache),
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&shown.stdout),
+        "package\nEARLY=yes\n"
+    );
+    remove_tree(&cache);
 }
 
 /// What an mmdebstrap image of the same packages has otherwise, and why.

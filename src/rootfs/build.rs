@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot;
 use super::customise::Customisation;
+use super::install::LAYERS_BELOW;
 use super::manifest::{Artifact, LockReference, Manifest, RecipeReference};
 use super::package::PackageFile;
 use super::publish::{collect, is_sealed, publish, seal};
@@ -27,8 +28,8 @@ use crate::sandbox::Namespaces;
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
-const TOOLS_REVISION: u32 = 4;
-const CONFIGURE_REVISION: u32 = 3;
+const TOOLS_REVISION: u32 = 5;
+const CONFIGURE_REVISION: u32 = 4;
 const IMAGE_REVISION: u32 = 4;
 const BOOT_REVISION: u32 = 1;
 
@@ -222,7 +223,11 @@ impl<'a> Pipeline<'a> {
                 Ok(Facts::default())
             })
         })
-        .map(|made| made.with_layer("upper", &unpacked.layers))
+        .map(|made| {
+            let more = LAYERS_BELOW.map(|layer| made.stored.path.join(layer));
+            let below = [unpacked.layers.as_slice(), &more].concat();
+            made.with_layer("upper", &below)
+        })
     }
 
     pub(super) fn image(&mut self, configured: &Made) -> Result<Made> {
@@ -300,14 +305,15 @@ impl<'a> Pipeline<'a> {
         make: impl FnOnce(&Path) -> Result<Facts>,
     ) -> Result<Made> {
         let digest = key.digest();
-        let mut damaged = false;
-        let begun = match self.store.begin(&key)? {
-            Begun::Done(stored) if !is_intact(&stored.path, self.plan.epoch) => {
-                damaged = true;
-                self.store.discard(stored)?;
-                self.store.begin(&key)?
-            }
-            begun => begun,
+        let (begun, loss) = match self.store.begin(&key)? {
+            Begun::Done(stored) => match self.loss(&stored)? {
+                Some(loss) => {
+                    self.store.discard(stored)?;
+                    (self.store.begin(&key)?, Some(loss))
+                }
+                None => (Begun::Done(stored), None),
+            },
+            begun => (begun, None),
         };
         let (stored, ran) = match begun {
             Begun::Done(stored) => (stored, false),
@@ -326,11 +332,7 @@ impl<'a> Pipeline<'a> {
         // Two stages may need the same one.
         if !self.keys.contains(&key) {
             self.reports.push(StageReport {
-                reason: if damaged {
-                    "what the cache had of it was changed by somebody".into()
-                } else {
-                    self.reason(&key, ran)
-                },
+                reason: loss.map_or_else(|| self.reason(&key, ran), str::to_string),
                 stage: key.stage.clone(),
                 ran,
             });
@@ -341,6 +343,17 @@ impl<'a> Pipeline<'a> {
             stored,
             layers: Vec::new(),
             facts,
+        })
+    }
+
+    /// Why a stage that was made cannot be used any more.
+    fn loss(&self, stored: &Stored) -> Result<Option<&'static str>> {
+        Ok(if !stored.survived()? {
+            Some("this machine went down before the cache was on its disk")
+        } else if !is_intact(&stored.path, self.plan.epoch) {
+            Some("what the cache had of it was changed by somebody")
+        } else {
+            None
         })
     }
 

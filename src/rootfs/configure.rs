@@ -22,7 +22,7 @@ pub const STEPS: &[Step] = &[Step::new("certificates", link_certificates)];
 
 const NOTHING: &str = include_str!("shims/nothing");
 /// Programs that must do nothing now. The board makes its own host keys; an initrd is made later, if at all; depmod,
-/// systemd-hwdb and update-ca-certificates are run once, by [`Configure::configure_all`]; nothing takes logger's lines.
+/// systemd-hwdb and update-ca-certificates are run once, by [`Configure`]; nothing takes logger's lines.
 const SILENCED: [&str; 10] = [
     "deb-systemd-invoke",
     "depmod",
@@ -34,6 +34,14 @@ const SILENCED: [&str; 10] = [
     "systemd-hwdb",
     "update-ca-certificates",
     "update-initramfs",
+];
+/// What indices are made of: of modules (depmod.d(5)) and of hardware (hwdb(7)).
+pub const INDEXED: [&str; 5] = [
+    "etc/depmod.d",
+    "usr/lib/depmod.d",
+    "usr/lib/modules",
+    "etc/udev/hwdb.d",
+    "usr/lib/udev/hwdb.d",
 ];
 /// How many of the last lines a script's failure shows.
 const LAST_LINES: usize = 20;
@@ -111,21 +119,31 @@ impl<'a> Configure<'a> {
         self.dpkg(&arguments)
     }
 
-    /// Configures all packages that are not, processes triggers, and makes what the shims have put off.
+    /// Configures all packages that are not, processes triggers, and makes what the shims have put off; `with_indices` as well.
     ///
     /// # Errors
     /// [`Fault::input`] that names the package whose script failed, with its last lines.
-    pub fn configure_all(&self) -> Result<()> {
+    pub fn configure_all(&self, with_indices: bool) -> Result<()> {
         thread::scope(|scope| {
-            // The slowest of all programs need nothing but files of packages, and there is more than one processor.
-            let indices =
-                [Self::modules, Self::hardware].map(|index| scope.spawn(move || index(self)));
+            let indices = with_indices.then(|| scope.spawn(|| self.indices()));
             self.dpkg(&["--configure".to_owned(), "-a".to_owned()])?;
             self.certificates()?;
-            for index in indices {
-                index.join().expect("making an index does not panic")?;
+            match indices {
+                Some(indices) => indices.join().expect("making indices does not panic"),
+                None => Ok(()),
             }
-            Ok(())
+        })
+    }
+
+    /// Makes the indices of [`INDEXED`], which need nothing but these: the slowest of all that scripts would do.
+    ///
+    /// # Errors
+    /// [`Fault::input`] with the last lines of the program that failed.
+    pub fn indices(&self) -> Result<()> {
+        thread::scope(|scope| {
+            let modules = scope.spawn(|| self.modules());
+            self.hardware()?;
+            modules.join().expect("depmod does not panic")
         })
     }
 

@@ -1,16 +1,17 @@
 //! Owns the way from packages to a master image: unpack, dpkg database, configure, customise, normalise, tar.
 //! Never fetches, and never knows of boards.
 
+mod ahead;
 mod boot;
 mod build;
 mod certificates;
 pub mod configure;
 mod customise;
-mod decompress;
 pub mod diff;
 mod dpkg;
 pub mod index;
 mod initrd;
+mod install;
 mod manifest;
 mod normalise;
 mod package;
@@ -39,10 +40,13 @@ pub(crate) use steps::Mounted;
 pub use steps::STEPS;
 use tree::{Attributes, Tree};
 
+/// Directories that are links into `/usr`.
+const MERGED_USR: [&str; 3] = ["bin", "lib", "sbin"];
+
 /// Makes `/bin`, `/lib` and `/sbin` links into `/usr`. Trixie's base-files brings these very links, and
 /// bookworm's expects them; they have to be there before anything is unpacked.
 fn merged_usr(tree: &mut Tree) -> Result<()> {
-    for name in ["bin", "lib", "sbin"] {
+    for name in MERGED_USR {
         let target = Path::new("usr").join(name);
         let attributes = Attributes {
             uid: 0,

@@ -171,6 +171,13 @@ pub struct Round {
     pub unpack: Vec<usize>,
 }
 
+/// Those with the indices, in the order that decides who has a shared directory's mode: base-files first.
+pub fn pick<'a>(packages: &'a [Package], indices: &[usize]) -> Vec<&'a Package> {
+    let mut picked: Vec<&Package> = indices.iter().map(|&index| &packages[index]).collect();
+    picked.sort_by_key(|package| (package.name() != "base-files", package.name()));
+    picked
+}
+
 /// Decides the order of installing (Debian Policy 6.5 and 7.2): a preinst may rely on the essential packages
 /// and on what its package pre-depends on. Essential packages themselves are unpacked before
 /// their preinst, as by every program that makes a root file system from nothing.

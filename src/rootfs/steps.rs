@@ -2,8 +2,9 @@
 //! Never decides what is to be made: see `build`.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -12,14 +13,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::configure::Configure;
 use super::customise::Customisation;
-use super::decompress::decompress;
-use super::package::{Order, Package, PackageFile, order, read_all};
+use super::install::configure;
+use super::package::{PackageFile, order, pick, read_all};
 use super::tree::Tree;
-use super::unpack::{Unpacked, unpack_first, unpack_more};
+use super::unpack::unpack_first;
 use super::{customise, dpkg, merged_usr, normalise, tarball, tools};
-use crate::progress::{Progress, Stage, Unit};
+use crate::progress::{Progress, Unit};
 use crate::recipe::Arch;
 use crate::sandbox::{Step, overlay};
 
@@ -78,110 +78,14 @@ fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let unpacked = unpack_first(&root, &first, |_| true, input.threads, &*stage)?;
     let mut tree = Tree::open(&root)?;
     dpkg::create(&mut tree, input.arch, input.epoch)?;
-    register(&mut tree, &first, &unpacked, input.epoch)?;
+    let pairs: Vec<_> = first.iter().copied().zip(&unpacked).collect();
+    dpkg::add(&mut tree, &pairs, input.epoch)?;
     stage.finish(&format!(
         "{} packages, {} files",
         first.len(),
         unpacked.iter().map(|one| one.list.len()).sum::<usize>()
     ));
     Ok(())
-}
-
-/// In the order that decides who has a shared directory's mode: base-files first.
-fn pick<'a>(packages: &'a [Package], indices: &[usize]) -> Vec<&'a Package> {
-    let mut picked: Vec<&Package> = indices.iter().map(|&index| &packages[index]).collect();
-    picked.sort_by_key(|package| (package.name() != "base-files", package.name()));
-    picked
-}
-
-fn register(
-    tree: &mut Tree,
-    packages: &[&Package],
-    unpacked: &[Unpacked],
-    epoch: i64,
-) -> Result<()> {
-    let pairs: Vec<_> = packages.iter().copied().zip(unpacked).collect();
-    dpkg::add(tree, &pairs, epoch)
-}
-
-/// Runs the maintainer scripts, over an overlay whose changes end up in `upper`.
-fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
-    let packages = read_all(&input.files, input.threads)?;
-    let order = order(&packages)?;
-    let mounted = Mounted::with_tools(&input.directory, input.tools.as_deref(), &input.layers)?;
-    let stage = progress.stage("configure", None, Unit::Items);
-    scripts(&input, &packages, &order, &mounted.root, progress, &*stage)?;
-    let mut tree = Tree::open(&mounted.root)?;
-    dpkg::check_configured(&mut tree)?;
-    drop(tree);
-    if input.tools.is_some() {
-        tools::check_absent(&mounted.upper)?;
-    }
-    mounted.close()?;
-    stage.finish(&format!("{} packages", packages.len()));
-    Ok(())
-}
-
-fn scripts(
-    input: &PackagesInput,
-    packages: &[Package],
-    order: &Order,
-    root: &Path,
-    progress: &dyn Progress,
-    stage: &dyn Stage,
-) -> Result<()> {
-    let scripts = Configure::new(
-        root,
-        input.tools.as_deref(),
-        u64::try_from(input.epoch)?,
-        stage,
-    )?;
-    let stems = |indices: &[usize]| -> Vec<String> {
-        indices
-            .iter()
-            .map(|&index| packages[index].qualified_name())
-            .collect()
-    };
-    let late: Vec<&Package> = order
-        .rounds
-        .iter()
-        .flat_map(|round| pick(packages, &round.unpack))
-        .collect();
-    // Scripts keep one processor busy.
-    let threads = input.threads.saturating_sub(1);
-    let decompressed = thread::scope(|scope| {
-        let decompressed = scope.spawn(|| decompress(&late, &input.directory, threads));
-        let mut with_preinst = pick(packages, &order.first);
-        with_preinst.retain(|package| package.control_file("preinst").is_some());
-        // It makes /etc/passwd, which other scripts look at.
-        with_preinst.sort_by_key(|package| package.name() != "base-passwd");
-        for package in with_preinst {
-            scripts.preinst(&package.qualified_name(), &package.file.arch)?;
-        }
-        scripts.configure(&stems(&order.essential))?;
-        decompressed.join().expect("decompressing does not panic")
-    })?;
-    for round in &order.rounds {
-        if !round.configure.is_empty() {
-            scripts.configure(&stems(&round.configure))?;
-        }
-        let late = pick(packages, &round.unpack);
-        for package in &late {
-            dpkg::add_preinst(&mut Tree::open(root)?, package, input.epoch)?;
-            scripts.preinst(&package.qualified_name(), &package.file.arch)?;
-        }
-        let mut tree = Tree::open(root)?;
-        let diversions = dpkg::Diversions::load(&mut tree)?;
-        let claims = dpkg::claims(&mut tree)?;
-        let stage = progress.stage("unpack", Some(late.len() as u64), Unit::Items);
-        let unpacked = unpack_more(root, &late, claims, &diversions, &decompressed, &*stage)?;
-        register(&mut tree, &late, &unpacked, input.epoch)?;
-        stage.finish(&format!(
-            "{} packages more, after their preinst",
-            late.len()
-        ));
-    }
-    scripts.configure_all()
 }
 
 /// What `image` needs to know.
@@ -231,17 +135,31 @@ fn image(input: ImageInput, progress: &dyn Progress) -> Result<ImageMade> {
 
 fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
     let failed = || format!("cannot write {}", path.display());
-    let file = File::create(path).with_context(failed)?;
-    let mut out = HashingWriter {
-        inner: BufWriter::with_capacity(1 << 20, file),
-        hash: Sha256::new(),
-    };
-    let contents = tarball::write(root, epoch, &normalise::is_omitted, &mut out)?;
-    out.flush().with_context(failed)?;
-    Ok(ImageMade {
-        entries: contents.entries,
-        size: contents.size,
-        sha256: hex::encode(out.hash.finalize()),
+    let mut file = File::create(path).with_context(failed)?;
+    let (sender, receiver) = sync_channel::<Vec<u8>>(PENDING);
+    thread::scope(|scope| {
+        // Hashing and writing take about as long as reading the tree.
+        let written = scope.spawn(move || {
+            let mut hash = Sha256::new();
+            for chunk in receiver {
+                file.write_all(&chunk)?;
+                hash.update(&chunk);
+            }
+            Ok::<_, io::Error>(hash.finalize())
+        });
+        let mut out = BufWriter::with_capacity(1 << 20, Chunks(sender));
+        let contents = tarball::write(root, epoch, &normalise::is_omitted, &mut out)
+            .and_then(|contents| Ok(out.flush().map(|()| contents)?));
+        drop(out);
+        // First, since it knows why a chunk was not taken.
+        let hash = written.join().expect("writing does not panic");
+        let hash = hash.with_context(failed)?;
+        let contents = contents?;
+        Ok(ImageMade {
+            entries: contents.entries,
+            size: contents.size,
+            sha256: hex::encode(hash),
+        })
     })
 }
 
@@ -262,6 +180,7 @@ fn remove(paths: Vec<PathBuf>, _progress: &dyn Progress) -> Result<()> {
 pub(crate) struct Mounted {
     /// Where it is mounted.
     pub root: PathBuf,
+    layers: Vec<PathBuf>,
     upper: PathBuf,
     work: PathBuf,
 }
@@ -273,7 +192,12 @@ impl Mounted {
             fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         overlay(layers, &upper, &work, &root)?;
-        Ok(Mounted { root, upper, work })
+        Ok(Mounted {
+            root,
+            layers: layers.to_vec(),
+            upper,
+            work,
+        })
     }
 
     /// The same with the layer of native tools above the others.
@@ -283,9 +207,29 @@ impl Mounted {
         Mounted::new(directory, &layers)
     }
 
+    /// The layer of the changes.
+    pub fn upper(&self) -> &Path {
+        &self.upper
+    }
+
+    /// Mounts it again, with a further layer below all others.
+    pub fn lay_below(&self, layer: &Path) -> Result<()> {
+        self.unmount()?;
+        // The kernel does not take the directory of another mount that was `volatile`.
+        fs::remove_dir_all(&self.work)?;
+        fs::create_dir(&self.work)?;
+        let mut layers = self.layers.clone();
+        layers.push(layer.to_path_buf());
+        overlay(&layers, &self.upper, &self.work, &self.root)
+    }
+
+    fn unmount(&self) -> Result<()> {
+        umount2(&self.root, MntFlags::empty()).context("cannot unmount the image's overlay")
+    }
+
     /// Unmounts, and removes all but `upper`.
-    fn close(self) -> Result<()> {
-        umount2(&self.root, MntFlags::empty()).context("cannot unmount the image's overlay")?;
+    pub fn close(self) -> Result<()> {
+        self.unmount()?;
         fs::remove_dir(&self.root)?;
         fs::remove_dir_all(&self.work)?;
         Ok(())
@@ -299,19 +243,21 @@ impl Mounted {
     }
 }
 
-struct HashingWriter<W> {
-    inner: W,
-    hash: Sha256,
-}
+/// How many chunks may wait to be written.
+const PENDING: usize = 8;
 
-impl<W: Write> Write for HashingWriter<W> {
-    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
-        let written = self.inner.write(data)?;
-        self.hash.update(&data[..written]);
-        Ok(written)
+/// Sends what is written to it to another thread.
+struct Chunks(SyncSender<Vec<u8>>);
+
+impl Write for Chunks {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0
+            .send(data.to_vec())
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(data.len())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.inner.flush()
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::syncfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -73,6 +75,11 @@ pub struct Store {
     stages: PathBuf,
     work: PathBuf,
 }
+
+/// The file in a stage's directory that holds the boot id of the machine that made it, until the stage is surely on the disk.
+const UNSYNCED: &str = "unsynced";
+/// After how long the kernel has written nearly all by itself, so that asking for the rest takes no time.
+const WRITTEN_BY_ITSELF: Duration = Duration::from_secs(60);
 
 /// A stage that is done. Nobody removes it while this lives.
 #[derive(Debug)]
@@ -172,7 +179,7 @@ impl Store {
         let Some(_lock) = try_lock(self.lock_file(digest)?)? else {
             bail!(
                 Fault::infrastructure(format!(
-                    "{} was changed by somebody, and another run of hearth uses it",
+                    "{} is not as it was made, and another run of hearth uses it",
                     path.display()
                 ))
                 .remedy("try again when that run has ended")
@@ -268,9 +275,41 @@ impl Memory {
     }
 }
 
+impl Stored {
+    /// Whether the stage is whole as far as the disk goes: a stage is not synced when it is made, since that would take longer
+    /// than making it, so that it may have lost files if the machine went down soon after.
+    ///
+    /// # Errors
+    /// If a stage that is old enough cannot be synced.
+    pub fn survived(&self) -> Result<bool> {
+        let path = self.path.join(UNSYNCED);
+        let Ok(boot) = fs::read_to_string(&path) else {
+            return Ok(true);
+        };
+        if boot != boot_id()? {
+            return Ok(false);
+        }
+        let age = fs::metadata(&path)?.modified()?.elapsed();
+        if age.is_ok_and(|age| age > WRITTEN_BY_ITSELF) {
+            let failed = || format!("cannot sync {}", self.path.display());
+            syncfs(File::open(&self.path)?).with_context(failed)?;
+            fs::remove_file(&path).with_context(failed)?;
+        }
+        Ok(true)
+    }
+}
+
+/// Another one each time that the machine starts (random(4)).
+fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
+}
+
 impl Work {
     /// Puts the finished stage into its place.
     pub fn commit(self) -> Result<Stored> {
+        let path = self.path.join(UNSYNCED);
+        fs::write(&path, boot_id()?).with_context(|| format!("cannot write {}", path.display()))?;
         fs::rename(&self.path, &self.place)
             .with_context(|| format!("cannot put {} in its place", self.place.display()))?;
         Ok(Stored {
@@ -334,6 +373,30 @@ mod tests {
         let newer = Key::new("unpack", 1).with("package busybox", "1.38");
         assert_eq!(newer.changed_since(&key), ["package busybox"]);
         assert_ne!(newer.digest(), key.digest());
+    }
+
+    #[test]
+    fn a_stage_counts_after_a_restart_only_if_it_was_synced() {
+        let cache = tempfile::tempdir().unwrap();
+        let store = Store::open(cache.path()).unwrap();
+        let Begun::ToDo(work) = store.begin(&Key::new("image", 1)).unwrap() else {
+            panic!("nothing was made yet");
+        };
+        let stored = work.commit().unwrap();
+        let mark = stored.path.join(UNSYNCED);
+        assert!(stored.survived().unwrap());
+        assert!(mark.exists(), "it is new");
+        for before in ["", "11111111-2222-3333-4444-555555555555\n"] {
+            fs::write(&mark, before).unwrap();
+            assert!(!stored.survived().unwrap(), "made before the restart");
+        }
+        fs::write(&mark, boot_id().unwrap()).unwrap();
+        let file = File::options().write(true).open(&mark).unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * WRITTEN_BY_ITSELF;
+        file.set_modified(long_ago).unwrap();
+        assert!(stored.survived().unwrap());
+        assert!(!mark.exists(), "it is synced now");
+        assert!(stored.survived().unwrap());
     }
 
     #[test]

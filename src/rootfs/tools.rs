@@ -175,6 +175,10 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
             }
         }
     }
+    // adduser calls it for each of its messages, by a search path of its own; nothing takes them.
+    let logger = Path::new("usr/bin/logger");
+    fs::hard_link(tree.join("usr/bin/true"), tree.join(logger))
+        .context("the lock's tools have no `true`")?;
     fs::remove_dir_all(&all)?;
     stage.finish(&format!("{count} native programs for the scripts"));
     Ok(())

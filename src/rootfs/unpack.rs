@@ -16,7 +16,6 @@ use anyhow::{Context, Result};
 use md5::{Digest, Md5};
 use tar::EntryType;
 
-use super::decompress::{Decompressed, cannot_unpack};
 use super::dpkg::Diversions;
 use super::package::{Package, below_usr};
 use super::tree::{Attributes, Kind, Tree};
@@ -54,6 +53,11 @@ impl Claims {
             self.files.insert(path, package.to_string());
         }
     }
+
+    /// Whether a package has a file at `path`, which is below `usr` where /usr is merged.
+    pub fn hold_file(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
+    }
 }
 
 /// How packages are unpacked together.
@@ -63,14 +67,6 @@ enum Manner {
     Parallel,
     /// One after the other, with dpkg's rules for paths that two packages have.
     Serial,
-}
-
-/// Where a job has data members from.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    /// The packages themselves; large ones are decompressed with so many threads.
-    Packages(usize),
-    Decompressed(&'a Decompressed),
 }
 
 /// Unpacks those files of `packages` whose paths are `wanted` into the empty tree at `root`. The result is the same for any
@@ -95,7 +91,7 @@ pub fn unpack_first(
         claims: &claims,
         contested: &contested,
         diversions: &Diversions::default(),
-        source: Source::Packages(threads),
+        threads,
         manner: Manner::Parallel,
         stage,
     };
@@ -120,7 +116,7 @@ pub fn unpack_first(
     Ok(unpacked)
 }
 
-/// Unpacks `packages`, which are all in `decompressed`, into a tree that has others already, with their diversions.
+/// Unpacks `packages` into a tree that has others already, with their diversions.
 ///
 /// # Errors
 /// As [`unpack_first`].
@@ -129,7 +125,7 @@ pub fn unpack_more(
     packages: &[&Package],
     claims: Claims,
     diversions: &Diversions,
-    decompressed: &Decompressed,
+    threads: usize,
     stage: &dyn Stage,
 ) -> Result<Vec<Unpacked>> {
     let unpacked = Job {
@@ -139,7 +135,7 @@ pub fn unpack_more(
         claims: &Mutex::new(claims),
         contested: &AtomicBool::new(false),
         diversions,
-        source: Source::Decompressed(decompressed),
+        threads,
         manner: Manner::Serial,
         stage,
     }
@@ -173,7 +169,8 @@ struct Job<'a> {
     claims: &'a Mutex<Claims>,
     contested: &'a AtomicBool,
     diversions: &'a Diversions,
-    source: Source<'a>,
+    /// With how many a large package is decompressed.
+    threads: usize,
     manner: Manner,
     stage: &'a dyn Stage,
 }
@@ -237,18 +234,12 @@ impl Job<'_> {
             hashes: HashMap::new(),
             done: Unpacked::default(),
         };
-        match self.source {
-            Source::Packages(threads) => {
-                let mut archive = Deb::open(&package.file.deb)?;
-                archive.control()?;
-                one.data(archive.data(threads)?)
-                    .with_context(|| cannot_unpack(package))?;
-                archive.verify(&package.file.sha256)?;
-            }
-            Source::Decompressed(decompressed) => one
-                .data(decompressed.of(package)?)
-                .with_context(|| cannot_unpack(package))?,
-        }
+        let deb = &package.file.deb;
+        let mut archive = Deb::open(deb)?;
+        archive.control()?;
+        one.data(archive.data(self.threads)?)
+            .with_context(|| format!("cannot unpack {} ({})", package.name(), deb.display()))?;
+        archive.verify(&package.file.sha256)?;
         let unpacked = one.finish();
         self.stage.advance(1);
         Ok(unpacked)

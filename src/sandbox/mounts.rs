@@ -154,7 +154,7 @@ fn overlay_of(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, at: &Path) -> 
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let lower: Vec<String> = lower.iter().map(name).collect();
     let options = format!(
-        "lowerdir={},upperdir={},workdir={},userxattr",
+        "lowerdir={},upperdir={},workdir={},userxattr,volatile",
         lower.join(":"),
         name(upper),
         name(work)

@@ -1,0 +1,150 @@
+//! Owns unpacking packages ahead of their preinst, while other packages' scripts leave processors idle: into a layer of their
+//! own, which is put below all others once the preinst has run. Never mounts.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::package::Package;
+use super::tree::{Kind, Tree};
+use super::unpack::{Claims, Unpacked, unpack_first};
+use super::{MERGED_USR, merged_usr};
+use crate::progress::Stage;
+
+/// Unpacks `packages` into the empty directory `layer`.
+///
+/// # Errors
+/// As [`unpack_first`].
+pub fn unpack_ahead(
+    layer: &Path,
+    packages: &[&Package],
+    threads: usize,
+    stage: &dyn Stage,
+) -> Result<Vec<Unpacked>> {
+    let mut tree = Tree::open(layer)?;
+    merged_usr(&mut tree)?;
+    let unpacked = unpack_first(layer, packages, |_| true, threads, stage)?;
+    // The image has these links already.
+    for name in MERGED_USR {
+        tree.remove_file(Path::new(name))?;
+    }
+    Ok(unpacked)
+}
+
+/// The first path of `layer` that, were the layer put below all others of the image at `root`, would not be seen as it is: one that a
+/// layer has, or that `upper`, the topmost, hides. A file that `claims` has for a package is one as well, wherever it is now.
+///
+/// # Errors
+/// If a directory cannot be read.
+pub fn obstacle(
+    layer: &Path,
+    root: &Path,
+    upper: &Path,
+    claims: &Claims,
+) -> Result<Option<PathBuf>> {
+    Place {
+        layer: Tree::open(layer)?,
+        root: Tree::open(root)?,
+        upper: Tree::open(upper)?,
+        upper_path: upper,
+        claims,
+    }
+    .obstacle(Path::new(""))
+    .with_context(|| format!("cannot compare {} with the image", layer.display()))
+}
+
+struct Place<'a> {
+    layer: Tree,
+    root: Tree,
+    upper: Tree,
+    upper_path: &'a Path,
+    claims: &'a Claims,
+}
+
+impl Place<'_> {
+    fn obstacle(&mut self, directory: &Path) -> io::Result<Option<PathBuf>> {
+        for name in self.layer.list(directory)? {
+            let path = directory.join(name);
+            let is_directory = self.layer.kind(&path) == Some(Kind::Directory);
+            let is_free = match self.root.kind(&path) {
+                Some(Kind::Directory) => is_directory && !hides(&self.upper_path.join(&path))?,
+                Some(_) => false,
+                // What is in `upper` all the same is a whiteout.
+                None => {
+                    self.upper.kind(&path).is_none()
+                        && (is_directory || !self.claims.hold_file(&path))
+                }
+            };
+            if !is_free {
+                return Ok(Some(path));
+            }
+            if is_directory && let Some(found) = self.obstacle(&path)? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether a directory of `upper` is not merged with those below (the kernel's overlayfs.rst, "whiteouts and opaque
+/// directories" and "redirect_dir").
+fn hides(directory: &Path) -> io::Result<bool> {
+    for name in ["user.overlay.opaque", "user.overlay.redirect"] {
+        match xattr::get(directory, name) {
+            Ok(None) => {}
+            Ok(Some(_)) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_a_script_or_another_package_has_made_or_removed_is_an_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let [layer, root, upper] = ["layer", "root", "upper"].map(|name| dir.path().join(name));
+        for directory in [
+            layer.join("usr/share/doc"),
+            layer.join("opt/new"),
+            root.join("usr/share"),
+            upper.join("usr"),
+        ] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        for file in ["usr/share/doc/file", "usr/share/file", "opt/new/file"] {
+            fs::write(layer.join(file), "").unwrap();
+        }
+        let found = |claims: &Claims| obstacle(&layer, &root, &upper, claims).unwrap();
+        let none = Claims::default();
+        assert_eq!(found(&none), None, "directories are shared");
+
+        let mut claims = Claims::default();
+        claims.add_list("other", "/usr/share\n/usr/share/file\n");
+        let file = Some(PathBuf::from("usr/share/file"));
+        assert_eq!(found(&claims), file, "another package's");
+
+        fs::write(root.join("usr/share/file"), "").unwrap();
+        assert_eq!(found(&none), file, "something is there");
+        fs::remove_file(root.join("usr/share/file")).unwrap();
+
+        fs::create_dir(upper.join("usr/share")).unwrap();
+        fs::write(upper.join("usr/share/file"), "").unwrap();
+        assert_eq!(found(&none), file, "a whiteout hides it");
+        fs::remove_file(upper.join("usr/share/file")).unwrap();
+
+        xattr::set(upper.join("usr/share"), "user.overlay.opaque", b"y").unwrap();
+        assert_eq!(found(&none), Some("usr/share".into()), "made anew");
+        fs::remove_dir(upper.join("usr/share")).unwrap();
+
+        symlink("usr/share", root.join("opt")).unwrap();
+        assert_eq!(found(&none), Some("opt".into()), "a link, not a directory");
+    }
+}

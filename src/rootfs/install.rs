@@ -1,0 +1,233 @@
+//! Owns the stage that configures packages: maintainer scripts in their order, and beside them, since they keep but one
+//! processor busy, what needs none to have run: unpacking packages ahead of their preinst, and making indices.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use anyhow::Result;
+
+use super::ahead::{obstacle, unpack_ahead};
+use super::configure::{Configure, INDEXED};
+use super::dpkg::{self, Diversions};
+use super::package::{Order, Package, order, pick, read_all};
+use super::steps::{Mounted, PackagesInput};
+use super::tools;
+use super::tree::Tree;
+use super::unpack::{Claims, Unpacked, unpack_more};
+use crate::progress::{NoProgress, Progress, Stage, Unit};
+
+/// Layers below the image's that the stage makes in its directory, topmost first; either may be empty.
+pub const LAYERS_BELOW: [&str; 2] = [AHEAD, "indices/upper"];
+/// Packages that were unpacked ahead of their preinst.
+const AHEAD: &str = "ahead";
+/// Where an overlay is mounted over all packages' files, to make indices of them.
+const INDICES: &str = "indices";
+
+/// Runs the maintainer scripts, over an overlay whose changes end up in `upper`, and unpacks what needs some to have run.
+pub fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
+    let packages = read_all(&input.files, input.threads)?;
+    let order = order(&packages)?;
+    let mounted = Mounted::with_tools(&input.directory, input.tools.as_deref(), &input.layers)?;
+    for layer in LAYERS_BELOW {
+        fs::create_dir_all(input.directory.join(layer))?;
+    }
+    let stage = progress.stage("configure", None, Unit::Items);
+    let work = Work {
+        ahead: input.directory.join(AHEAD),
+        input: &input,
+        packages: &packages,
+        order: &order,
+        mounted: &mounted,
+        progress,
+        stage: &*stage,
+    };
+    work.run()?;
+    dpkg::check_configured(&mut Tree::open(&mounted.root)?)?;
+    if input.tools.is_some() {
+        tools::check_absent(mounted.upper())?;
+    }
+    mounted.close()?;
+    stage.finish(&format!("{} packages", packages.len()));
+    Ok(())
+}
+
+struct Work<'a> {
+    input: &'a PackagesInput,
+    packages: &'a [Package],
+    order: &'a Order,
+    mounted: &'a Mounted,
+    ahead: PathBuf,
+    progress: &'a dyn Progress,
+    stage: &'a dyn Stage,
+}
+
+impl Work<'_> {
+    fn run(&self) -> Result<()> {
+        let scripts = self.scripts(&self.mounted.root, self.stage)?;
+        let Some(next) = self.order.rounds.first() else {
+            self.essential(&scripts)?;
+            return scripts.configure_all(true);
+        };
+        let (sender, receiver) = channel();
+        thread::scope(|scope| {
+            let indices = scope.spawn(move || {
+                let stage = NoProgress.stage("unpack", None, Unit::Items);
+                let threads = self.input.threads.saturating_sub(1);
+                let packages = pick(self.packages, &next.unpack);
+                let unpacked = unpack_ahead(&self.ahead, &packages, threads, &*stage);
+                let go_on = unpacked.is_ok();
+                // Where a script has failed nobody waits for it.
+                if sender.send(unpacked).is_ok() && go_on {
+                    self.indices()?;
+                }
+                Ok(())
+            });
+            self.essential(&scripts)?;
+            self.rounds(&scripts, receiver)?;
+            scripts.configure_all(false)?;
+            let made: Result<()> = indices.join().expect("making indices does not panic");
+            if let Err(reason) = made.and_then(|()| self.check_indices()) {
+                log::debug!("making the indices again: {reason:#}");
+                fs::remove_dir_all(self.input.directory.join(INDICES))?;
+                fs::create_dir_all(self.input.directory.join(LAYERS_BELOW[1]))?;
+                scripts.indices()?;
+            }
+            Ok(())
+        })
+    }
+
+    fn scripts<'s>(&self, root: &Path, stage: &'s dyn Stage) -> Result<Configure<'s>> {
+        let epoch = u64::try_from(self.input.epoch)?;
+        Configure::new(root, self.input.tools.as_deref(), epoch, stage)
+    }
+
+    fn stems(&self, indices: &[usize]) -> Vec<String> {
+        indices
+            .iter()
+            .map(|&index| self.packages[index].qualified_name())
+            .collect()
+    }
+
+    /// Configures what all other scripts may rely on.
+    fn essential(&self, scripts: &Configure<'_>) -> Result<()> {
+        let mut with_preinst = pick(self.packages, &self.order.first);
+        with_preinst.retain(|package| package.control_file("preinst").is_some());
+        // It makes /etc/passwd, which other scripts look at.
+        with_preinst.sort_by_key(|package| package.name() != "base-passwd");
+        for package in with_preinst {
+            scripts.preinst(&package.qualified_name(), &package.file.arch)?;
+        }
+        scripts.configure(&self.stems(&self.order.essential))
+    }
+
+    /// Unpacks the packages with a preinst; `ahead` gives those of the first round.
+    fn rounds(
+        &self,
+        scripts: &Configure<'_>,
+        ahead: Receiver<Result<Vec<Unpacked>>>,
+    ) -> Result<()> {
+        let root = &self.mounted.root;
+        for (number, round) in self.order.rounds.iter().enumerate() {
+            if !round.configure.is_empty() {
+                scripts.configure(&self.stems(&round.configure))?;
+            }
+            let packages = pick(self.packages, &round.unpack);
+            for package in &packages {
+                dpkg::add_preinst(&mut Tree::open(root)?, package, self.input.epoch)?;
+                scripts.preinst(&package.qualified_name(), &package.file.arch)?;
+            }
+            // Closed at once, or nothing could be unmounted.
+            let diversions = Diversions::load(&mut Tree::open(root)?)?;
+            let claims = dpkg::claims(&mut Tree::open(root)?)?;
+            let stage = (self.progress).stage("unpack", Some(packages.len() as u64), Unit::Items);
+            let ready = match number {
+                0 => self.place(&packages, ahead.recv()??, &claims, &diversions)?,
+                _ => None,
+            };
+            let unpacked = match ready {
+                Some(unpacked) => unpacked,
+                None => {
+                    let threads = self.input.threads;
+                    unpack_more(root, &packages, claims, &diversions, threads, &*stage)?
+                }
+            };
+            let pairs: Vec<_> = packages.iter().copied().zip(&unpacked).collect();
+            dpkg::add(&mut Tree::open(root)?, &pairs, self.input.epoch)?;
+            stage.finish(&format!(
+                "{} packages more, after their preinst",
+                packages.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Puts packages that were unpacked ahead where they belong. `None` if they have to be unpacked as others are, after all.
+    fn place(
+        &self,
+        packages: &[&Package],
+        unpacked: Vec<Unpacked>,
+        claims: &Claims,
+        diversions: &Diversions,
+    ) -> Result<Option<Vec<Unpacked>>> {
+        let diverted = packages
+            .iter()
+            .zip(&unpacked)
+            .find_map(|(package, unpacked)| {
+                let mut paths = unpacked.list.iter();
+                paths.find(|path| diversions.place(path, package.name()).is_some())
+            });
+        let in_the_way = match diverted {
+            Some(path) => Some(PathBuf::from(path)),
+            None => self.obstacle(&self.ahead, claims)?,
+        };
+        let Some(path) = in_the_way else {
+            self.mounted.lay_below(&self.ahead)?;
+            return Ok(Some(unpacked));
+        };
+        log::debug!("{} is in the way: unpacking again", path.display());
+        let mut layer = Tree::open(&self.ahead)?;
+        for name in layer.list(Path::new(""))? {
+            layer.remove_all(Path::new(&name))?;
+        }
+        Ok(None)
+    }
+
+    fn obstacle(&self, layer: &Path, claims: &Claims) -> Result<Option<PathBuf>> {
+        obstacle(layer, &self.mounted.root, self.mounted.upper(), claims)
+    }
+
+    /// Makes the indices of all packages that are unpacked by now, in a layer of their own.
+    fn indices(&self) -> Result<()> {
+        let directory = self.input.directory.join(INDICES);
+        fs::remove_dir_all(&directory)?;
+        fs::create_dir(&directory)?;
+        let mut layers = self.input.layers.clone();
+        layers.push(self.ahead.clone());
+        let mounted = Mounted::with_tools(&directory, self.input.tools.as_deref(), &layers)?;
+        let stage = NoProgress.stage("indices", None, Unit::Items);
+        let made = self
+            .scripts(&mounted.root, &*stage)
+            .and_then(|scripts| scripts.indices());
+        mounted.close()?;
+        made
+    }
+
+    /// Asks whether indices that were made beside the scripts are what they would be now.
+    ///
+    /// # Errors
+    /// Says what is in their way, or which of the files that they are made of has changed.
+    fn check_indices(&self) -> Result<()> {
+        let mut changed = Tree::open(self.mounted.upper())?;
+        let mut indexed = INDEXED.iter().map(Path::new);
+        let found = indexed.find(|path| changed.kind(path).is_some());
+        let found = found.map(Path::to_path_buf);
+        let layer = self.input.directory.join(LAYERS_BELOW[1]);
+        match found.or(self.obstacle(&layer, &Claims::default())?) {
+            Some(path) => anyhow::bail!("a script has changed /{}", path.display()),
+            None if self.input.tools.is_some() => tools::check_absent(&layer),
+            None => Ok(()),
+        }
+    }
+}
