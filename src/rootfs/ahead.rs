@@ -87,6 +87,27 @@ impl Place<'_> {
     }
 }
 
+/// The first of the paths at or below `path` at which `upper`, the topmost layer of an image, differs from those below it.
+/// A directory without a file is no difference: a script may have made a file there for a while.
+///
+/// # Errors
+/// If a directory cannot be read.
+pub fn change(upper: &Path, path: &Path) -> Result<Option<PathBuf>> {
+    let mut tree = Tree::open(upper)?;
+    let mut todo = vec![path.to_path_buf()];
+    while let Some(path) = todo.pop() {
+        match tree.kind(&path) {
+            Some(Kind::Directory) if !hides(&upper.join(&path))? => {
+                let names = tree.list(&path)?;
+                todo.extend(names.iter().map(|name| path.join(name)));
+            }
+            Some(_) => return Ok(Some(path)),
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
 /// Whether a directory of `upper` is not merged with those below (the kernel's overlayfs.rst, "whiteouts and opaque
 /// directories" and "redirect_dir").
 fn hides(directory: &Path) -> io::Result<bool> {
@@ -143,6 +164,12 @@ mod tests {
         xattr::set(upper.join("usr/share"), "user.overlay.opaque", b"y").unwrap();
         assert_eq!(found(&none), Some("usr/share".into()), "made anew");
         fs::remove_dir(upper.join("usr/share")).unwrap();
+
+        fs::create_dir_all(upper.join("etc/empty")).unwrap();
+        assert_eq!(change(&upper, Path::new("etc")).unwrap(), None);
+        fs::write(upper.join("etc/empty/not"), "").unwrap();
+        let changed = change(&upper, Path::new("etc")).unwrap();
+        assert_eq!(changed, Some("etc/empty/not".into()));
 
         symlink("usr/share", root.join("opt")).unwrap();
         assert_eq!(found(&none), Some("opt".into()), "a link, not a directory");

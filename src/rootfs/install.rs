@@ -8,7 +8,7 @@ use std::thread;
 
 use anyhow::Result;
 
-use super::ahead::{obstacle, unpack_ahead};
+use super::ahead::{change, obstacle, unpack_ahead};
 use super::configure::{Configure, INDEXED};
 use super::dpkg::{self, Diversions};
 use super::package::{Order, Package, order, pick, read_all};
@@ -219,15 +219,17 @@ impl Work<'_> {
     /// # Errors
     /// Says what is in their way, or which of the files that they are made of has changed.
     fn check_indices(&self) -> Result<()> {
-        let mut changed = Tree::open(self.mounted.upper())?;
-        let mut indexed = INDEXED.iter().map(Path::new);
-        let found = indexed.find(|path| changed.kind(path).is_some());
-        let found = found.map(Path::to_path_buf);
         let layer = self.input.directory.join(LAYERS_BELOW[1]);
-        match found.or(self.obstacle(&layer, &Claims::default())?) {
-            Some(path) => anyhow::bail!("a script has changed /{}", path.display()),
-            None if self.input.tools.is_some() => tools::check_absent(&layer),
-            None => Ok(()),
+        let mut changed = self.obstacle(&layer, &Claims::default())?;
+        for path in INDEXED.map(Path::new) {
+            changed = changed.or(change(self.mounted.upper(), path)?);
         }
+        if let Some(path) = changed {
+            anyhow::bail!("a script has changed /{}", path.display());
+        }
+        if self.input.tools.is_some() {
+            tools::check_absent(&layer)?;
+        }
+        Ok(())
     }
 }
