@@ -135,7 +135,7 @@ fn path_only(path: &Path) -> Result<OwnedFd> {
 }
 
 /// Mounts an overlay of directories at `at`, which may be one of them: `lower` is read only, topmost first; changes go to
-/// `upper`; `work` is an empty directory beside it. For a process inside [`super::Namespaces`], and gone with it.
+/// `upper`; `work` is an empty directory beside it, for one mount only. For a process inside [`super::Namespaces`], and gone with it.
 ///
 /// # Errors
 /// [`Fault::host`] where the kernel, or the file system of `upper`, does not do.
@@ -153,6 +153,7 @@ pub fn overlay(lower: &[PathBuf], upper: &Path, work: &Path, at: &Path) -> Resul
 fn overlay_of(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, at: &Path) -> Result<()> {
     let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let lower: Vec<String> = lower.iter().map(name).collect();
+    // `volatile`, or unmounting would sync the whole file system.
     let options = format!(
         "lowerdir={},upperdir={},workdir={},userxattr,volatile",
         lower.join(":"),
