@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -283,17 +283,22 @@ impl Stored {
     /// If a stage that is old enough cannot be synced.
     pub fn survived(&self) -> Result<bool> {
         let path = self.path.join(UNSYNCED);
-        let Ok(boot) = fs::read_to_string(&path) else {
+        let Ok(mut file) = File::open(&path) else {
             return Ok(true);
         };
-        if boot != boot_id()? {
+        let mut boot = String::new();
+        if file.read_to_string(&mut boot).is_err() || boot != boot_id()? {
             return Ok(false);
         }
-        let age = fs::metadata(&path)?.modified()?.elapsed();
+        let age = file.metadata()?.modified()?.elapsed();
         if age.is_ok_and(|age| age > WRITTEN_BY_ITSELF) {
             let failed = || format!("cannot sync {}", self.path.display());
             syncfs(File::open(&self.path)?).with_context(failed)?;
-            fs::remove_file(&path).with_context(failed)?;
+            match fs::remove_file(&path) {
+                // Another process uses the stage as well, and was quicker.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.with_context(failed)?,
+            }
         }
         Ok(true)
     }
