@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{fail, hearth, oracle, run, succeed};
+use common::{fail, hearth, oracle, pack, run, succeed};
 use hearth::recipe::{Lock, LockedPackage, Recipe, Role};
 use hearth::rootfs::Manifest;
 use hearth::rootfs::index::{Image, Kind};
@@ -397,12 +397,7 @@ fn scripts_may_be_in_the_way_of_what_is_done_beside_them() {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
     }
     let deb = directory.join("early.deb");
-    succeed(
-        oracle("dpkg-deb")
-            .args(["--root-owner-group", "--build"])
-            .arg(&tree)
-            .arg(&deb),
-    );
+    pack(&tree, &deb);
     let recipe = directory.join("beside.toml");
     let text = SMALL
         .replace("\"systemd-sysv\"", "\"systemd-sysv\", \"udev\"")

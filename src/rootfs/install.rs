@@ -19,11 +19,13 @@ use super::unpack::{Claims, Unpacked, unpack_more};
 use crate::progress::{NoProgress, Progress, Stage, Unit};
 
 /// Layers below the image's that the stage makes in its directory, topmost first; either may be empty.
-pub const LAYERS_BELOW: [&str; 2] = [AHEAD, "indices/upper"];
+pub const LAYERS_BELOW: [&str; 2] = [AHEAD, INDEX_LAYER];
 /// Packages that were unpacked ahead of their preinst.
 const AHEAD: &str = "ahead";
 /// Where an overlay is mounted over all packages' files, to make indices of them.
 const INDICES: &str = "indices";
+/// The changes of that overlay.
+const INDEX_LAYER: &str = "indices/upper";
 
 /// Runs the maintainer scripts, over an overlay whose changes end up in `upper`, and unpacks what needs some to have run.
 pub fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
@@ -91,7 +93,7 @@ impl Work<'_> {
             if let Err(reason) = made.and_then(|()| self.check_indices()) {
                 log::debug!("making the indices again: {reason:#}");
                 fs::remove_dir_all(self.input.directory.join(INDICES))?;
-                fs::create_dir_all(self.input.directory.join(LAYERS_BELOW[1]))?;
+                fs::create_dir_all(self.input.directory.join(INDEX_LAYER))?;
                 scripts.indices()?;
             }
             Ok(())
@@ -187,10 +189,7 @@ impl Work<'_> {
             return Ok(Some(unpacked));
         };
         log::debug!("{} is in the way: unpacking again", path.display());
-        let mut layer = Tree::open(&self.ahead)?;
-        for name in layer.list(Path::new(""))? {
-            layer.remove_all(Path::new(&name))?;
-        }
+        Tree::open(&self.ahead)?.clear()?;
         Ok(None)
     }
 
@@ -219,7 +218,7 @@ impl Work<'_> {
     /// # Errors
     /// Says what is in their way, or which of the files that they are made of has changed.
     fn check_indices(&self) -> Result<()> {
-        let layer = self.input.directory.join(LAYERS_BELOW[1]);
+        let layer = self.input.directory.join(INDEX_LAYER);
         let mut changed = self.obstacle(&layer, &Claims::default())?;
         for path in INDEXED.map(Path::new) {
             changed = changed.or(change(self.mounted.upper(), path)?);

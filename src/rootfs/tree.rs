@@ -323,6 +323,14 @@ impl Tree {
         Ok(())
     }
 
+    /// Removes everything below the root.
+    pub fn clear(&mut self) -> io::Result<()> {
+        for name in self.list(Path::new(""))? {
+            self.remove_all(Path::new(&name))?;
+        }
+        Ok(())
+    }
+
     /// The names in a directory, sorted bytewise.
     pub fn list(&mut self, path: &Path) -> io::Result<Vec<OsString>> {
         let path = path.strip_prefix("/").unwrap_or(path);

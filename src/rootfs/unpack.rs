@@ -99,9 +99,7 @@ pub fn unpack_first(
         Err(_) if contested.load(Ordering::Relaxed) => {
             log::debug!("two packages have the same path: unpacking one after the other");
             let mut tree = Tree::open(root)?;
-            for name in tree.list(Path::new(""))? {
-                tree.remove_all(Path::new(&name))?;
-            }
+            tree.clear()?;
             super::merged_usr(&mut tree)?;
             *claims.lock().unwrap_or_else(PoisonError::into_inner) = Claims::default();
             Job {

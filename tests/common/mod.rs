@@ -7,6 +7,16 @@ pub mod emulator;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// Packs a directory with a `DEBIAN` in it into the package `deb`, whose files are root's.
+pub fn pack(tree: &Path, deb: &Path) {
+    succeed(
+        oracle("dpkg-deb")
+            .args(["--root-owner-group", "--build"])
+            .arg(tree)
+            .arg(deb),
+    );
+}
+
 /// The hearth under test.
 pub fn hearth() -> Command {
     Command::new(env!("CARGO_BIN_EXE_hearth"))

@@ -5,7 +5,7 @@ use std::fs;
 use hearth::progress::NoProgress;
 use hearth::recipe::{Lock, RecipeFile, Role};
 
-use crate::common::{fail, hearth, oracle, repository, run, succeed};
+use crate::common::{fail, hearth, pack, repository, run, succeed};
 use crate::{IMPATIENT, contents, fetcher, lock, locked};
 
 #[test]
@@ -138,12 +138,7 @@ fn local_packages_are_chosen_with_what_they_need() {
         );
         fs::write(tree.join("DEBIAN/control"), control).unwrap();
         let deb = archive.path("own.deb");
-        succeed(
-            oracle("dpkg-deb")
-                .args(["--root-owner-group", "-b"])
-                .arg(&tree)
-                .arg(&deb),
-        );
+        pack(&tree, &deb);
     };
     build("armhf");
     let recipe = archive.recipe(&["p0"]);
