@@ -1,11 +1,13 @@
 # `make demo` and `make test` do their own set-up; `make help` lists the rest.
 
-.PHONY: help deps nextest demo test test-long bench bench-kernel fuzz lint
+.PHONY: help deps nextest demo check test test-long deb test-deb bench bench-kernel fuzz lint
 
 help:
 	@echo "make demo   set up this machine, build hearth, and show the main job"
-	@echo "make test   set up this machine and run all tests"
-	@echo "make test-long   boot every kind of emulated board with either initrd"
+	@echo "make check  format, clippy, unit tests and docs: under a minute once built"
+	@echo "make test   set up this machine and run all tests: some 12 minutes"
+	@echo "make test-long   boot every kind of emulated board with either initrd: some 40 minutes"
+	@echo "make deb    make the Debian package in target/debian; make test-deb tries it in fresh roots"
 	@echo "make bench  measure hearth against its peers"
 	@echo "make fuzz   feed the parsers and servers arbitrary bytes for FUZZ_SECONDS (60) each"
 	@echo "make lint   rustfmt and clippy, as CI runs them"
@@ -13,6 +15,12 @@ help:
 
 deps:
 	@.ci/deps
+
+# What to run before each commit: nothing here boots, builds an image or needs the network.
+check: nextest lint
+	cargo nextest run --locked --lib --bins
+	cargo test --locked --doc --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 
 # Tests whose names begin with `long::` boot every kind of board with either initrd, one after another.
 test: deps nextest lint
@@ -27,6 +35,13 @@ nextest:
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+deb:
+	@.ci/deb
+
+# Some 2 minutes a suite: the package is installed, used by an ordinary user, upgraded and purged.
+test-deb: deps deb
+	.ci/try-deb target/debian/hearth_*.deb bookworm trixie
 
 demo: deps
 	cargo build --locked --release

@@ -90,7 +90,7 @@ impl Bench {
     }
 
     fn test(&self, board: &str) -> Run {
-        let definition = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boards/boot-time.yaml");
+        let definition = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/boot-time.yaml");
         let report = self.directory.join(board);
         let begun = Instant::now();
         let mut child = self
