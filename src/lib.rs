@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod archive;
 pub mod board;
+pub mod clock;
 pub mod dirs;
 pub mod doctor;
 pub mod error;

@@ -12,11 +12,12 @@ use super::local::add_local;
 use super::release::{Policy, Release};
 use super::resolve::{Request, Unsatisfiable, candidates, resolve};
 use super::signature::Keyring;
+use crate::clock::parse_date;
 use crate::error::Fault;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{
     BoardType, Lock, LockedPackage, LockedRelease, Recipe, RecipeFile, Role, Step, TOOL_ARCH,
-    TOOLS, at, board_types, nearest, parse_date, suggestion,
+    TOOLS, at, board_types, nearest, suggestion,
 };
 
 /// Where Debian's package debian-archive-keyring puts its keyring.

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::fetch::{Fetcher, explain};
 use super::signature::{Keyring, SignatureError};
+use crate::clock::parse_date;
 use crate::error::Fault;
-use crate::recipe::parse_date;
 
 /// No InRelease file comes near this, in bytes.
 const LARGEST: usize = 16 << 20;

@@ -8,12 +8,13 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use hearth::clock;
 use hearth::error::Fault;
 use hearth::output::{self, Batch};
 use hearth::recipe::{Board, LabSettings, LoadedLab, board_or_type, find};
 use hearth::rootfs::Manifest;
 use hearth::uboot::bootscript::{difference, rewrap};
-use hearth::uboot::{self, BootScript, Templates, Values, script, timestamp};
+use hearth::uboot::{self, BootScript, Templates, Values, script};
 
 use super::terminal::Terminal;
 
@@ -128,7 +129,7 @@ impl<'a> Renderer<'a> {
         Ok(Renderer {
             templates,
             arguments,
-            time: timestamp::reproducible()?,
+            time: clock::reproducible()?,
         })
     }
 
@@ -227,7 +228,7 @@ fn edit(file: &Path, terminal: &Terminal) -> Result<ExitCode> {
         terminal.say(&format!("{name} is unchanged"));
         return Ok(ExitCode::SUCCESS);
     }
-    let written = timestamp::now()
+    let written = clock::image_time()
         .and_then(|time| rewrap(&existing, &edited, time))
         .map_err(anyhow::Error::new)
         .and_then(|image| output::write_atomically(file, &image));

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use hearth::clock;
 use hearth::uboot::read::{Image, Part, Report};
-use hearth::uboot::timestamp;
 use hearth::uboot::uimage::Header;
 use hearth::uboot::vendor::{egon, gp, omap};
 use hearth::uboot::{Kind, write};
@@ -43,7 +43,7 @@ pub fn uimage(header: &Header, files: &[u64]) -> String {
          Load Address: {:08x}\n\
          Entry Point:  {:08x}\n",
         printable(&String::from_utf8_lossy(header.name())).replace('\n', "\\n"),
-        timestamp::asctime(header.time),
+        clock::asctime(header.time),
         header.arch.description(),
         header.os.description(),
         header.kind.description(),

@@ -1,11 +1,11 @@
 //! `hearth lock`: resolves a recipe against the archive and writes its lock.
 
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Args;
 use hearth::archive::{self, Cache, Fetcher, Limits, Mirrors, Options, Policy, Update};
+use hearth::clock;
 use hearth::error::Fault;
 use hearth::recipe::{Lock, RecipeFile};
 
@@ -66,7 +66,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             Some(names) => Update::Only(names.clone()),
         },
         policy: Policy {
-            now: now(),
+            now: clock::now(),
             allow_expired: arguments.allow_expired,
         },
     };
@@ -78,17 +78,11 @@ pub fn refresh(file: &RecipeFile, fetcher: &Fetcher, terminal: &Terminal) -> Res
     let options = Options {
         update: Update::Vanished,
         policy: Policy {
-            now: now(),
+            now: clock::now(),
             allow_expired: false,
         },
     };
     update(file, fetcher, &options, terminal)
-}
-
-fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs())
 }
 
 /// Makes the lock, writes it, and tells what is different.

@@ -10,12 +10,13 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use hearth::clock;
 use hearth::error::Fault;
 use hearth::uboot::ids::UnknownName;
 use hearth::uboot::read::Image;
 use hearth::uboot::vendor::{egon, gp, omap};
 use hearth::uboot::write::{self, is_legacy};
-use hearth::uboot::{Comp, ImageArch, Kind, Os, timestamp};
+use hearth::uboot::{Comp, ImageArch, Kind, Os};
 
 use super::listing;
 
@@ -156,7 +157,7 @@ fn create(arguments: &Arguments, kind: Kind, image: &Path) -> Result<String> {
                 load,
                 entry,
                 name,
-                time: timestamp::now()?,
+                time: clock::image_time()?,
                 xip: arguments.xip,
             },
             &data,

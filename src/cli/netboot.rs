@@ -5,10 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use hearth::clock;
 use hearth::error::Fault;
 use hearth::netboot::tree::{Client, Tree};
 use hearth::recipe::{Board, LoadedLab, board_or_type};
-use hearth::uboot::{Templates, timestamp};
+use hearth::uboot::Templates;
 
 use super::build_output::BuildOutput;
 use super::terminal::Terminal;
@@ -56,7 +57,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         clients: &clients,
         templates: &Templates::load()?,
         nfs_root: nfs_root.as_deref(),
-        time: timestamp::reproducible()?,
+        time: clock::reproducible()?,
     }
     .write(&arguments.output, terminal)?;
     terminal.say(&format!("wrote {}", arguments.output.display()));

@@ -9,10 +9,10 @@ use clap::Args;
 use hearth::dirs;
 use hearth::error::Fault;
 use hearth::lab;
-use hearth::netboot::notify::notify;
 use hearth::netboot::serve::Server;
 use hearth::recipe::LoadedLab;
 use listenfd::ListenFd;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::serving::with_api;
@@ -76,9 +76,10 @@ async fn serve(
             }
         }
     };
-    notify("READY=1").context("cannot tell systemd that the server is ready")?;
+    sd_notify::notify(&[NotifyState::Ready])
+        .context("cannot tell systemd that the server is ready")?;
     server.run(stop).await?;
-    notify("STOPPING=1").ok();
+    sd_notify::notify(&[NotifyState::Stopping]).ok();
     terminal.say("stopped");
     Ok(())
 }

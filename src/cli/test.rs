@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::board::Retries;
+use hearth::clock;
 use hearth::job::report::{self, Format};
 use hearth::job::{Loaded, Report, Verdict, payload};
 use hearth::lab::{self, Order, Ran, Store, network};
 use hearth::output::write_atomically;
 use hearth::rootfs::Manifest;
-use hearth::uboot::timestamp;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::live::Live;
@@ -109,11 +108,7 @@ fn directory(arguments: &Arguments, target: &Target) -> Result<PathBuf> {
 
 /// RFC 3339, in UTC.
 fn now() -> String {
-    let seconds = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    timestamp::rfc3339(u32::try_from(seconds).unwrap_or(u32::MAX))
+    clock::rfc3339(i64::try_from(clock::now()).unwrap_or(i64::MAX))
 }
 
 fn test(

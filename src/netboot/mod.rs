@@ -11,7 +11,6 @@ pub mod extract;
 pub mod http;
 pub mod mount;
 pub mod nfs;
-pub mod notify;
 pub mod portmap;
 pub mod provision;
 pub mod rpc;

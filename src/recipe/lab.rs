@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::Mac;
@@ -268,43 +269,31 @@ impl LabSettings {
 
 /// An IPv4 network, written `192.168.7.0/24`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: Ipv4Addr,
-    prefix: u8,
-}
+pub struct Network(Ipv4Net);
 
 impl Network {
     /// The network of `address` whose first `prefix` bits are fixed, at most 32.
     pub fn of(address: Ipv4Addr, prefix: u8) -> Network {
-        let prefix = prefix.min(32);
-        let network = Network { address, prefix };
-        Network {
-            address: address & network.mask(),
-            prefix,
-        }
+        Network(Ipv4Net::new_assert(address, prefix.min(32)).trunc())
     }
 
     /// The address that all hosts of the network listen to.
     pub fn broadcast(self) -> Ipv4Addr {
-        self.address | !self.mask()
+        self.0.broadcast()
     }
 
     pub fn contains(self, address: Ipv4Addr) -> bool {
-        (u32::from(address) ^ u32::from(self.address)) & u32::from(self.mask()) == 0
+        self.0.contains(&address)
     }
 
     pub fn mask(self) -> Ipv4Addr {
-        Ipv4Addr::from(
-            u32::MAX
-                .checked_shl(32 - u32::from(self.prefix))
-                .unwrap_or(0),
-        )
+        self.0.netmask()
     }
 }
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
+        self.0.fmt(f)
     }
 }
 
@@ -312,24 +301,13 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a network such as 192.168.7.0/24");
-        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
-        let network = Network {
-            address: address.parse().map_err(|_| wrong())?,
-            prefix: prefix
-                .parse()
-                .ok()
-                .filter(|bits| *bits <= 32)
-                .ok_or_else(wrong)?,
-        };
-        let first = Ipv4Addr::from(u32::from(network.address) & u32::from(network.mask()));
-        if first == network.address {
-            Ok(network)
+        let net: Ipv4Net = text
+            .parse()
+            .map_err(|_| format!("`{text}` is not a network such as 192.168.7.0/24"))?;
+        if net.trunc() == net {
+            Ok(Network(net))
         } else {
-            Err(format!(
-                "`{text}` has host bits set: write {first}/{}",
-                network.prefix
-            ))
+            Err(format!("`{text}` has host bits set: write {}", net.trunc()))
         }
     }
 }

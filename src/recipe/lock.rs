@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::date::parse_date;
 use super::{Arch, Recipe, parse_toml};
+use crate::clock::parse_date;
 use crate::error::Fault;
 use crate::output::write_atomically;
 

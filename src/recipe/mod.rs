@@ -4,7 +4,6 @@
 mod arch;
 mod board_type;
 mod check;
-mod date;
 mod diagnostic;
 mod file;
 pub mod find;
@@ -19,7 +18,6 @@ pub use board_type::{
     Blob, BoardType, Bootloader, EmulatedCard, EmulatedNetwork, Emulation, ImageKind, InitrdNeeds,
     LoadAddresses, Media, Place, Table,
 };
-pub use date::parse_date;
 pub use diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
 pub use file::RecipeFile;
 pub use lab::{

@@ -20,6 +20,7 @@ use super::sbom;
 use super::steps::{ImageInput, ImageMade, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
 use super::tools;
+use crate::clock;
 use crate::dirs;
 use crate::error::Fault;
 use crate::progress::{Progress, Unit};
@@ -557,20 +558,13 @@ fn boards(recipe: &Recipe) -> Result<BTreeMap<String, BoardType>> {
 
 /// Unix seconds of the newest that a file in the image may be.
 fn epoch(lock: &Lock) -> Result<i64> {
-    let given = match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => Some(text.parse::<u32>().map_err(|_| {
-            Fault::input(format!(
-                "SOURCE_DATE_EPOCH is `{text}`, which is no number of seconds since 1970"
-            ))
-            .remedy("unset it, or set it to the output of `date +%s`")
-        })?),
-        Err(_) => None,
-    };
     let from_lock = || lock.epoch().and_then(|epoch| u32::try_from(epoch).ok());
-    let epoch = given.or_else(from_lock).ok_or_else(|| {
-        Fault::input("the lock tells no release date")
-            .remedy("set SOURCE_DATE_EPOCH, or lock the recipe again")
-    })?;
+    let epoch = clock::source_date_epoch()?
+        .or_else(from_lock)
+        .ok_or_else(|| {
+            Fault::input("the lock tells no release date")
+                .remedy("set SOURCE_DATE_EPOCH, or lock the recipe again")
+        })?;
     Ok(epoch.into())
 }
 

@@ -1,8 +1,9 @@
-//! Owns the software bill of materials: SPDX 2.3 as JSON (https://spdx.github.io/spdx-spec/v2.3/).
+//! Owns the software bill of materials: SPDX 2.3 as JSON (<https://spdx.github.io/spdx-spec/v2.3/>).
 //! Never guesses a licence: packages carry their copyright files in the image.
 
 use serde_json::{Value, json};
 
+use crate::clock::rfc3339;
 use crate::recipe::{LockedPackage, Role};
 
 /// What the document is about.
@@ -54,7 +55,7 @@ pub fn document(subject: &Subject<'_>) -> String {
         "name": subject.image,
         "documentNamespace": format!("urn:hearth:sbom:{}:{}", subject.image, subject.sha256),
         "creationInfo": {
-            "created": timestamp(subject.epoch),
+            "created": rfc3339(subject.epoch),
             "creators": [concat!("Tool: hearth-", env!("CARGO_PKG_VERSION"))],
         },
         "documentDescribes": [image_id],
@@ -120,45 +121,4 @@ fn percent(text: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect()
-}
-
-/// `2026-09-12T07:55:41Z`, from Unix seconds (days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date
-/// Algorithms").
-fn timestamp(epoch: i64) -> String {
-    let (days, seconds) = (epoch.div_euclid(86400), epoch.rem_euclid(86400));
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timestamps_are_dates() {
-        for (epoch, text) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_789_199_741, "2026-09-12T07:55:41Z"),
-        ] {
-            assert_eq!(timestamp(epoch), text);
-        }
-    }
 }

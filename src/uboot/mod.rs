@@ -7,7 +7,6 @@ pub mod read;
 pub mod script;
 mod stream;
 pub mod template;
-pub mod timestamp;
 pub mod uimage;
 pub mod values;
 pub mod vendor;

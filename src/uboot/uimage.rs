@@ -13,7 +13,7 @@
 use serde::Serialize;
 
 use super::ids::{Comp, ImageArch, Kind, Os};
-use super::timestamp;
+use crate::clock;
 
 /// Bytes in a header.
 pub const HEADER_LEN: usize = 64;
@@ -61,7 +61,7 @@ impl From<Header> for Fields {
     fn from(header: Header) -> Self {
         Fields {
             name: String::from_utf8_lossy(header.name()).into_owned(),
-            created: timestamp::rfc3339(header.time),
+            created: clock::rfc3339(header.time.into()),
             time: header.time,
             os: header.os,
             arch: header.arch,
