@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 
+use crate::diagnostic::Diagnostic;
+
 /// Why a command failed; each class is one exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
@@ -15,17 +17,33 @@ pub enum Class {
     Host,
     /// A board, a network, a mirror or a power switch failed.
     Infrastructure,
+    /// hearth itself is at fault: nothing that foresaw this failure classed it.
+    Internal,
 }
 
 impl Class {
-    /// The process exit code of this class (success is 0).
+    /// The process exit code of this class (success is 0). `Internal` is `EX_SOFTWARE` of sysexits.h.
     pub const fn exit_code(self) -> u8 {
         match self {
             Class::Tests => 1,
             Class::Input => 2,
             Class::Host => 3,
             Class::Infrastructure => 4,
+            Class::Internal => 70,
         }
+    }
+
+    /// The class of an exit code that another process of hearth's ended with; `Internal` for what is none.
+    pub fn of_exit_code(code: u8) -> Class {
+        [
+            Class::Tests,
+            Class::Input,
+            Class::Host,
+            Class::Infrastructure,
+        ]
+        .into_iter()
+        .find(|class| class.exit_code() == code)
+        .unwrap_or(Class::Internal)
     }
 }
 
@@ -82,20 +100,46 @@ impl fmt::Display for Fault {
 
 impl StdError for Fault {}
 
-/// The class of an error chain: that of the outermost [`Fault`] in it; a full or read-only disk and
-/// exhausted memory or file descriptors are the host's; everything else is taken for bad input.
+/// The class of an error chain: that of the outermost [`Fault`] in it. Without one, an I/O error is the host's (a full
+/// disk, exhausted memory or descriptors) or the input's (a path that is not there or may not be used, data that is
+/// cut short or malformed); everything else is hearth's own.
 pub fn class_of(error: &anyhow::Error) -> Class {
     for cause in error.chain() {
         if let Some(fault) = cause.downcast_ref::<Fault>() {
             return fault.class;
         }
-        if let Some(io) = cause.downcast_ref::<io::Error>()
-            && is_hosts_fault(io)
-        {
-            return Class::Host;
+        if cause.is::<Diagnostic>() || cause.is::<Box<Diagnostic>>() {
+            return Class::Input;
+        }
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            if is_hosts_fault(io) {
+                return Class::Host;
+            }
+            if is_inputs_fault(io) {
+                return Class::Input;
+            }
         }
     }
-    Class::Input
+    Class::Internal
+}
+
+fn is_inputs_fault(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        AlreadyExists, DirectoryNotEmpty, InvalidData, InvalidFilename, IsADirectory,
+        NotADirectory, NotFound, PermissionDenied, UnexpectedEof,
+    };
+    matches!(
+        error.kind(),
+        NotFound
+            | PermissionDenied
+            | AlreadyExists
+            | NotADirectory
+            | IsADirectory
+            | DirectoryNotEmpty
+            | InvalidFilename
+            | InvalidData
+            | UnexpectedEof
+    ) || error.raw_os_error() == Some(nix::errno::Errno::ELOOP as i32)
 }
 
 fn is_hosts_fault(error: &io::Error) -> bool {
@@ -136,5 +180,11 @@ mod tests {
         assert_eq!(class_of(&anyhow::Error::new(full)), Class::Host);
         let missing = io::Error::from(io::ErrorKind::NotFound);
         assert_eq!(class_of(&anyhow::Error::new(missing)), Class::Input);
+    }
+
+    #[test]
+    fn what_nobody_classed_is_hearths_own_fault() {
+        assert_eq!(class_of(&anyhow::anyhow!("impossible")), Class::Internal);
+        assert_eq!(Class::Internal.exit_code(), 70);
     }
 }

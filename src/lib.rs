@@ -8,6 +8,7 @@ pub mod agent;
 pub mod archive;
 pub mod board;
 pub mod clock;
+pub mod diagnostic;
 pub mod dirs;
 pub mod doctor;
 pub mod error;

@@ -134,6 +134,7 @@ fn refused(error: anyhow::Error) -> Result<Failure> {
         error::Class::Host => return Err(error),
         error::Class::Input => FailureClass::Configuration,
         error::Class::Tests | error::Class::Infrastructure => FailureClass::Infrastructure,
+        error::Class::Internal => FailureClass::Bug,
     };
     let help = error::help_of(&error)
         .map(|help| format!(" ({help})"))

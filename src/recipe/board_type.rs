@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::diagnostic::{Diagnostic, Step, at};
 use super::{Arch, Compression, Mac, parse_toml};
+use crate::diagnostic::{Diagnostic, Step, at};
 
 /// A model of board: what it boots, from where, and how it can be emulated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

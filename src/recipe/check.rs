@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
-use super::diagnostic::{Diagnostic, Step, at};
 use super::{FileEntry, Recipe, User};
+use crate::diagnostic::{Diagnostic, Step, at};
 
 use Step::{Index, Key};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::diagnostic::suggestion;
+use crate::diagnostic::suggestion;
 use crate::dirs;
 use crate::error::Fault;
 

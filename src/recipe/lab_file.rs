@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::diagnostic::{Diagnostic, Step, at, suggestion};
 use super::find::{self, BOARD_TYPE, Source};
 use super::lab::{Network, idle};
 use super::{
     BoardEntry, BoardRetries, BoardTimeouts, BoardType, Console, Lab, LabSettings, Mac, Ports,
     Power, parse_toml,
 };
+use crate::diagnostic::{Diagnostic, Step, at, suggestion};
 use crate::error::Fault;
 
 /// A lab with its boards resolved: board types loaded, addresses derived, defaults filled in.

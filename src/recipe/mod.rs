@@ -4,7 +4,6 @@
 mod arch;
 mod board_type;
 mod check;
-mod diagnostic;
 mod file;
 pub mod find;
 mod lab;
@@ -13,12 +12,12 @@ mod lock;
 mod mac;
 mod model;
 
+pub use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
 pub use arch::Arch;
 pub use board_type::{
     Blob, BoardType, Bootloader, EmulatedCard, EmulatedNetwork, Emulation, ImageKind, InitrdNeeds,
     LoadAddresses, Media, Place, Table,
 };
-pub use diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
 pub use file::RecipeFile;
 pub use lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,

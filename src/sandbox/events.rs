@@ -58,10 +58,7 @@ impl From<&anyhow::Error> for Failure {
 
 impl From<Failure> for anyhow::Error {
     fn from(failure: Failure) -> Self {
-        let class = [Class::Tests, Class::Input, Class::Infrastructure]
-            .into_iter()
-            .find(|class| class.exit_code() == failure.exit_code)
-            .unwrap_or(Class::Host);
+        let class = Class::of_exit_code(failure.exit_code);
         let fault = Fault::new(class, failure.sentence);
         match failure.help {
             Some(help) => fault.remedy(help).into(),
