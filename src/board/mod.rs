@@ -5,6 +5,7 @@ pub mod console;
 mod log;
 mod machine;
 pub mod network;
+pub mod numbered;
 mod outcome;
 pub mod power;
 pub mod qemu;

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use regex::{Regex, RegexSet};
 
+use super::numbered::{Head, Splitter};
+
 /// A line longer than this, in bytes, is cut in two: a board may send noise without an end.
 const LONGEST_LINE: usize = 8 << 10;
 
@@ -40,77 +42,141 @@ pub enum Event {
         /// Without control sequences.
         text: String,
         raw: Vec<u8>,
+        /// Whether any of it is a job's output, numbered by the agent, whole or torn.
+        of_job: bool,
     },
 }
 
-/// What each line is compared with; the first match names it.
-const PATTERNS: [(Kind, &str); 20] = [
-    (Kind::Bootloader, r"^U-Boot (SPL )?20\d\d\.\d\d"),
+/// What printk puts before a message: level, time, and task or processor with `CONFIG_PRINTK_CALLER`
+/// (Documentation/core-api/printk-basics.rst, kernel/printk/printk.c `print_prefix`).
+const STAMP: &str = r"(?P<stamp>(?:<\d{1,3}>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )";
+
+/// What a line of the board's own is compared with; the first match names it. Patterns of the kernel match the whole
+/// message behind printk's prefix, as the kernel's sources print it.
+const PATTERNS: [(Kind, Source, &str); 23] = [
+    (
+        Kind::Bootloader,
+        Source::Firmware,
+        r"^U-Boot (SPL )?20\d\d\.\d\d",
+    ),
     (
         Kind::BootloaderTrouble,
+        Source::Firmware,
         r"^(TFTP error: .*|Retry count exceeded.*|Wrong Image (Format|Type).*|Bad Linux .*[Mm]agic.*|.*Bad (Data|Header) CRC.*|.*ERROR: can't get kernel image.*)",
     ),
     (
         Kind::BootScript,
+        Source::Firmware,
         r"^hearth: (?P<board>\S+) boots (?P<image>\S+) from",
     ),
-    (Kind::Kernel, r"Linux version \d"),
+    (Kind::Kernel, Source::Kernel, r"Linux version \d+\.\d+"),
     (
         Kind::Userspace,
-        r"(systemd\[1\]: (systemd .*running in system mode|Detected architecture)|Welcome to .*!)",
+        Source::Kernel,
+        r"systemd\[1\]: (systemd .*running in system mode|Detected architecture)",
+    ),
+    (Kind::Userspace, Source::Program, r"^Welcome to .*!"),
+    (
+        Kind::Shutdown,
+        Source::Kernel,
+        r"reboot: (Restarting system|Power down|Power off not available|System halted)",
     ),
     (
         Kind::Shutdown,
-        r"reboot: (Restarting system|Power down|Power off not available|System halted)|Requesting system (reboot|poweroff)",
+        Source::Program,
+        r"^Requesting system (reboot|poweroff)",
     ),
     (
         Kind::Crash("kernel panic"),
-        r"Kernel panic - not syncing: ?(?P<message>.*)",
+        Source::Kernel,
+        r"(---\[ end )?Kernel panic - not syncing: ?(?P<message>.*)",
     ),
     (
         Kind::Crash("kernel oops"),
-        r"(?P<message>Internal error: .*)",
+        Source::Kernel,
+        r"(?P<message>Internal error: .*\[#\d+\].*)",
     ),
     (
         Kind::Crash("kernel oops"),
-        r"(?P<message>Unable to handle kernel .*)",
+        Source::Kernel,
+        r"(?P<message>Unable to handle kernel .* at virtual address .*)",
     ),
     (
         Kind::Crash("kernel oops"),
-        r"(?P<message>Oops: .*|Oops \[#\d.*)",
+        Source::Kernel,
+        r"(?P<message>Oops: .*\[#\d+\].*|Oops \[#\d+\].*)",
     ),
-    (Kind::Crash("kernel BUG"), r"(?P<message>kernel BUG at .*)"),
-    (Kind::Crash("kernel BUG"), r"(?:^|\] )(?P<message>BUG: .*)"),
+    (
+        Kind::Crash("kernel oops"),
+        Source::Kernel,
+        r"(?P<message>Unhandled fault: .* at 0x.*|Insufficient stack space to handle exception!)",
+    ),
+    (
+        Kind::Crash("kernel BUG"),
+        Source::Kernel,
+        r"(?P<message>kernel BUG at \S+:\d+!.*)",
+    ),
+    (
+        Kind::Crash("kernel BUG"),
+        Source::Stamped,
+        r"(?P<message>BUG: .*)",
+    ),
     (
         Kind::Crash("RCU stall"),
-        r"(?P<message>rcu: INFO: rcu_\w+ (self-)?detected (expedited )?stall.*)",
+        Source::Stamped,
+        r"(?P<message>(rcu: )?INFO: rcu_\w+ (self-)?detected (expedited )?stalls?.*)",
     ),
     (
         Kind::Crash("soft lockup"),
-        r"(?P<message>watchdog: BUG: soft lockup.*)",
+        Source::Stamped,
+        r"(?P<message>watchdog: BUG: soft lockup - CPU#\d+.*|watchdog: (CPU\d+: )?Watchdog detected hard LOCKUP.*)",
     ),
     (
         Kind::Crash("hung task"),
-        r"(?P<message>INFO: task .* blocked for more than \d+ seconds.*)",
+        Source::Stamped,
+        r"(?P<message>INFO: task .*:\d+ blocked for more than \d+ seconds.*)",
     ),
-    (Kind::Login, r"(^|\W)[\w.-]+ login: \S+ \(automatic login\)"),
+    (
+        Kind::Login,
+        Source::Program,
+        r"(^|\W)[\w.-]+ login: \S+ \(automatic login\)",
+    ),
     (
         Kind::Crash("emergency mode"),
-        r"(?P<message>You are in (emergency|rescue) mode.*)",
+        Source::Program,
+        r"^(?P<message>You are in (emergency|rescue) mode.*)",
     ),
     (
         Kind::Crash("initrd failure"),
+        Source::Initrd,
         r"^hearth: (?P<message>(cannot|gave up|giving up|failed).*)",
     ),
     (
         Kind::Crash("initrd failure"),
-        r"(?P<message>ALERT! .*|Dropping to a shell!)",
+        Source::Initrd,
+        r"^(?P<message>ALERT! .*|Dropping to a shell!)",
     ),
     (
         Kind::Crash("full overlay"),
+        Source::Program,
         r"^hearth: (?P<message>the overlay is full.*)",
     ),
 ];
+
+/// Who prints what a pattern describes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// At the beginning of a line, before the kernel or after a reset.
+    Firmware,
+    /// With printk's prefix anywhere in a line, or without it at the beginning of one.
+    Kernel,
+    /// The same, but without the prefix only if this kernel prints none: the words are common ones.
+    Stamped,
+    /// At the beginning of a line, until the init system runs.
+    Initrd,
+    /// Programs that write to the console.
+    Program,
+}
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -124,15 +190,25 @@ enum Kind {
     Crash(&'static str),
 }
 
-static SET: LazyLock<RegexSet> = LazyLock::new(|| {
-    RegexSet::new(PATTERNS.map(|(_, pattern)| pattern)).expect("the patterns are constants")
-});
 static EACH: LazyLock<Vec<Regex>> = LazyLock::new(|| {
     PATTERNS
         .iter()
-        .map(|(_, pattern)| Regex::new(pattern).expect("the patterns are constants"))
+        .map(|(_, source, pattern)| {
+            Regex::new(&anchored(*source, pattern)).expect("the patterns are constants")
+        })
         .collect()
 });
+static SET: LazyLock<RegexSet> = LazyLock::new(|| {
+    RegexSet::new(EACH.iter().map(Regex::as_str)).expect("the patterns are constants")
+});
+
+fn anchored(source: Source, pattern: &str) -> String {
+    match source {
+        Source::Kernel | Source::Stamped => format!("(?:^|{STAMP})(?:{pattern})"),
+        Source::Firmware | Source::Initrd | Source::Program => pattern.to_string(),
+    }
+}
+
 /// What terminals understand and people don't: colours, cursor movements, window titles.
 static CONTROL: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
@@ -156,6 +232,11 @@ pub struct Watch {
     prompted: bool,
     /// Whether the kernel has started: after that `=>` is no prompt of U-Boot's.
     kernel: bool,
+    /// Whether this kernel puts a time before its messages.
+    stamped: bool,
+    /// Whether the init system has started.
+    userspace: bool,
+    splitter: Splitter,
 }
 
 impl Watch {
@@ -164,13 +245,13 @@ impl Watch {
         let mut events = Vec::new();
         for &byte in bytes {
             match byte {
-                b'\n' => self.line(&mut events),
+                b'\n' => self.line(&mut events, false),
                 // U-Boot and the kernel end lines with both; a lone CR is a progress display.
                 b'\r' | 0 => {}
                 _ => {
                     self.partial.push(byte);
                     if self.partial.len() >= LONGEST_LINE {
-                        self.line(&mut events);
+                        self.line(&mut events, true);
                     }
                 }
             }
@@ -183,24 +264,49 @@ impl Watch {
     pub fn finish(&mut self) -> Vec<Event> {
         let mut events = Vec::new();
         if !self.partial.is_empty() {
-            self.line(&mut events);
+            self.line(&mut events, false);
         }
         events
     }
 
-    fn line(&mut self, events: &mut Vec<Event>) {
+    /// Ends a line; `cut`: only because it is too long.
+    fn line(&mut self, events: &mut Vec<Event>, cut: bool) {
         let raw = std::mem::take(&mut self.partial);
-        let line = clean(&raw);
         self.prompted = false;
-        let seen: Vec<usize> = SET.matches(&line).into_iter().collect();
+        let own = self.splitter.own(&raw, cut);
+        let of_job = own.len() != 1 || own[0].torn || own[0].text.len() != raw.len();
         events.push(Event::Line {
-            text: line.clone(),
+            text: clean(&raw),
+            of_job: of_job && !raw.is_empty(),
             raw,
         });
-        // Several patterns may know one line; the first one names it.
-        if let Some(&index) = seen.first() {
-            events.push(self.event(index, &line));
+        for part in own {
+            let text = clean(&part.text);
+            // Several patterns may know one line; the first one names it.
+            let seen = SET.matches(&text).into_iter();
+            let told = seen.filter_map(|index| self.told(index, &text, part.torn));
+            if let Some(index) = { told }.next() {
+                events.push(self.event(index, &text));
+            }
         }
+    }
+
+    /// Whether what a pattern found in a text of the board's counts now; gives the pattern back.
+    fn told(&self, index: usize, text: &str, torn: bool) -> Option<usize> {
+        let (kind, source, _) = PATTERNS[index];
+        let stamp = EACH[index].captures(text)?.name("stamp");
+        let counts = match source {
+            Source::Kernel | Source::Stamped if stamp.is_some() => true,
+            // Inside a torn line, and behind something else, it may be what the job or another program says.
+            _ if torn => false,
+            Source::Kernel => !(matches!(kind, Kind::Kernel) && self.kernel && self.stamped),
+            Source::Stamped => !self.stamped,
+            Source::Initrd => !self.userspace,
+            Source::Firmware | Source::Program => true,
+        };
+        // A start of the kernel that a torn line shows may be the job's own text, and a real one is seen in whole lines.
+        let starts = !matches!(kind, Kind::Crash(_) | Kind::Shutdown);
+        (counts && !(torn && starts)).then_some(index)
     }
 
     fn event(&mut self, index: usize, line: &str) -> Event {
@@ -212,7 +318,7 @@ impl Watch {
         };
         match PATTERNS[index].0 {
             Kind::Bootloader => {
-                self.kernel = false;
+                (self.kernel, self.stamped, self.userspace) = (false, false, false);
                 Event::Bootloader
             }
             Kind::BootloaderTrouble => Event::BootloaderTrouble(line.trim().to_string()),
@@ -222,9 +328,15 @@ impl Watch {
             },
             Kind::Kernel => {
                 self.kernel = true;
+                self.stamped = EACH[index]
+                    .captures(line)
+                    .is_some_and(|found| found.name("stamp").is_some());
                 Event::Kernel
             }
-            Kind::Userspace => Event::Userspace,
+            Kind::Userspace => {
+                self.userspace = true;
+                Event::Userspace
+            }
             Kind::Login => Event::Login,
             Kind::Shutdown => Event::Shutdown,
             Kind::Crash(kind) => Event::Crash {
@@ -235,7 +347,11 @@ impl Watch {
     }
 
     fn prompt(&mut self, events: &mut Vec<Event>) {
-        if self.prompted || self.partial.is_empty() {
+        if self.prompted || !matches!(self.partial.last(), Some(b' ')) {
+            return;
+        }
+        // The job's own text, the agent's line of which is not whole yet.
+        if Head::find(&self.partial, 0).is_some() {
             return;
         }
         let text = clean(&self.partial);
@@ -333,6 +449,96 @@ mod tests {
                 }],
                 "{line}"
             );
+        }
+    }
+
+    /// A board that has booted, with a kernel that prints times, and then these lines.
+    fn after_boot(lines: &str) -> Vec<Event> {
+        let boot = "U-Boot 2025.01 (Apr 01 2025)\r\n[    0.000000] Linux version 6.12.0 (debian)\r\n\
+            [    1.000000] systemd[1]: systemd 257 running in system mode (+X)\r\n";
+        seen(format!("{boot}{lines}").as_bytes()).split_off(3)
+    }
+
+    const WORDS: [&str; 16] = [
+        "[    0.000000] Linux version 6.12.48+deb13-armmp (builder@example.org)",
+        "Linux version 6.12.48+deb13-armmp (builder@example.org) (gcc 14) #1 SMP",
+        "U-Boot 2025.01 (Apr 01 2025)",
+        "=> ",
+        "neo1 login: ",
+        "neo1 login: root (automatic login)",
+        "[   12.000000][    T1] Kernel panic - not syncing: Fatal exception",
+        "<0>[   12.000000] Internal error: Oops: 5 [#1] SMP ARM",
+        "Unable to handle kernel NULL pointer dereference at virtual address 00000000 when read",
+        "[   12.000000] BUG: sleeping function called from invalid context at x.c:1",
+        "kernel BUG at mm/slub.c:4!",
+        "[   12.000000] INFO: task jbd2:99 blocked for more than 120 seconds.",
+        "[   12.000000] reboot: Restarting system",
+        "hearth: cannot mount the root",
+        "hearth: the overlay is full: old log",
+        "ALERT!  /dev/nfs does not exist.  Dropping to a shell!",
+    ];
+
+    #[test]
+    fn what_a_job_prints_is_never_judged_whole_cut_or_repeated() {
+        for words in WORDS {
+            let line = format!("hearth:3:{}:{words}", words.len());
+            for console in [
+                format!("{line}\r\n"),
+                format!("{line}\r\n{line}\r\n"),
+                format!("{line}{line}\r\n"),
+                // Its end is not there yet.
+                line.clone(),
+                format!(
+                    "hearth:3:{}:{}{words}\n",
+                    9000 + words.len(),
+                    "x".repeat(9000)
+                ),
+                // A message of the kernel in the middle of it.
+                format!(
+                    "hearth:3:{}:{}[   13.000000] usb 1-1: new device\r\n{}\r\n",
+                    words.len(),
+                    &words[..2],
+                    &words[2..]
+                ),
+            ] {
+                assert_eq!(after_boot(&console), [], "{console}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_in_the_middle_of_a_job_is_found_however_it_stands_there() {
+        let crash = Event::Crash {
+            kind: "kernel panic",
+            message: "Fatal exception".into(),
+        };
+        for console in [
+            "[   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
+            "<0>[   99.000000][   C0] Kernel panic - not syncing: Fatal exception\r\n",
+            "Kernel panic - not syncing: Fatal exception\r\n",
+            "hearth:3:30:the first wo[   99.000000] Kernel panic - not syncing: Fatal exception\r\nrds\r\n",
+            "hearth:3:5:hello[   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
+            "neo1 login: [   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
+            "hearth:3:60:half of a li\r\n[   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
+        ] {
+            assert_eq!(after_boot(console), [crash.clone()], "{console}");
+        }
+        let reset = "hearth:3:60:half of a li\r\nU-Boot SPL 2025.01 (Apr 01 2025)\r\n";
+        assert_eq!(after_boot(reset), [Event::Bootloader]);
+    }
+
+    #[test]
+    fn programs_that_write_to_the_console_themselves_are_not_the_kernel() {
+        for words in [
+            "looked for: Oops: 0005",
+            "configure: Internal error: cannot find a fixture",
+            "Linux version 6.12.48 (in an old log)",
+            "BUG: in my own program",
+            "INFO: task sh:1 blocked for more than 120 seconds.",
+            "ALERT! this is our own alert",
+            "expected: Kernel panic - not syncing: test",
+        ] {
+            assert_eq!(after_boot(&format!("{words}\r\n")), [], "{words}");
         }
     }
 

@@ -1,9 +1,14 @@
 //! Owns KTAP and TAP: test results that the kernel, kselftest and TAP programs print.
-//! Never drops a result: a plan that is not fulfilled yields cases of unknown outcome.
+//! Never drops a result, and never lets a `not ok` outside a TODO pass.
 //!
-//! Format: Linux `Documentation/dev-tools/ktap.rst`, version 1; TAP versions 13 and 14.
+//! Format: TAP 12 and 13 (as Perl's TAP::Parser reads them), TAP 14 (testanything.org), Linux
+//! `Documentation/dev-tools/ktap.rst` (as `tools/testing/kunit/kunit_parser.py` reads it), and the `# ` nesting of
+//! `tools/testing/selftests/kselftest/runner.sh`.
+
+use std::collections::BTreeSet;
 
 use super::Outcome;
+use super::tap_line::{Item, Line, Place, Report};
 
 /// A case that a KTAP text reported, under the path of its subtests: `suite.case`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,345 +21,357 @@ pub struct KtapCase {
     pub output: Vec<String>,
 }
 
-/// Reads KTAP or TAP line by line. It begins at a version line and ends when the outermost plan is
-/// fulfilled, at `Bail out!`, or when [`Ktap::finish`] is called.
+/// Reads KTAP or TAP line by line. A document begins at a version line, a plan, or a result that is hardly prose; it
+/// ends when the outermost plan is fulfilled, at `Bail out!`, or when [`Ktap::finish`] is called.
 #[derive(Debug, Default)]
 pub struct Ktap {
-    /// The tests that are open, outermost first. Empty outside KTAP.
+    /// The tests that are open, outermost first. Empty outside a document.
     levels: Vec<Level>,
+    /// The name that a `# Subtest:` line gave to the level that opens next.
+    subtest: Option<String>,
+    /// Where the YAML block that is open began: nothing in it counts.
+    yaml: Option<Place>,
+    /// Whether the last line was a result, which a YAML block may follow.
+    after_report: bool,
     diagnostics: Vec<String>,
 }
 
+/// A test with subtests; the outermost one is the document.
 #[derive(Debug)]
 struct Level {
-    indent: usize,
+    place: Place,
     name: Option<String>,
     planned: Option<u64>,
-    seen: u64,
-    /// Whether a test inside this level reported, so that its own result line is only a summary.
-    reported: bool,
+    /// Why the plan says that all is skipped.
+    skipped: Option<String>,
+    numbers: BTreeSet<u64>,
+    /// How many results had no number.
+    unnumbered: u64,
+    /// Whether a case inside has failed.
+    failed: bool,
+    /// Whether a version line began it, so that a plan must come.
+    has_version: bool,
+    /// Cases that wait for this level's name, which its own result tells.
+    held: Vec<KtapCase>,
+}
+
+impl Level {
+    fn new(place: Place, name: Option<String>, has_version: bool) -> Self {
+        Level {
+            place,
+            name,
+            planned: None,
+            skipped: None,
+            numbers: BTreeSet::new(),
+            unnumbered: 0,
+            failed: false,
+            has_version,
+            held: Vec::new(),
+        }
+    }
+
+    /// How many results came; two with one number are one, so that none hides a missing one.
+    fn seen(&self) -> u64 {
+        self.numbers.len() as u64 + self.unnumbered
+    }
+
+    /// The case that says that there are more or fewer results than planned.
+    fn miscount(&self, is_outermost: bool) -> Option<(&'static str, String)> {
+        let seen = self.seen();
+        match self.planned {
+            Some(planned) if seen < planned => Some((
+                "missing",
+                format!("the plan was {planned} tests, and {seen} reported"),
+            )),
+            Some(planned) if seen > planned => Some((
+                "plan",
+                format!("the plan was {planned} tests, and {seen} reported"),
+            )),
+            // What began without a version line may be prose.
+            None if is_outermost && self.has_version => Some((
+                "plan",
+                format!("{seen} tests reported, and no plan says how many there are"),
+            )),
+            _ => None,
+        }
+    }
 }
 
 impl Ktap {
-    /// Whether a KTAP text is under way.
+    /// Whether a document is under way.
     pub fn is_open(&self) -> bool {
         !self.levels.is_empty()
     }
 
-    /// Takes one line and gives the cases that it completes. Lines that are no KTAP, such as other messages
-    /// of the kernel in between, are passed over.
-    pub fn line(&mut self, line: &str) -> Vec<KtapCase> {
-        let text = without_timestamp(line.trim_end());
-        let indent = text.len() - text.trim_start().len();
-        let text = text.trim_start();
-        if is_version(text) {
-            self.open(indent);
-            return Vec::new();
+    /// Takes one line and gives the cases that it completes; `None` if the line is not TAP, such as another message of
+    /// the kernel in between.
+    pub fn line(&mut self, line: &str) -> Option<Vec<KtapCase>> {
+        let line = Line::read(line, self.levels.last().map(|top| top.place.hashes));
+        if self.is_in_yaml(&line) {
+            return Some(Vec::new());
         }
-        if !self.is_open() {
-            return Vec::new();
+        if !self.is_open() && !line.item.begins_a_document() {
+            return None;
         }
-        if let Some(count) = text.strip_prefix("1..") {
-            self.plan(count);
-            Vec::new()
-        } else if let Some(name) = text.strip_prefix("# Subtest:") {
-            self.subtest(indent, name.trim());
-            Vec::new()
-        } else if let Some(reason) = text.strip_prefix("Bail out!") {
-            self.bail_out(reason.trim())
-        } else if let Some((passed, rest)) = result_line(text) {
-            self.result(indent, passed, rest)
-        } else {
-            if let Some(diagnostic) = text.strip_prefix('#') {
-                self.diagnostics.push(diagnostic.trim().to_string());
+        let after_report = std::mem::replace(&mut self.after_report, false);
+        let mut cases = Vec::new();
+        match line.item {
+            Item::Version => self.version(line.place, &mut cases),
+            Item::Plan { count, skip } => self.plan(line.place, count, skip, &mut cases),
+            Item::Subtest(name) => self.subtest(line.place, name),
+            Item::BailOut(reason) => self.bail_out(&reason, &mut cases),
+            Item::Report(report) => {
+                self.report(line.place, &report, &mut cases);
+                self.after_report = true;
             }
-            Vec::new()
+            Item::Diagnostic(text) => self.diagnostics.push(text),
+            Item::YamlBegin if after_report => self.yaml = Some(line.place),
+            Item::YamlBegin | Item::YamlEnd | Item::Other => return None,
         }
+        Some(cases)
     }
 
-    /// The text ends here: what the plans promised and did not come is unknown.
+    /// The text ends here: what the plans promised and did not come has failed.
     pub fn finish(&mut self) -> Vec<KtapCase> {
         let mut cases = Vec::new();
-        while !self.levels.is_empty() {
-            cases.extend(self.missing());
-            self.levels.pop();
+        if self.yaml.take().is_some() {
+            let problem = "a YAML block has no end, and what followed it was not read";
+            self.tell("yaml", Outcome::Fail, Some(problem.into()), &mut cases);
         }
+        while !self.levels.is_empty() {
+            self.close(&mut cases);
+        }
+        self.subtest = None;
         self.diagnostics.clear();
         cases
     }
 
-    fn open(&mut self, indent: usize) {
-        // In KTAP a version line opens every nested test; a `# Subtest:` line may have named it already,
-        // or follow.
+    /// Whether a line belongs to the YAML block that is open. A line further to the left ends one that has no end.
+    fn is_in_yaml(&mut self, line: &Line) -> bool {
+        let Some(begin) = self.yaml else {
+            return false;
+        };
+        let inside = line.is_blank() || line.place >= begin;
+        if !inside || (line.place == begin && line.item == Item::YamlEnd) {
+            self.yaml = None;
+        }
+        inside
+    }
+
+    fn version(&mut self, place: Place, cases: &mut Vec<KtapCase>) {
+        self.close_deeper(place, cases);
+        match self.levels.last_mut() {
+            // A `# Subtest:` line came before it, or the line is there twice.
+            Some(top) if top.place == place && top.seen() == 0 && top.planned.is_none() => {
+                top.has_version = true;
+                return;
+            }
+            // Another document, though this one is not over.
+            Some(top) if top.place >= place => {
+                self.close(cases);
+            }
+            _ => {}
+        }
+        self.open(place, true);
+    }
+
+    fn plan(&mut self, place: Place, count: u64, skip: Option<String>, cases: &mut Vec<KtapCase>) {
+        self.close_deeper(place, cases);
         if self
             .levels
             .last()
-            .is_some_and(|level| level.indent == indent && level.seen == 0)
+            .is_some_and(|top| top.place == place && top.planned.is_some())
         {
+            // Another document without a version line.
+            self.close(cases);
+        }
+        self.reach(place);
+        let Some(top) = self.levels.last_mut() else {
             return;
-        }
-        self.levels.push(Level {
-            indent,
-            name: None,
-            planned: None,
-            seen: 0,
-            reported: false,
-        });
-    }
-
-    fn plan(&mut self, count: &str) {
-        let digits = count.split_whitespace().next().unwrap_or_default();
-        if let Some(level) = self.levels.last_mut() {
-            level.planned = digits.parse().ok();
-        }
-    }
-
-    fn subtest(&mut self, indent: usize, name: &str) {
-        let at_this_level = self
-            .levels
-            .last()
-            .is_some_and(|level| level.indent == indent);
-        if !at_this_level {
-            self.open(indent);
-        }
-        if let Some(level) = self.levels.last_mut() {
-            level.name = Some(name.to_string());
-        }
-    }
-
-    fn result(&mut self, indent: usize, passed: bool, rest: &str) -> Vec<KtapCase> {
-        let (name, directive) = name_and_directive(rest);
-        let mut cases = Vec::new();
-        // A result further to the left closes what is nested inside it, and names it.
-        let mut nested = false;
-        while self.levels.len() > 1
-            && self
-                .levels
-                .last()
-                .is_some_and(|level| level.indent > indent)
-        {
-            if let Some(level) = self.levels.last_mut() {
-                level.name.get_or_insert_with(|| name.clone());
+        };
+        top.planned = Some(count);
+        if count == 0 && top.seen() == 0 {
+            let reason = skip.map_or_else(
+                || "nothing is planned".into(),
+                |reason| format!("skipped: {reason}"),
+            );
+            top.skipped = Some(reason.clone());
+            if self.levels.len() == 1 {
+                self.tell("all", Outcome::Skip, Some(reason), cases);
             }
-            cases.extend(self.missing());
-            nested |= self.levels.pop().is_some_and(|level| level.reported);
         }
-        if let Some(level) = self.levels.last_mut() {
-            level.seen += 1;
-            level.reported = true;
-        }
-        // The result of a test with subtests is a summary of theirs, and is no case of its own.
-        if !nested {
-            let (outcome, problem) = outcome_of(passed, directive);
-            cases.push(KtapCase {
-                id: self.path(&name),
-                outcome,
-                problem,
-                output: std::mem::take(&mut self.diagnostics),
-            });
-        }
-        let fulfilled = self.levels.len() == 1
-            && self.levels[0]
-                .planned
-                .is_some_and(|planned| self.levels[0].seen >= planned);
-        if fulfilled {
-            self.levels.clear();
-        }
-        cases
+        self.end_if_fulfilled(cases);
     }
 
-    fn bail_out(&mut self, reason: &str) -> Vec<KtapCase> {
-        let mut cases = vec![KtapCase {
-            id: self.path("bail-out"),
-            outcome: Outcome::Fail,
-            problem: Some(format!("the test program bailed out: {reason}")),
-            output: std::mem::take(&mut self.diagnostics),
-        }];
+    fn subtest(&mut self, place: Place, name: String) {
+        let is_nested = self.levels.len() > 1;
+        match self.levels.last_mut() {
+            // The kernel prints it inside the subtest, TAP 14 before it.
+            Some(top) if is_nested && top.place == place && top.seen() == 0 => {
+                top.name = Some(name);
+            }
+            _ => self.subtest = Some(name),
+        }
+    }
+
+    fn report(&mut self, place: Place, report: &Report, cases: &mut Vec<KtapCase>) {
+        self.lower(place);
+        let nested = self.close_reported(place, &report.name, cases);
+        self.reach(place);
+        if let Some(top) = self.levels.last_mut() {
+            match report.number {
+                Some(number) => {
+                    top.numbers.insert(number);
+                }
+                None => top.unnumbered += 1,
+            }
+        }
+        let (outcome, problem) = report.outcome();
+        match nested {
+            // A summary of its subtests, unless it says worse of them than they do themselves.
+            Some(inside) if inside.seen() > 0 || inside.failed => {
+                if outcome == Outcome::Fail && !inside.failed {
+                    let problem = problem.unwrap_or_else(|| "none of its subtests failed".into());
+                    let problem = Some(format!("reported as failed: {problem}"));
+                    self.tell(&report.name, outcome, problem, cases);
+                }
+            }
+            Some(inside) if outcome == Outcome::Pass && inside.skipped.is_some() => {
+                self.tell(&report.name, Outcome::Skip, inside.skipped, cases);
+            }
+            _ => self.tell(&report.name, outcome, problem, cases),
+        }
+        self.end_if_fulfilled(cases);
+    }
+
+    fn bail_out(&mut self, reason: &str, cases: &mut Vec<KtapCase>) {
+        let problem = match reason {
+            "" => "the test program bailed out".into(),
+            reason => format!("the test program bailed out: {reason}"),
+        };
+        self.tell("bail-out", Outcome::Fail, Some(problem), cases);
         cases.extend(self.finish());
-        cases
     }
 
-    /// A case for what the innermost plan promised and that never came.
-    fn missing(&self) -> Option<KtapCase> {
-        let level = self.levels.last()?;
-        let planned = level.planned?;
-        (level.seen < planned).then(|| KtapCase {
-            id: self.path("missing"),
-            outcome: Outcome::Unknown,
-            problem: Some(format!(
-                "the plan was {planned} tests, and {} reported",
-                level.seen
-            )),
-            output: Vec::new(),
-        })
+    fn open(&mut self, place: Place, has_version: bool) {
+        // The document itself has no name.
+        let name = if self.is_open() {
+            self.subtest.take()
+        } else {
+            None
+        };
+        self.levels.push(Level::new(place, name, has_version));
     }
 
-    fn path(&self, name: &str) -> String {
-        let mut path: Vec<&str> = self
+    /// Opens a level at `place` if none is: a document or a subtest that began without a version line.
+    fn reach(&mut self, place: Place) {
+        if self.levels.last().is_none_or(|top| place > top.place) {
+            self.open(place, false);
+        }
+    }
+
+    /// Puts a level for the document below the first one, if that turns out to be a subtest: its lines came first.
+    fn lower(&mut self, place: Place) {
+        if self.levels.first().is_some_and(|first| first.place > place) {
+            self.levels.insert(0, Level::new(place, None, false));
+        }
+    }
+
+    /// Closes subtests that are deeper than `place`, and whose own result did not come.
+    fn close_deeper(&mut self, place: Place, cases: &mut Vec<KtapCase>) {
+        while self.levels.len() > 1 && self.levels.last().is_some_and(|top| top.place > place) {
+            self.close(cases);
+        }
+    }
+
+    /// Closes what a result at `place` is the summary of; gives the test that it names.
+    fn close_reported(
+        &mut self,
+        place: Place,
+        name: &str,
+        cases: &mut Vec<KtapCase>,
+    ) -> Option<Level> {
+        let first = self
             .levels
             .iter()
-            .filter_map(|level| level.name.as_deref())
-            .collect();
-        path.push(name);
-        path.join(".").replace(char::is_whitespace, "-")
+            .skip(1)
+            .position(|level| level.place > place)?
+            + 1;
+        while self.levels.len() > first + 1 {
+            self.close(cases);
+        }
+        self.levels[first].name.get_or_insert_with(|| name.into());
+        self.close(cases)
+    }
+
+    /// Closes the innermost level.
+    fn close(&mut self, cases: &mut Vec<KtapCase>) -> Option<Level> {
+        let is_outermost = self.levels.len() == 1;
+        if let Some((name, problem)) = self.levels.last()?.miscount(is_outermost) {
+            self.tell(name, Outcome::Fail, Some(problem), cases);
+        }
+        let mut closed = self.levels.pop()?;
+        for mut case in std::mem::take(&mut closed.held) {
+            if let Some(name) = &closed.name {
+                case.id = format!("{}.{}", word(name), case.id);
+            }
+            self.emit(case, cases);
+        }
+        Some(closed)
+    }
+
+    fn end_if_fulfilled(&mut self, cases: &mut Vec<KtapCase>) {
+        if let [outermost] = &self.levels[..]
+            && outermost
+                .planned
+                .is_some_and(|planned| outermost.seen() >= planned)
+        {
+            self.close(cases);
+            self.diagnostics.clear();
+        }
+    }
+
+    /// Reports a case of the innermost level, with the diagnostics so far.
+    fn tell(
+        &mut self,
+        name: &str,
+        outcome: Outcome,
+        problem: Option<String>,
+        cases: &mut Vec<KtapCase>,
+    ) {
+        if outcome == Outcome::Fail {
+            for level in &mut self.levels {
+                level.failed = true;
+            }
+        }
+        let case = KtapCase {
+            id: word(name),
+            outcome,
+            problem,
+            output: std::mem::take(&mut self.diagnostics),
+        };
+        self.emit(case, cases);
+    }
+
+    /// Gives a case its path; below a level whose name is not known yet, it waits for it.
+    fn emit(&mut self, mut case: KtapCase, cases: &mut Vec<KtapCase>) {
+        for level in self.levels.iter_mut().skip(1).rev() {
+            match &level.name {
+                Some(name) => case.id = format!("{}.{}", word(name), case.id),
+                None => {
+                    level.held.push(case);
+                    return;
+                }
+            }
+        }
+        cases.push(case);
     }
 }
 
-fn is_version(text: &str) -> bool {
-    ["KTAP version ", "TAP version "]
-        .iter()
-        .any(|start| text.starts_with(start))
-}
-
-/// Cuts off the time that the kernel's log puts before a line: `[   12.345678] `.
-fn without_timestamp(line: &str) -> &str {
-    let Some((stamp, rest)) = line
-        .strip_prefix('[')
-        .and_then(|line| line.split_once("] "))
-    else {
-        return line;
-    };
-    // With CONFIG_PRINTK_CALLER a second bracket names the task.
-    let is_time = !stamp.is_empty()
-        && stamp
-            .chars()
-            .all(|c| c.is_ascii_digit() || c == '.' || c == ' ');
-    if is_time { rest } else { line }
-}
-
-fn result_line(text: &str) -> Option<(bool, &str)> {
-    let (passed, rest) = match text.strip_prefix("not ok") {
-        Some(rest) => (false, rest),
-        None => (true, text.strip_prefix("ok")?),
-    };
-    (rest.is_empty() || rest.starts_with(char::is_whitespace)).then_some((passed, rest.trim()))
-}
-
-/// Splits `3 - name # SKIP reason` into the name (or the number, where there is no name) and
-/// the directive.
-fn name_and_directive(rest: &str) -> (String, Option<&str>) {
-    let (head, directive) = match rest.split_once(" # ").or_else(|| rest.split_once("\t# ")) {
-        Some((head, directive)) => (head, Some(directive.trim())),
-        None => match rest.strip_prefix("# ") {
-            Some(directive) => ("", Some(directive.trim())),
-            None => (rest, None),
-        },
-    };
-    let head = head.trim();
-    let digits = head.chars().take_while(char::is_ascii_digit).count();
-    let (number, name) = head.split_at(digits);
-    let name = name.trim_start().trim_start_matches("- ").trim();
-    let name = if name.is_empty() { number } else { name };
-    (
-        if name.is_empty() {
-            "unnamed".into()
-        } else {
-            name.into()
-        },
-        directive,
-    )
-}
-
-fn outcome_of(passed: bool, directive: Option<&str>) -> (Outcome, Option<String>) {
-    let Some(directive) = directive else {
-        return (if passed { Outcome::Pass } else { Outcome::Fail }, None);
-    };
-    let (word, reason) = directive
-        .split_once(char::is_whitespace)
-        .unwrap_or((directive, ""));
-    let note = |kind: &str| {
-        Some(
-            format!("{kind}: {}", reason.trim())
-                .trim_end_matches(": ")
-                .to_string(),
-        )
-    };
-    match word.to_ascii_uppercase().trim_end_matches(':') {
-        "SKIP" => (Outcome::Skip, note("skipped")),
-        // An expected failure is no failure; an unexpected success is still one worth a look.
-        "XFAIL" | "TODO" => (Outcome::Skip, note("expected to fail")),
-        "TIMEOUT" => (Outcome::Fail, note("timed out")),
-        "ERROR" => (Outcome::Fail, note("error")),
-        _ if passed => (Outcome::Pass, None),
-        _ => (Outcome::Fail, Some(directive.to_string())),
-    }
+/// A name as part of an id, which has no white space.
+fn word(name: &str) -> String {
+    name.replace(char::is_whitespace, "-")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn read(text: &str) -> Vec<(String, Outcome)> {
-        let mut ktap = Ktap::default();
-        let mut cases: Vec<KtapCase> = text.lines().flat_map(|line| ktap.line(line)).collect();
-        cases.extend(ktap.finish());
-        cases
-            .into_iter()
-            .map(|case| (case.id, case.outcome))
-            .collect()
-    }
-
-    fn case(id: &str, outcome: Outcome) -> (String, Outcome) {
-        (id.into(), outcome)
-    }
-
-    #[test]
-    fn nested_kunit_output_is_read_with_the_path_of_its_suites() {
-        let text = "\
-[    1.000000] KTAP version 1
-[    1.000000] 1..2
-[    1.000001]     KTAP version 1
-[    1.000002]     # Subtest: time
-[    1.000002]     1..2
-[    1.000003]     ok 1 leap_years
-usb 1-1: a message of the kernel in between
-[    1.000004]     # why: because
-[    1.000004]     not ok 2 - month_days
-[    1.000005] # time: pass:1 fail:1
-[    1.000005] not ok 1 time
-[    1.000006] ok 2 - lists # SKIP not built";
-        assert_eq!(
-            read(text),
-            [
-                case("time.leap_years", Outcome::Pass),
-                case("time.month_days", Outcome::Fail),
-                case("lists", Outcome::Skip),
-            ]
-        );
-    }
-
-    #[test]
-    fn what_the_plan_promised_and_did_not_come_is_unknown() {
-        assert_eq!(
-            read("TAP version 13\n1..3\nok 1 a\n"),
-            [case("a", Outcome::Pass), case("missing", Outcome::Unknown)]
-        );
-        assert_eq!(
-            read("TAP version 13\n1..3\nok\nBail out! no disk"),
-            [
-                case("unnamed", Outcome::Pass),
-                case("bail-out", Outcome::Fail),
-                case("missing", Outcome::Unknown)
-            ]
-        );
-    }
-
-    #[test]
-    fn a_fulfilled_plan_ends_the_text_and_other_lines_are_not_ktap() {
-        let mut ktap = Ktap::default();
-        assert!(ktap.line("ok 1 not in any plan").is_empty());
-        ktap.line("TAP version 14");
-        ktap.line("1..1");
-        assert_eq!(ktap.line("ok 1 - one two").len(), 1);
-        assert!(!ktap.is_open());
-        assert!(ktap.line("okay then").is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn no_text_makes_it_panic(text in "(KTAP version 1|TAP version 13|1\\.\\.[0-9]{1,20}|ok|not ok|# Subtest: x|Bail out!|#| |\n|    |[0-9a-zé\\[\\]]){0,60}") {
-            read(&text);
-        }
-    }
-}
+mod tests;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-const PREFIX: &[u8] = b"hearth:";
+use crate::board::numbered::Head;
 
 /// A line of a job's output, as the agent numbers them from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,22 +19,19 @@ pub struct NumberedLine {
 impl NumberedLine {
     /// Finds a numbered line in a line of console output; `None` if there is none or it is damaged.
     pub fn from_console(line: &[u8]) -> Option<Self> {
-        (0..line.len())
-            .filter(|start| line[*start..].starts_with(PREFIX))
-            .find_map(|start| Self::parse(&line[start + PREFIX.len()..]))
-    }
-
-    /// `rest` is what follows the prefix.
-    fn parse(rest: &[u8]) -> Option<Self> {
-        let mut parts = rest.splitn(3, |byte| *byte == b':');
-        let mut number = || str::from_utf8(parts.next()?).ok()?.parse::<u64>().ok();
-        let (number, length) = (number()?, number()?);
-        let text = parts.next()?;
-        let text = text.strip_suffix(b"\r").unwrap_or(text);
-        (length == text.len() as u64).then(|| NumberedLine {
-            number,
-            text: String::from_utf8_lossy(text).into_owned(),
-        })
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut from = 0;
+        while let Some(head) = Head::find(line, from) {
+            let text = &line[head.text..];
+            if text.len() == head.length {
+                return Some(NumberedLine {
+                    number: head.number,
+                    text: String::from_utf8_lossy(text).into_owned(),
+                });
+            }
+            from = head.begin + 1;
+        }
+        None
     }
 }
 

@@ -10,6 +10,7 @@ mod payload;
 pub mod report;
 mod result;
 mod signal;
+mod tap_line;
 
 pub use collector::Collector;
 pub use definition::{Definition, Install, Loaded, Warning};
@@ -18,4 +19,4 @@ pub use merge::{Merger, NumberedLine};
 pub use pattern::Pattern;
 pub use payload::{Payload, payload};
 pub use result::{Attempt, Case, Identity, Outcome, Report, Suite, Verdict};
-pub use signal::{BadSignal, CaseSignal, Parsed, Signal, scan};
+pub use signal::{BadSignal, CaseSignal, Parsed, Signal, has_signal, scan};

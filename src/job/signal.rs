@@ -104,6 +104,11 @@ pub fn scan(line: &str) -> Vec<Parsed> {
     found
 }
 
+/// Whether a line has a signal, whole or torn.
+pub fn has_signal(line: &str) -> bool {
+    next_opening(line).is_some()
+}
+
 fn next_opening(text: &str) -> Option<usize> {
     [OPENING, RUNNER]
         .iter()

@@ -12,7 +12,7 @@ use super::run::{Observer, Order};
 use super::store::{Boot, JobState, now};
 use crate::board::power::Light;
 use crate::board::{ConsoleLog, Event, Failure, FailureClass, State};
-use crate::job::{Attempt, Collector, Identity, Merger, NumberedLine, Suite};
+use crate::job::{Attempt, Collector, Identity, Merger, NumberedLine, Suite, has_signal};
 
 /// How often the store is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -169,8 +169,8 @@ impl<'a> Session<'a> {
     fn read_console(&mut self) -> Result<Option<Failure>> {
         let was_lost = self.board.lost().is_some();
         for event in self.board.look()? {
-            let (line, raw) = match event {
-                Event::Line { text, raw } => (text, raw),
+            let (line, raw, of_job) = match event {
+                Event::Line { text, raw, of_job } => (text, raw, of_job),
                 Event::BootScript { board, image } => {
                     if let Some(wrong) = self.somebody_else(&board, &image) {
                         return Ok(Some(self.failed(FailureClass::Configuration, &wrong)));
@@ -191,6 +191,8 @@ impl<'a> Session<'a> {
                 {
                     self.output.collector.line(&line, at);
                 }
+                // A step may send a signal through the kernel's log (LAVA's `lava-signal: kmsg`) or to the console itself.
+                None if !of_job && has_signal(&line) => self.output.collector.line(&line, at),
                 None => {}
             }
         }

@@ -111,6 +111,22 @@ fn a_board_that_resets_or_crashes_is_told_from_tests_that_reboot_it() {
 }
 
 #[test]
+fn what_a_test_prints_is_not_judged_as_the_boards_console() {
+    let run = Board::new("boot").test(
+        "set +x\n\
+         echo '[    0.000000] Linux version 6.12.48+deb13-armmp (builder@example.org)'\n\
+         echo 'U-Boot SPL 2025.01 (Apr 01 2025)'\n\
+         echo '[   12.000000] Kernel panic - not syncing: an old log'\n\
+         echo '[   12.000000][    T1] BUG: sleeping function called from invalid context'\n\
+         echo 'reboot: Restarting system'\n\
+         printf 'neo1 login: '\n\
+         lava-test-case one --result pass",
+    );
+    run.passed();
+    assert_eq!(run.cases(), ["one=pass"]);
+}
+
+#[test]
 fn a_full_overlay_is_not_the_tests_fault() {
     let script = "( until [ -e now ]; do sleep 0.1; done; echo 'hearth: the overlay is full: what the job wrote' ) & boot";
     Board::new(script)
