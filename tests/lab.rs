@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hearth::job::{Collector, Loaded, Merger, NumberedLine, Outcome, payload};
+use hearth::job::{Collector, JobSettings, Loader, Merger, NumberedLine, Outcome, Trust, payload};
 use hearth::lab::{JobState, Known, OPENAPI, Store, router};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -113,9 +113,15 @@ fn job(steps: &str) -> Vec<u8> {
         ),
     )
     .unwrap();
-    let loaded = Loaded::from_argument(file.to_str().unwrap()).unwrap();
+    let mut loader = Loader::default();
+    let loaded = loader.load(file.to_str().unwrap()).unwrap();
+    let settings = JobSettings {
+        parameters: Vec::new(),
+        trust: Trust::Remote,
+        board_type: "qemu-virt-arm".into(),
+    };
     let mut tar = Vec::new();
-    payload(&mut tar, &loaded, &[]).unwrap();
+    payload(&mut tar, &loaded, &mut loader, &settings).unwrap();
     tar
 }
 

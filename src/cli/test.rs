@@ -13,7 +13,10 @@ use clap::Args;
 use hearth::board::Retries;
 use hearth::clock;
 use hearth::job::report::{self, Format};
-use hearth::job::{Loaded, Report, Verdict, payload};
+use hearth::job::{
+    JobSettings, Loaded, Loader, Parameter, Pattern, Payload, Report, Trust, Verdict, is_variable,
+    payload,
+};
 use hearth::lab::{self, Order, Ran, Store, network};
 use hearth::output::write_atomically;
 use hearth::rootfs::Manifest;
@@ -28,7 +31,8 @@ use super::terminal::Terminal;
 ///
 /// BOARD is a board of the lab, or a board type, of which an emulated board
 /// is made. What is missing is built first. A definition is a LAVA test
-/// definition: FILE, DIRECTORY, DIRECTORY#PATH or REPOSITORY#PATH[@REVISION].
+/// definition: FILE, DIRECTORY, DIRECTORY#PATH or REPOSITORY#PATH[@REVISION],
+/// with NAME= before it to name its suite.
 /// Exits with 0 if all tests passed, 1 if one did not, 4 if the board failed.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -37,9 +41,15 @@ pub struct Arguments {
     /// Test definitions
     #[arg(required = true, value_name = "DEFINITION")]
     definitions: Vec<String>,
-    /// Set a parameter of the definitions
-    #[arg(short, long = "parameter", value_name = "KEY=VALUE", value_parser = pair)]
-    parameters: Vec<(String, String)>,
+    /// Set a parameter of all definitions, or of the one that is named NAME
+    #[arg(short, long = "parameter", value_name = "[NAME:]KEY=VALUE", value_parser = parameter)]
+    parameters: Vec<Parameter>,
+    /// Let definitions fetch repositories over other ways than https and ssh
+    #[arg(long)]
+    allow_local: bool,
+    /// Report only what LAVA's own dispatcher would: no KTAP, nothing malformed
+    #[arg(long)]
+    strict_lava: bool,
     /// Where the report goes; out/test/BOARD-TIME by default
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -54,9 +64,22 @@ pub struct Arguments {
     timeout: Option<f64>,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("a parameter is KEY=VALUE")?;
-    Ok((key.into(), value.into()))
+fn parameter(text: &str) -> Result<Parameter, String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("a parameter is KEY=VALUE or NAME:KEY=VALUE")?;
+    let (suite, key) = match key.split_once(':') {
+        Some((suite, key)) => (Some(suite.to_string()), key),
+        None => (None, key),
+    };
+    if !is_variable(key) {
+        return Err(format!("`{key}` cannot be the name of a shell variable"));
+    }
+    Ok(Parameter {
+        suite,
+        key: key.into(),
+        value: value.into(),
+    })
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -68,11 +91,13 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     // Everything is read before anything is built or switched on.
-    let definitions = definitions(arguments, terminal)?;
+    let mut loader = Loader::default();
+    let definitions = definitions(arguments, &mut loader, terminal)?;
     let target = arguments.target.ready(terminal)?;
+    let job = prepare(arguments, &mut loader, &definitions, &target)?;
     let directory = directory(arguments, &target)?;
     let _ours = arguments.target.reserve(&target, &directory, terminal)?;
-    let report = test(arguments, terminal, &target, &definitions, &directory)?;
+    let report = test(arguments, terminal, &target, &job, &directory)?;
     write_report(&report, &directory)?;
     io::stdout().write_all(format!("\n{}", report::table(&report)).as_bytes())?;
     terminal.say(&format!("report in {}", directory.display()));
@@ -82,10 +107,14 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     })
 }
 
-fn definitions(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<Loaded>> {
+fn definitions(
+    arguments: &Arguments,
+    loader: &mut Loader,
+    terminal: &Terminal,
+) -> Result<Vec<Loaded>> {
     let mut definitions = Vec::new();
     for argument in &arguments.definitions {
-        definitions.extend(Loaded::from_argument(argument)?);
+        definitions.extend(loader.load(argument)?);
     }
     // Once, though hearth runs itself again for an emulated board.
     if !network::is_inside() {
@@ -94,6 +123,43 @@ fn definitions(arguments: &Arguments, terminal: &Terminal) -> Result<Vec<Loaded>
         }
     }
     Ok(definitions)
+}
+
+/// A job that is ready to be handed out.
+struct Job {
+    tar: Vec<u8>,
+    payload: Payload,
+    patterns: BTreeMap<String, Pattern>,
+}
+
+fn prepare(
+    arguments: &Arguments,
+    loader: &mut Loader,
+    definitions: &[Loaded],
+    target: &Target,
+) -> Result<Job> {
+    let mut tar = Vec::new();
+    let settings = JobSettings {
+        parameters: arguments.parameters.clone(),
+        trust: if arguments.allow_local {
+            Trust::Local
+        } else {
+            Trust::Remote
+        },
+        board_type: target.board.type_name.clone(),
+    };
+    let payload = payload(&mut tar, definitions, loader, &settings)?;
+    let patterns = payload
+        .suites
+        .iter()
+        .zip(definitions)
+        .filter_map(|(suite, loaded)| Some((suite.clone(), loaded.definition.pattern.clone()?)))
+        .collect();
+    Ok(Job {
+        tar,
+        payload,
+        patterns,
+    })
 }
 
 fn directory(arguments: &Arguments, target: &Target) -> Result<PathBuf> {
@@ -115,18 +181,10 @@ fn test(
     arguments: &Arguments,
     terminal: &Terminal,
     target: &Target,
-    definitions: &[Loaded],
+    job: &Job,
     directory: &Path,
 ) -> Result<Report> {
     let started = now();
-    let mut tar = Vec::new();
-    let job = payload(&mut tar, definitions, &arguments.parameters)?;
-    let patterns: BTreeMap<_, _> = job
-        .suites
-        .iter()
-        .zip(definitions)
-        .filter_map(|(suite, loaded)| Some((suite.clone(), loaded.definition.pattern.clone()?)))
-        .collect();
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
     let store = Arc::new(Store::open(&target.store(scratch.path()))?);
     let _serving = Serving::start(target, &store)?;
@@ -143,8 +201,10 @@ fn test(
         mac: target.board.mac,
         image: &image,
         store: &store,
-        payload: &tar,
-        patterns,
+        payload: &job.tar,
+        patterns: job.patterns.clone(),
+        suites: job.payload.suites.clone(),
+        strict: arguments.strict_lava,
         timeouts,
         retries: match arguments.retries {
             Some(count) => Retries::all(count),

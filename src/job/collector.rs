@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use super::ktap::{Ktap, KtapCase};
 use super::pattern::Pattern;
 use super::result::{Case, Outcome, Suite};
-use super::signal::{BadSignal, CaseSignal, Parsed, Signal, scan};
+use super::signal::{
+    BadSignal, CaseSignal, CaseWords, Parsed, Signal, has_signal, outcome, scan, unfinished,
+};
 
 /// How many lines of a case's output a report keeps.
 const OUTPUT_LINES: usize = 50;
@@ -25,24 +27,111 @@ pub struct Collector {
     open_case: Option<(String, f64)>,
     output: VecDeque<String>,
     ktap: Ktap,
+    /// A signal without its end, which the next line may bring.
+    held: Option<Held>,
+    /// The suites that the job has.
+    expected: Vec<String>,
+    /// The shell that the runner named for the suite that begins next.
+    shell: Option<String>,
+    /// Whether only what LAVA's dispatcher would report is wanted.
+    strict: bool,
     exited: bool,
 }
 
+/// A signal that a line end may have split.
+#[derive(Debug)]
+struct Held {
+    /// What stood on its first line.
+    opening: String,
+    /// The lines after that.
+    following: Vec<String>,
+}
+
+/// How many line ends a signal may have inside.
+const SPLITS: usize = 3;
+
 impl Collector {
-    /// `patterns`: the `parse` sections of the definitions, by their suite's name (`0_smoke`).
-    pub fn new(patterns: BTreeMap<String, Pattern>) -> Self {
+    /// `patterns`: the `parse` sections of the definitions, by their suite's name (`0_smoke`). `expected`: all suites of
+    /// the job; one that does not run is reported as such.
+    pub fn new(patterns: BTreeMap<String, Pattern>, expected: Vec<String>) -> Self {
         Collector {
             patterns,
+            expected,
             ..Collector::default()
         }
     }
 
+    /// Reports what LAVA's dispatcher (2023.01) would and nothing else: no KTAP, and nothing malformed.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
     /// Takes one line; `at` is the time in seconds since the run began.
     pub fn line(&mut self, line: &str, at: f64) {
+        match self.held.take() {
+            Some(held) => self.resume(held, line, at),
+            None => self.fresh(line, at),
+        }
+    }
+
+    fn fresh(&mut self, line: &str, at: f64) {
+        let Some(open) = unfinished(line) else {
+            return self.whole(line, at);
+        };
+        let before = &line[..line.len() - open.len()];
+        if has_signal(before) {
+            self.whole(before, at);
+        }
+        self.held = Some(Held {
+            opening: open.trim_end().to_string(),
+            following: Vec::new(),
+        });
+    }
+
+    /// Looks for the rest of a signal in the next line, as LAVA's dispatcher does, which reads over line ends.
+    fn resume(&mut self, mut held: Held, line: &str, at: f64) {
+        let end = line.find('>');
+        if !has_signal(line) && end.is_none() && held.following.len() + 1 < SPLITS {
+            held.following.push(line.to_string());
+            self.held = Some(held);
+            return;
+        }
+        let before_next = end.filter(|end| !has_signal(&line[..*end]));
+        if let Some(end) = before_next {
+            let following = held.following.concat();
+            let joined = format!("{} {following} {}", held.opening, &line[..=end]);
+            if let [Parsed::Signal(_)] = scan(&joined)[..] {
+                self.whole(&joined, at);
+                let rest = &line[end + 1..];
+                if !rest.trim().is_empty() {
+                    self.fresh(rest, at);
+                }
+                return;
+            }
+        }
+        self.give_up(held, at);
+        self.fresh(line, at);
+    }
+
+    /// The signal was torn: what followed it was output of its own.
+    fn give_up(&mut self, held: Held, at: f64) {
+        self.whole(&held.opening, at);
+        for line in held.following {
+            self.plain(&line, at);
+        }
+    }
+
+    /// A line in which no signal is to be continued.
+    fn whole(&mut self, line: &str, at: f64) {
         let signals = scan(line);
         if signals.is_empty() {
             self.plain(line, at);
             return;
+        }
+        if let Some(pattern) = self.pattern() {
+            pattern.reset();
         }
         for signal in signals {
             match signal {
@@ -50,6 +139,12 @@ impl Collector {
                 Parsed::Bad(bad) => self.bad(bad, at),
             }
         }
+    }
+
+    /// The pattern of the suite that runs.
+    fn pattern(&mut self) -> Option<&mut Pattern> {
+        let suite = &self.suites[self.current?];
+        self.patterns.get_mut(&suite.name)
     }
 
     /// Whether the runner said that it did everything it was given.
@@ -64,6 +159,9 @@ impl Collector {
 
     /// Ends the reading. A suite without its end signal keeps no duration, and so does not pass.
     pub fn finish(mut self, at: f64) -> (Vec<Suite>, Vec<String>) {
+        if let Some(held) = self.held.take() {
+            self.give_up(held, at);
+        }
         self.end_ktap(at);
         if let Some((id, begun)) = self.open_case.take() {
             let case = Case {
@@ -73,7 +171,30 @@ impl Collector {
             };
             self.push(case);
         }
+        self.tell_absent(at);
         (self.suites, self.problems)
+    }
+
+    /// A suite that was asked for and did not run is no success. A job that never began fails for another reason.
+    fn tell_absent(&mut self, at: f64) {
+        let ran = |name: &String| self.suites.iter().any(|suite| suite.name == *name);
+        if !self.exited && !self.expected.iter().any(ran) {
+            return;
+        }
+        let absent: Vec<String> = self
+            .expected
+            .iter()
+            .filter(|name| !ran(name))
+            .cloned()
+            .collect();
+        for name in absent {
+            self.suites.push(Suite {
+                name,
+                at,
+                problems: vec!["it was asked for and did not run".into()],
+                ..Suite::default()
+            });
+        }
     }
 
     fn signal(&mut self, signal: Signal, at: f64) {
@@ -86,12 +207,17 @@ impl Collector {
             }
             // The result follows in a signal of its own.
             Signal::EndCase { .. } => self.end_ktap(at),
-            Signal::Case(case) => self.result(case, None, at),
+            Signal::Case(words) => self.case_words(&words, at),
             Signal::SetStart { name } => self.set = Some(name),
             Signal::SetStop => self.set = None,
-            Signal::Reference { id, outcome, url } => {
+            Signal::Reference { id, word, url } => {
+                let (outcome, problem) = match outcome(&word) {
+                    Ok(outcome) => (outcome, None),
+                    Err(problem) => (Outcome::Unknown, Some(problem)),
+                };
                 let case = Case {
                     reference: Some(url),
+                    problem,
                     ..self.case(id, outcome, at)
                 };
                 self.push(case);
@@ -120,6 +246,7 @@ impl Collector {
         self.suites.push(Suite {
             name,
             at,
+            shell: self.shell.take(),
             ..Suite::default()
         });
         self.current = Some(self.suites.len() - 1);
@@ -138,30 +265,75 @@ impl Collector {
         }
     }
 
+    /// A result as a signal has it, in the words of the definition's program.
+    fn case_words(&mut self, words: &CaseWords, at: f64) {
+        let pattern = self
+            .current
+            .and_then(|current| self.patterns.get(&self.suites[current].name));
+        let read = words.read(|word| pattern.map_or(word, |pattern| pattern.fixed(word)));
+        match read {
+            Ok(case) => {
+                let upper = || words.word == words.word.to_ascii_uppercase();
+                let lower = || words.word == words.word.to_ascii_lowercase();
+                let translated = pattern.is_some_and(|p| p.fixed(&words.word) != words.word);
+                if !self.strict || upper() || lower() || translated {
+                    self.result(case, None, at);
+                }
+            }
+            // LAVA takes `nan` and `inf` for numbers.
+            Err(_) if self.strict && words.has_odd_float() => {
+                let case = CaseSignal {
+                    id: words.id.clone(),
+                    outcome: outcome(&words.word).unwrap_or(Outcome::Unknown),
+                    measurement: words.measurement.clone(),
+                    units: words.units.clone(),
+                };
+                self.result(case, None, at);
+            }
+            Err(reason) => self.bad(
+                BadSignal {
+                    case: Some(words.id.clone()),
+                    raw: format!("RESULT={}", words.word),
+                    reason,
+                },
+                at,
+            ),
+        }
+    }
+
     /// A line without a signal: KTAP, or what the definition's pattern knows, or just output.
     fn plain(&mut self, line: &str, at: f64) {
-        let tap = self.ktap.line(line);
+        if self.current.is_none()
+            && let Some((suite, shell)) = line.split_once(" runs under ")
+            && suite.starts_with("hearth: ")
+        {
+            self.shell = Some(shell.trim().to_string());
+            return;
+        }
+        let tap = if self.strict {
+            None
+        } else {
+            self.ktap.line(line)
+        };
         let is_tap = tap.is_some();
         for case in tap.into_iter().flatten() {
             self.ktap_case(case, at);
         }
-        if !is_tap
-            && let Some(current) = self.current
-            && let Some(pattern) = self.patterns.get(&self.suites[current].name)
-        {
-            match pattern.find(line) {
-                Some(Ok(case)) => self.result(case, None, at),
-                Some(Err((id, problem))) => {
-                    self.bad(
-                        BadSignal {
-                            case: Some(id),
-                            reason: problem,
-                            raw: line.into(),
-                        },
-                        at,
-                    );
-                }
-                None => {}
+        let found = match self.pattern() {
+            Some(pattern) if !is_tap => pattern.line(line),
+            _ => Vec::new(),
+        };
+        for found in found {
+            match found {
+                Ok(case) => self.result(case, None, at),
+                Err((id, reason)) => self.bad(
+                    BadSignal {
+                        case: Some(id),
+                        reason,
+                        raw: line.into(),
+                    },
+                    at,
+                ),
             }
         }
         self.output.push_back(line.trim_end().to_string());
@@ -171,6 +343,9 @@ impl Collector {
     }
 
     fn bad(&mut self, bad: BadSignal, at: f64) {
+        if self.strict {
+            return;
+        }
         let problem = format!("{}: {}", bad.reason, bad.raw.trim());
         match bad.case {
             Some(id) => {

@@ -4,24 +4,21 @@
 //! Format: `Lava-Test Test Definition 1.0`, LAVA's documentation, "Writing a test definition".
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::Value;
-use serde_saphyr::{Location, Spanned};
-use tempfile::TempDir;
 
 use super::pattern::Pattern;
+use super::python::Python;
+use super::yaml::{self, Node, Yaml};
 use crate::error::Fault;
 use crate::recipe::Diagnostic;
 
 const FORMAT: &str = "Lava-Test Test Definition 1.0";
+/// A definition larger than this, in bytes, is none.
+const LARGEST: u64 = 4 << 20;
 
 /// A test definition, checked.
 #[derive(Clone, Debug)]
@@ -34,6 +31,8 @@ pub struct Definition {
     /// Shell lines.
     pub steps: Vec<String>,
     pub pattern: Option<Pattern>,
+    /// Whether `metadata.os` names systems of which none has bash for LAVA: its steps run under the plain shell then.
+    pub posix: bool,
     /// The file as it was read.
     pub text: String,
 }
@@ -43,447 +42,330 @@ pub struct Definition {
 pub struct Install {
     /// Debian packages.
     pub packages: Vec<String>,
-    /// Repositories to clone into the definition's directory: address, branch, directory.
-    pub repositories: Vec<(String, Option<String>, Option<String>)>,
+    /// Repositories to clone into the definition's directory.
+    pub repositories: Vec<Repository>,
     pub steps: Vec<String>,
+}
+
+/// A repository of `install.git-repos`. The values may be parameters, written `$NAME`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repository {
+    pub address: String,
+    pub branch: Option<String>,
+    /// Below the definition's directory; as `git clone` would name it otherwise.
+    pub directory: Option<String>,
 }
 
 /// Something in a definition that is no mistake, but will not do what its author may expect.
 pub type Warning = Diagnostic;
 
-/// A definition with the files that it was found among.
-#[derive(Debug)]
-pub struct Loaded {
-    pub definition: Definition,
-    /// The work tree that goes to the board with it, and in which its steps run.
-    pub tree: Option<PathBuf>,
-    pub warnings: Vec<Warning>,
-    /// Keeps a clone alive while it is needed.
-    pub clone: Option<TempDir>,
-}
-
-impl Loaded {
-    /// Loads `FILE`, `DIRECTORY` (all its `*.yaml`), `DIRECTORY#PATH`, or `REPOSITORY#PATH[@REVISION]`, where a
-    /// repository is anything that `git clone` takes. With a directory or a repository all
-    /// its files go to the board.
-    pub fn from_argument(argument: &str) -> Result<Vec<Self>> {
-        if let Some((place, path)) = argument.split_once('#') {
-            return match Path::new(place) {
-                directory if directory.is_dir() => {
-                    Ok(vec![Self::in_tree(directory, Path::new(path))?])
-                }
-                _ => Ok(vec![Self::from_git(place, path)?]),
-            };
-        }
-        let path = Path::new(argument);
-        if !path.is_dir() {
-            let (definition, warnings) = Definition::load(path)?;
-            return Ok(vec![Loaded {
-                definition,
-                tree: None,
-                warnings,
-                clone: None,
-            }]);
-        }
-        let found = yaml_files(path)?;
-        if found.is_empty() {
-            return Err(
-                Fault::input(format!("{argument} holds no test definition (*.yaml)")).into(),
-            );
-        }
-        found.iter().map(|file| Self::in_tree(path, file)).collect()
-    }
-
-    fn in_tree(tree: &Path, path: &Path) -> Result<Self> {
-        let (definition, warnings) = Definition::load(&tree.join(path))?;
-        Ok(Loaded {
-            definition,
-            tree: Some(tree.to_path_buf()),
-            warnings,
-            clone: None,
-        })
-    }
-
-    fn from_git(address: &str, path: &str) -> Result<Self> {
-        let (path, revision) = match path.rsplit_once('@') {
-            Some((path, revision)) => (path, Some(revision)),
-            None => (path, None),
-        };
-        let clone = clone(address, revision)?;
-        let loaded = Self::in_tree(clone.path(), Path::new(path))
-            .with_context(|| format!("in the repository {address}"))?;
-        Ok(Loaded {
-            clone: Some(clone),
-            ..loaded
-        })
-    }
-}
-
-/// Clones a repository, without its history, into a temporary directory.
-pub(super) fn clone(address: &str, revision: Option<&str>) -> Result<TempDir> {
-    let into = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let mut git = Command::new("git");
-    git.args(["clone", "--quiet", "--depth", "1"]);
-    if let Some(revision) = revision {
-        git.args(["--branch", revision]);
-    }
-    let output = git
-        .arg("--")
-        .arg(address)
-        .arg(into.path())
-        .env("GIT_TERMINAL_PROMPT", "0")
-        .output()
-        .map_err(|_| Fault::host("git is missing").remedy("install the package git"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(Fault::input(format!("cannot clone {address}: {}", said.trim())).into());
-    }
-    Ok(into)
-}
-
-fn yaml_files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in
-        fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?
-    {
-        let name = PathBuf::from(entry?.file_name());
-        if name
-            .extension()
-            .is_some_and(|ending| ending == "yaml" || ending == "yml")
-        {
-            found.push(name);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 impl Definition {
+    /// # Errors
+    /// If `path` is no regular file, too large, not UTF-8, or has a mistake.
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>)> {
-        let text = fs::read_to_string(path)
+        let meta = fs::metadata(path)
             .with_context(|| format!("cannot read the test definition {}", path.display()))?;
+        if !meta.is_file() {
+            return Err(Fault::input(format!("{} is not a regular file", path.display())).into());
+        }
+        if meta.len() > LARGEST {
+            return Err(Fault::input(format!(
+                "{} is larger than {} MiB, and so no test definition",
+                path.display(),
+                LARGEST >> 20
+            ))
+            .into());
+        }
+        let bytes = fs::read(path)
+            .with_context(|| format!("cannot read the test definition {}", path.display()))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Fault::input(format!("{} is not UTF-8 text", path.display())))?;
         Ok(Self::parse(path, &text)?)
     }
 
     /// Parses a definition; `file` is only for diagnostics.
     pub fn parse(file: &Path, text: &str) -> Result<(Self, Vec<Warning>), Box<Diagnostic>> {
-        let source = Source { file, text };
-        let raw: Raw = serde_saphyr::from_str(text).map_err(|error| source.yaml_error(&error))?;
-        let warnings = raw
-            .others
-            .0
-            .iter()
-            .map(|(key, at)| {
-                *source.at(
-                    *at,
-                    format!("`{key}` is not a part of a test definition; it is ignored"),
-                )
-            })
-            .collect();
-        let metadata = &raw.metadata.value;
-        if metadata.format.value != FORMAT {
-            let problem = format!("`{}` is not the format `{FORMAT}`", metadata.format.value);
-            return Err(source.at(metadata.format.referenced, problem));
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut source = Source {
+            file,
+            text,
+            warnings: Vec::new(),
+        };
+        let document = yaml::parse(text).map_err(|error| source.at(error.span, error.message))?;
+        let root = document.root;
+        if !root.is_mapping() {
+            return Err(source.at(root.span, "a test definition is a mapping"));
         }
-        if !is_name(&metadata.name.value) {
-            let problem = format!(
-                "the name `{}` may only have letters, digits, `-`, `_`, `+` and `.`",
-                metadata.name.value
+        for (name, span) in document.repeated {
+            source.warn(
+                span,
+                format!("`{name}` is given twice; the last one counts, as for LAVA"),
             );
-            return Err(source.at(metadata.name.referenced, problem));
         }
-        let pattern = raw
-            .parse
-            .map(|parse| source.pattern(parse))
-            .transpose()?
-            .flatten();
-        let mut parameters = source.parameters(raw.params)?;
-        parameters.extend(source.parameters(raw.parameters)?);
-        Ok((
-            Definition {
-                name: metadata.name.value.clone(),
-                description: metadata.description.clone().unwrap_or_default(),
-                parameters,
-                install: source.install(raw.install.unwrap_or_default())?,
-                steps: source.shell_lines(
-                    raw.run.map(|run| run.steps).unwrap_or_default(),
-                    "run.steps",
-                )?,
-                pattern,
-                text: text.to_string(),
-            },
-            warnings,
-        ))
-    }
-}
-
-/// As LAVA's schema for names of definitions.
-fn is_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_+.".contains(c))
-}
-
-#[derive(Deserialize)]
-struct Raw {
-    metadata: Spanned<Metadata>,
-    install: Option<RawInstall>,
-    params: Option<Pairs>,
-    parameters: Option<Pairs>,
-    run: Option<RawRun>,
-    parse: Option<Spanned<RawParse>>,
-    #[serde(flatten)]
-    others: Keys,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    format: Spanned<String>,
-    name: Spanned<String>,
-    description: Option<String>,
-}
-
-#[derive(Default, Deserialize)]
-struct RawInstall {
-    deps: Option<Spanned<Value>>,
-    #[serde(rename = "deps-debian")]
-    deps_debian: Option<Spanned<Value>>,
-    #[serde(rename = "git-repos")]
-    git_repos: Option<Vec<Spanned<Value>>>,
-    steps: Option<Vec<Spanned<Value>>>,
-}
-
-#[derive(Deserialize)]
-struct RawRun {
-    #[serde(default)]
-    steps: Vec<Spanned<Value>>,
-}
-
-#[derive(Deserialize)]
-struct RawParse {
-    pattern: Option<String>,
-    fixupdict: Option<BTreeMap<String, String>>,
-}
-
-/// A mapping's pairs in the file's order.
-#[derive(Default)]
-struct Pairs(Vec<(String, Spanned<Value>)>);
-
-/// A mapping's keys, where their values are of no matter.
-#[derive(Default)]
-struct Keys(Vec<(String, Location)>);
-
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(PairsVisitor).map(Pairs)
-    }
-}
-
-impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let values: BTreeMap<String, Value> = BTreeMap::deserialize(deserializer)?;
-        Ok(Keys(
-            values
-                .into_keys()
-                .map(|key| (key, Location::UNKNOWN))
-                .collect(),
-        ))
-    }
-}
-
-struct PairsVisitor;
-
-impl<'de> Visitor<'de> for PairsVisitor {
-    type Value = Vec<(String, Spanned<Value>)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a mapping of names to values")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut pairs = Vec::new();
-        while let Some(pair) = map.next_entry()? {
-            pairs.push(pair);
+        for (key, _) in root.pairs() {
+            let name = key.text().unwrap_or_default();
+            if !KEYS.contains(&name) {
+                let said = format!("`{name}` is not a part of a test definition; it is ignored");
+                source.warn(key.span.clone(), said);
+            }
         }
-        Ok(pairs)
+        let definition = source.definition(&root)?;
+        Ok((definition, source.warnings))
     }
 }
 
-/// The text of a definition, for diagnostics.
+/// What a definition may have at its top.
+const KEYS: [&str; 6] = [
+    "metadata",
+    "install",
+    "params",
+    "parameters",
+    "run",
+    "parse",
+];
+
+/// LAVA's deployments whose shell is `/bin/sh`, by `os` (its `deployment_data.py`).
+const POSIX: [&str; 8] = [
+    "android",
+    "apertis",
+    "oe",
+    "openembedded",
+    "lede",
+    "qnx",
+    "slackware",
+    "posix",
+];
+
+/// The text of a definition, and what is odd in it.
 struct Source<'a> {
     file: &'a Path,
     text: &'a str,
+    warnings: Vec<Warning>,
 }
 
 impl Source<'_> {
-    fn at(&self, location: Location, message: impl Into<String>) -> Box<Diagnostic> {
+    fn at(&self, span: Range<usize>, message: impl Into<String>) -> Box<Diagnostic> {
         Box::new(Diagnostic {
             file: self.file.to_path_buf(),
             text: self.text.to_string(),
-            span: self.span(location),
+            span,
             message: message.into(),
             help: None,
         })
     }
 
-    fn yaml_error(&self, error: &serde_saphyr::Error) -> Box<Diagnostic> {
-        let location = error.location().unwrap_or(Location::UNKNOWN);
-        // The library puts the place into its message; ours is beside the file's name already.
-        let message = error.without_snippet().to_string();
-        let message = message.split(" at line ").next().unwrap_or(&message);
-        self.at(location, message.trim_end_matches([' ', ',']))
+    fn warn(&mut self, span: Range<usize>, message: impl Into<String>) {
+        let warning = *self.at(span, message);
+        self.warnings.push(warning);
     }
 
-    /// The bytes that a location covers, within one line.
-    fn span(&self, location: Location) -> Range<usize> {
-        let line = usize::try_from(location.line()).unwrap_or(0);
-        let column = usize::try_from(location.column()).unwrap_or(0);
-        if line == 0 {
-            return 0..0;
+    fn definition(&mut self, root: &Node) -> Result<Definition, Box<Diagnostic>> {
+        let metadata = root
+            .get("metadata")
+            .filter(|node| node.is_mapping())
+            .ok_or_else(|| self.at(0..0, "the mapping `metadata` is missing"))?;
+        self.format(metadata)?;
+        let name = metadata
+            .get("name")
+            .ok_or_else(|| self.at(metadata.span.clone(), "`metadata.name` is missing"))?;
+        let text = Python::of(name).str();
+        if text.trim().is_empty() || text.contains(|c: char| c.is_control() || c == '/') {
+            let problem = "`metadata.name` is empty, or has a `/` or a control character";
+            return Err(self.at(name.span.clone(), problem));
         }
-        let start_of_line: usize = self
-            .text
-            .split_inclusive('\n')
-            .take(line - 1)
-            .map(str::len)
-            .sum();
-        let rest = &self.text[start_of_line..];
-        let within = rest
-            .char_indices()
-            .nth(column.saturating_sub(1))
-            .map_or(rest.len(), |(index, _)| index);
-        let start = start_of_line + within;
-        let length = self.text[start..]
-            .find('\n')
-            .unwrap_or(self.text.len() - start);
-        start..start + length
+        let systems: Vec<String> = list(metadata.get("os"));
+        let is_posix = |name: &String| POSIX.contains(&name.as_str());
+        let mut parameters = self.parameters(root.get("params"))?;
+        parameters.extend(self.parameters(root.get("parameters"))?);
+        let steps = root.get("run").and_then(|run| run.get("steps"));
+        Ok(Definition {
+            name: text,
+            description: metadata
+                .get("description")
+                .map(|node| Python::of(node).str())
+                .unwrap_or_default(),
+            parameters,
+            install: self.install(root.get("install"))?,
+            steps: self.shell_lines(steps, "run.steps")?,
+            pattern: self.pattern(root.get("parse"))?,
+            posix: !systems.is_empty() && systems.iter().all(is_posix),
+            text: self.text.to_string(),
+        })
     }
 
-    fn parameters(&self, pairs: Option<Pairs>) -> Result<Vec<(String, String)>, Box<Diagnostic>> {
-        pairs
-            .unwrap_or_default()
-            .0
-            .into_iter()
-            .map(|(name, value)| {
+    /// LAVA's dispatcher takes whatever the format says; its schema only one.
+    fn format(&mut self, metadata: &Node) -> Result<(), Box<Diagnostic>> {
+        let Some(format) = metadata.get("format") else {
+            return Err(self.at(metadata.span.clone(), "`metadata.format` is missing"));
+        };
+        let text = Python::of(format).str();
+        if text != FORMAT {
+            let said = format!(
+                "the format is `{text}`; it is read as `{FORMAT}`, the only one that LAVA's schema knows"
+            );
+            self.warn(format.span.clone(), said);
+        }
+        Ok(())
+    }
+
+    /// Parameters as LAVA writes them into the script: what is false for Python is empty.
+    fn parameters(&self, node: Option<&Node>) -> Result<Vec<(String, String)>, Box<Diagnostic>> {
+        let Some(node) = node else {
+            return Ok(Vec::new());
+        };
+        if let Yaml::Scalar { text, .. } = &node.value
+            && text.is_empty()
+        {
+            return Ok(Vec::new());
+        }
+        if !node.is_mapping() {
+            let problem = "parameters are a mapping of names to values";
+            return Err(self.at(node.span.clone(), problem));
+        }
+        node.pairs()
+            .iter()
+            .map(|(key, value)| {
+                let name = Python::of(key).str();
                 if !is_variable(&name) {
-                    return Err(self.at(
-                        value.referenced,
-                        format!("`{name}` cannot be the name of a shell variable"),
-                    ));
+                    let problem = format!("`{name}` cannot be the name of a shell variable");
+                    return Err(self.at(key.span.clone(), problem));
                 }
-                match scalar(&value.value) {
-                    Some(text) => Ok((name, text)),
-                    None => Err(self.at(
-                        value.referenced,
-                        format!("the parameter {name} is not a single value"),
-                    )),
-                }
+                let value = Python::of(value);
+                let text = if value.is_true() {
+                    value.str()
+                } else {
+                    String::new()
+                };
+                Ok((name, text))
             })
             .collect()
     }
 
     fn shell_lines(
         &self,
-        steps: Vec<Spanned<Value>>,
+        node: Option<&Node>,
         place: &str,
     ) -> Result<Vec<String>, Box<Diagnostic>> {
-        steps
-            .into_iter()
-            .enumerate()
-            .map(|(index, step)| match (&step.value, scalar(&step.value)) {
-                // The commands `true` and `false`, which YAML takes for something else.
-                (Value::Bool(command), _) => Ok(command.to_string()),
-                (_, Some(text)) => Ok(text),
-                (_, None) => {
+        let steps = match node.map(|node| (&node.value, node)) {
+            None => return Ok(Vec::new()),
+            Some((Yaml::Sequence(steps), _)) => steps,
+            Some((Yaml::Scalar { text, .. }, _)) if text.is_empty() => return Ok(Vec::new()),
+            Some((_, node)) => {
+                let problem = format!("`{place}` is not a list of shell lines");
+                return Err(self.at(node.span.clone(), problem));
+            }
+        };
+        let mut lines = Vec::new();
+        for (index, step) in steps.iter().enumerate() {
+            match (&step.value, Python::of(step)) {
+                // An empty item; LAVA leaves it out.
+                (_, Python::None) => {}
+                // The commands `true` and `false`, `yes` and the like, as they are written.
+                (Yaml::Scalar { text, .. }, _) => lines.push(text.clone()),
+                _ => {
                     let problem = format!(
                         "step {} of {place} is not a shell line but a YAML structure",
                         index + 1
                     );
-                    let mut diagnostic = self.at(step.referenced, problem);
-                    diagnostic.help = Some(
-                        "a `: ` in a line makes YAML read a mapping: put the line in quotes".into(),
-                    );
-                    Err(diagnostic)
+                    return Err(self.at(step.span.clone(), problem).help(
+                        "a `: ` in a line makes YAML read a mapping: put the line in quotes",
+                    ));
                 }
-            })
-            .collect()
-    }
-
-    fn install(&self, raw: RawInstall) -> Result<Install, Box<Diagnostic>> {
-        let mut packages = Vec::new();
-        for list in [raw.deps, raw.deps_debian].into_iter().flatten() {
-            match &list.value {
-                Value::Null => {}
-                Value::Array(values) => {
-                    for value in values {
-                        let name = scalar(value).ok_or_else(|| {
-                            self.at(list.referenced, "a package in `deps` is not a name")
-                        })?;
-                        // LAVA takes several names in one string.
-                        packages.extend(name.split_whitespace().map(String::from));
-                    }
-                }
-                _ => return Err(self.at(list.referenced, "`deps` is not a list of packages")),
             }
         }
-        let repositories = raw
-            .git_repos
-            .unwrap_or_default()
-            .into_iter()
-            .map(|repository| {
-                let text = |key: &str| {
-                    repository
-                        .value
-                        .get(key)
-                        .and_then(Value::as_str)
-                        .map(String::from)
-                };
-                match (&repository.value, text("url")) {
-                    (Value::String(url), _) => Ok((url.clone(), None, None)),
-                    (_, Some(url)) => Ok((url, text("branch"), text("destination"))),
-                    _ => Err(self.at(
-                        repository.referenced,
-                        "a repository in `git-repos` has no url",
-                    )),
-                }
-            })
-            .collect::<Result<_, _>>()?;
+        Ok(lines)
+    }
+
+    fn install(&self, node: Option<&Node>) -> Result<Install, Box<Diagnostic>> {
+        let Some(node) = node.filter(|node| node.is_mapping()) else {
+            return Ok(Install::default());
+        };
+        let mut packages = Vec::new();
+        for key in ["deps", "deps-debian"] {
+            let Some(names) = node.get(key) else { continue };
+            if let Yaml::Mapping(_) = names.value {
+                return Err(self.at(names.span.clone(), "`deps` is not a list of packages"));
+            }
+            for name in list(Some(names)) {
+                // LAVA takes several names in one string.
+                packages.extend(name.split_whitespace().map(String::from));
+            }
+        }
+        let repositories = match node.get("git-repos").map(|node| &node.value) {
+            Some(Yaml::Sequence(repositories)) => repositories
+                .iter()
+                .map(|repository| self.repository(repository))
+                .collect::<Result<_, _>>()?,
+            _ => Vec::new(),
+        };
         Ok(Install {
             packages,
             repositories,
-            steps: self.shell_lines(raw.steps.unwrap_or_default(), "install.steps")?,
+            steps: self.shell_lines(node.get("steps"), "install.steps")?,
         })
     }
 
-    fn pattern(&self, raw: Spanned<RawParse>) -> Result<Option<Pattern>, Box<Diagnostic>> {
-        let Some(pattern) = raw.value.pattern else {
+    fn repository(&self, node: &Node) -> Result<Repository, Box<Diagnostic>> {
+        let text = |key: &str| {
+            node.get(key)
+                .map(|node| Python::of(node).str())
+                .filter(|text| !text.is_empty())
+        };
+        match (&node.value, text("url")) {
+            (Yaml::Scalar { text, .. }, _) => Ok(Repository {
+                address: text.clone(),
+                ..Repository::default()
+            }),
+            (_, Some(address)) => Ok(Repository {
+                address,
+                branch: text("branch"),
+                directory: text("destination"),
+            }),
+            _ => Err(self.at(node.span.clone(), "a repository in `git-repos` has no url")),
+        }
+    }
+
+    fn pattern(&self, node: Option<&Node>) -> Result<Option<Pattern>, Box<Diagnostic>> {
+        let Some(node) = node.filter(|node| node.is_mapping()) else {
             return Ok(None);
         };
-        Pattern::new(&pattern, raw.value.fixupdict.unwrap_or_default())
+        let fixups: BTreeMap<String, String> = node
+            .get("fixupdict")
+            .map(Node::pairs)
+            .unwrap_or_default()
+            .iter()
+            .map(|(key, value)| (Python::of(key).str(), Python::of(value).str()))
+            .collect();
+        let pattern = match node.get("pattern") {
+            Some(pattern) => Python::of(pattern).str(),
+            None if fixups.is_empty() => return Ok(None),
+            // The words alone, for what signals say.
+            None => String::new(),
+        };
+        Pattern::new(&pattern, fixups)
             .map(Some)
-            .map_err(|problem| self.at(raw.referenced, format!("parse.pattern: {problem}")))
+            .map_err(|problem| self.at(node.span.clone(), format!("parse.pattern: {problem}")))
     }
 }
 
-fn is_variable(name: &str) -> bool {
+/// A list of words, of which one may stand alone.
+fn list(node: Option<&Node>) -> Vec<String> {
+    match node.map(|node| &node.value) {
+        Some(Yaml::Sequence(values)) => {
+            values.iter().map(|value| Python::of(value).str()).collect()
+        }
+        Some(Yaml::Scalar { text, .. }) if !text.is_empty() => vec![text.clone()],
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a shell takes it as the name of a variable.
+pub fn is_variable(name: &str) -> bool {
     let mut chars = name.chars();
     chars
         .next()
         .is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
-/// A single value as LAVA, which is Python, writes it into its shell scripts.
-fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(true) => Some("True".into()),
-        Value::Bool(false) => Some("False".into()),
-        Value::Null => Some(String::new()),
-        Value::Array(_) | Value::Object(_) => None,
-    }
 }
 
 #[cfg(test)]
@@ -531,11 +413,8 @@ run:
 
     #[test]
     fn each_mistake_is_shown_at_its_place() {
-        let (message, place) = wrong(&SMOKE.replace("Definition 1.0", "Definition 2"));
-        assert!(message.contains("is not the format"), "{message}");
-        assert_eq!(place, (2, 11));
-        let (message, place) = wrong(&SMOKE.replace("name: smoke", "name: a b"));
-        assert!(message.contains("may only have letters"), "{message}");
+        let (message, place) = wrong(&SMOKE.replace("name: smoke", "name: a/b"));
+        assert!(message.contains("has a `/`"), "{message}");
         assert_eq!(place, (3, 9));
         let (message, place) =
             wrong(&SMOKE.replace("lava-test-case uname --shell uname -a", "echo a: b"));
@@ -555,5 +434,41 @@ run:
             Definition::parse(Path::new("s.yaml"), &format!("{SMOKE}rum:\n  steps: []\n")).unwrap();
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].message.contains("`rum`"));
+        assert_eq!(warnings[0].position().0, 16);
+    }
+
+    #[test]
+    fn what_the_dispatcher_takes_is_taken_with_a_note() {
+        let text = SMOKE
+            .replace("Test Definition 1.0", "Test-Shell Test Definition 1.0")
+            .replace("name: smoke", "name: a smoke test\n  name: the last one");
+        let (definition, warnings) = Definition::parse(
+            Path::new("s.yaml"),
+            &format!("\u{feff}{text}").replace('\n', "\r\n"),
+        )
+        .unwrap();
+        assert_eq!(definition.name, "the last one");
+        assert_eq!(definition.steps[0], "lava-test-case uname --shell uname -a");
+        let said: Vec<&str> = warnings.iter().map(|w| w.message.as_str()).collect();
+        assert!(
+            said[0].contains("given twice") && said[1].contains("the format is"),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn parameters_and_steps_are_written_as_python_writes_them() {
+        let text = SMOKE.replace(
+            "  SECOND: 2\n",
+            "  SECOND: 0755\n  YES: yes\n  OFF: off\n  LIST: [a, 1]\n  NONE:\n",
+        ) + "    - true\n    -\n    - 08\n";
+        let (definition, _) = Definition::parse(Path::new("s.yaml"), &text).unwrap();
+        let values: Vec<&str> = definition
+            .parameters
+            .iter()
+            .map(|(_, v)| v.as_str())
+            .collect();
+        assert_eq!(values, ["493", "True", "", "['a', 1]", "", "it's"]);
+        assert_eq!(definition.steps[2..], ["true", "08"]);
     }
 }

@@ -3,20 +3,26 @@
 
 mod collector;
 mod definition;
+mod git;
 mod ktap;
+mod load;
 mod merge;
 mod pattern;
 mod payload;
+mod python;
 pub mod report;
 mod result;
 mod signal;
 mod tap_line;
+mod yaml;
 
 pub use collector::Collector;
-pub use definition::{Definition, Install, Loaded, Warning};
+pub use definition::{Definition, Install, Repository, Warning, is_variable};
+pub use git::Trust;
 pub use ktap::{Ktap, KtapCase};
+pub use load::{Loaded, Loader};
 pub use merge::{Merger, NumberedLine};
 pub use pattern::Pattern;
-pub use payload::{Payload, payload};
+pub use payload::{JobSettings, Parameter, Payload, payload};
 pub use result::{Attempt, Case, Identity, Outcome, Report, Suite, Verdict};
 pub use signal::{BadSignal, CaseSignal, Parsed, Signal, has_signal, scan};

@@ -1,92 +1,298 @@
-//! Owns the `parse` section of a test definition: a pattern that finds results in plain output.
-//! Never decides where a line belongs.
+//! Owns the `parse` section of a test definition: a pattern that finds results in plain output, and the words that a
+//! program uses for LAVA's results. Never decides where a line belongs.
+//!
+//! Format: LAVA's dispatcher, `actions/test/shell.py`: Python's `re` with `re.MULTILINE`, searched in all that came
+//! since the last match, so that a match may go over line ends.
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
-use super::Outcome;
-use super::signal::CaseSignal;
+use super::signal::{CaseSignal, number, outcome};
+
+/// How many steps of backtracking one search may take.
+const BACKTRACKING: usize = 100_000;
+/// How much text without a match is kept for one that goes over line ends, in bytes.
+const WINDOW: usize = 4 << 10;
 
 /// A compiled pattern with named groups `test_case_id`, `result`, `measurement`, `units`, and the words that
 /// a program uses for LAVA's results.
 #[derive(Clone, Debug)]
 pub struct Pattern {
-    regex: Regex,
+    /// None if the definition has the words alone.
+    regex: Option<Regex>,
     fixups: BTreeMap<String, String>,
+    /// What came since the last match.
+    window: String,
 }
 
+/// What a pattern found: a case, or a case's id and what is wrong with it.
+pub type Found = Result<CaseSignal, (String, String)>;
+
 impl Pattern {
-    /// Python's and Rust's regular expressions agree on what definitions use; look-around and
-    /// back-references are refused with the engine's own message.
+    /// # Errors
+    /// If the pattern is no regular expression of Python's, or has no group named `test_case_id`.
     pub fn new(pattern: &str, fixups: BTreeMap<String, String>) -> Result<Self, String> {
-        let regex = regex::RegexBuilder::new(pattern)
-            .multi_line(true)
-            .size_limit(1 << 20)
-            .build()
-            .map_err(|error| error.to_string())?;
-        if !regex
-            .capture_names()
-            .flatten()
-            .any(|name| name == "test_case_id")
-        {
-            return Err("the pattern has no group named `test_case_id`".into());
-        }
-        Ok(Pattern { regex, fixups })
+        let regex = if pattern.is_empty() {
+            None
+        } else {
+            let translated = format!("(?m){}", translate(pattern));
+            let regex = RegexBuilder::new(&translated)
+                .backtrack_limit(BACKTRACKING)
+                .delegate_size_limit(1 << 20)
+                .build()
+                .map_err(|error| error.to_string())?;
+            if !regex
+                .capture_names()
+                .flatten()
+                .any(|name| name == "test_case_id")
+            {
+                return Err("the pattern has no group named `test_case_id`".into());
+            }
+            Some(regex)
+        };
+        Ok(Pattern {
+            regex,
+            fixups,
+            window: String::new(),
+        })
     }
 
-    /// The result that a line reports, if it reports one; `Err` names the case and what is wrong with it.
-    pub fn find(&self, line: &str) -> Option<Result<CaseSignal, (String, String)>> {
-        let found = self.regex.captures(line)?;
-        let group = |name: &str| {
-            found
-                .name(name)
-                .map(|text| text.as_str().trim().to_string())
+    /// A program's word for a result as one of LAVA's, if the definition translates it.
+    pub fn fixed<'a>(&'a self, word: &'a str) -> &'a str {
+        self.fixups.get(word).map_or(word, String::as_str)
+    }
+
+    /// Something else was found: a match goes over no signal.
+    pub fn reset(&mut self) {
+        self.window.clear();
+    }
+
+    /// Takes a line and gives all results that it completes.
+    pub fn line(&mut self, line: &str) -> Vec<Found> {
+        let mut found = Vec::new();
+        let Some(regex) = &self.regex else {
+            return found;
         };
-        let id = group("test_case_id")?.replace(char::is_whitespace, "-");
+        self.window.push_str(line.trim_end_matches(['\r', '\n']));
+        self.window.push('\n');
+        let mut begin = 0;
+        while begin < self.window.len() {
+            // Too much backtracking counts as no match.
+            let Ok(Some(captures)) = regex.captures(&self.window[begin..]) else {
+                break;
+            };
+            let end = captures.get(0).map_or(0, |whole| whole.end());
+            if end == 0 {
+                break;
+            }
+            let group = |name: &str| {
+                captures
+                    .name(name)
+                    .map(|text| text.as_str().trim().to_string())
+            };
+            found.extend(self.case(group));
+            begin += end;
+        }
+        self.window.drain(..begin);
+        if self.window == "\n" {
+            self.window.clear();
+        }
+        while self.window.len() > WINDOW {
+            let line = self
+                .window
+                .find('\n')
+                .map_or(self.window.len(), |end| end + 1);
+            self.window.drain(..line);
+        }
+        found
+    }
+
+    /// `group`: the text that a named group of a match has.
+    fn case(&self, group: impl Fn(&str) -> Option<String>) -> Option<Found> {
+        let id = group("test_case_id")
+            .filter(|id| !id.is_empty())?
+            .replace(char::is_whitespace, "-");
         let word = match (group("result"), group("measurement")) {
             (Some(word), _) => word,
-            // A line that only measures has passed, as in LAVA.
+            // A line that only measures has passed.
             (None, Some(_)) => "pass".into(),
             (None, None) => "unknown".into(),
         };
-        let word = self.fixups.get(&word).cloned().unwrap_or(word);
-        // Programs shout: `PASS` is LAVA's `pass`. A word that stays unknown is shown as it was.
-        let Ok(outcome) = word.to_ascii_lowercase().parse::<Outcome>() else {
+        // A word that stays unknown is shown as it was.
+        let Ok(outcome) = outcome(self.fixed(&word)) else {
             return Some(Err((
                 id,
                 format!("`{word}` is not a result, and `fixupdict` does not translate it"),
             )));
         };
+        let measurement = match group("measurement").map(|text| number(&text)) {
+            Some(Err(problem)) => return Some(Err((id, problem))),
+            Some(Ok(number)) => Some(number),
+            None => None,
+        };
         Some(Ok(CaseSignal {
             id,
             outcome,
-            measurement: group("measurement"),
+            measurement,
             units: group("units"),
         }))
     }
+}
+
+/// A regular expression of Python's in the dialect of `fancy_regex`: where the two read one text differently.
+fn translate(pattern: &str) -> String {
+    let mut out = String::new();
+    let mut rest = pattern.chars().peekable();
+    // Inside `[…]`: how many characters of it were seen.
+    let mut class: Option<usize> = None;
+    while let Some(c) = rest.next() {
+        match (c, class) {
+            ('\\', _) => match rest.next() {
+                Some('Z') if class.is_none() => out.push_str("\\z"),
+                // Word boundaries in Rust, and the characters themselves in Python.
+                Some(c @ ('<' | '>')) => out.push(c),
+                Some(c) => out.extend(['\\', c]),
+                None => out.push('\\'),
+            },
+            ('[', None) => {
+                class = Some(0);
+                out.push('[');
+                if rest.peek() == Some(&'^') {
+                    out.extend(rest.next());
+                }
+                // First in it, it stands for itself.
+                if rest.peek() == Some(&']') {
+                    rest.next();
+                    out.push_str("\\]");
+                }
+            }
+            (']', Some(_)) => {
+                class = None;
+                out.push(']');
+            }
+            // Nested classes and their operators are Rust's alone.
+            ('[' | '&' | '~', Some(_)) => out.extend(['\\', c]),
+            ('-', Some(_)) if rest.peek() == Some(&'-') => out.push_str("\\-"),
+            ('{', None) if !is_count(rest.clone()) => out.push_str("\\{"),
+            (c, _) => out.push(c),
+        }
+    }
+    out
+}
+
+/// Whether what follows a `{` makes it a count: `3}`, `3,}`, `,3}`, `3,4}`.
+fn is_count(rest: impl Iterator<Item = char>) -> bool {
+    let inside: String = rest
+        .take_while(|c| c.is_ascii_digit() || matches!(c, ',' | '}'))
+        .collect();
+    inside.split_once('}').is_some_and(|(count, _)| {
+        !count.is_empty() && count != "," && count.matches(',').count() < 2
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn told(pattern: &str, fixups: &[(&str, &str)], text: &str) -> Vec<String> {
+        let fixups = fixups
+            .iter()
+            .map(|(word, result)| ((*word).into(), (*result).into()))
+            .collect();
+        let mut pattern = Pattern::new(pattern, fixups).unwrap();
+        text.lines()
+            .flat_map(|line| pattern.line(line))
+            .map(|found| match found {
+                Ok(case) => format!(
+                    "{}={}{}",
+                    case.id,
+                    case.outcome.name(),
+                    case.measurement
+                        .map(|m| format!(" {m}"))
+                        .unwrap_or_default()
+                ),
+                Err((id, problem)) => format!("{id}: {problem}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn patterns_are_pythons() {
+        for (pattern, text, expected) in [
+            (
+                r"^(?P<test_case_id>[\w ]+):\s+(?P<result>\w+)$",
+                "some test: PASS",
+                &["some-test=pass"][..],
+            ),
+            (
+                r"(?P<test_case_id>\w+): (?P<result>pass|fail)",
+                "a: pass, b: fail",
+                &["a=pass", "b=fail"],
+            ),
+            (
+                r"^(?!.+ED)(?P<test_case_id>\w+)\s+(?P<result>PASS|FAIL)\s+\d+",
+                "mem PASS 1\nSKIPPED PASS 1\no FAIL 2",
+                &["mem=pass", "o=fail"],
+            ),
+            (
+                r"Running (?P<test_case_id>\w+)\s+(?P<result>pass|fail)",
+                "Running a\n  pass\nnoise\nRunning b\n\n  fail",
+                &["a=pass", "b=fail"],
+            ),
+            (
+                r"^(?P<test_case_id>\w+) (?P<measurement>[0-9.]+) (?P<units>\S+)",
+                "speed 12.5 MB/s",
+                &["speed=pass 12.5"],
+            ),
+            (
+                r"^[[](?P<result>\w+)[]] (?P<test_case_id>\w+)",
+                "[PASS] a\n[FAIL] b",
+                &["a=pass", "b=fail"],
+            ),
+            (
+                r"\<(?P<test_case_id>\w+)\> {(?P<result>\w+)}",
+                "<a> {pass}",
+                &["a=pass"],
+            ),
+            (
+                r"(?P<q>['-])(?P<test_case_id>\w+)(?P=q) (?P<result>\w+)\s*\Z",
+                "'a' pass",
+                &["a=pass"],
+            ),
+            (
+                r"(?P<test_case_id>[a-z--.]+) (?P<result>\w{4})",
+                "a-b pass",
+                &["a-b=pass"],
+            ),
+        ] {
+            assert_eq!(told(pattern, &[], text), expected, "{pattern}");
+        }
+    }
+
     #[test]
     fn fixups_translate_a_programs_words() {
-        let pattern = Pattern::new(
-            r"^(?P<test_case_id>[\w ]+):\s+(?P<result>\w+)$",
-            BTreeMap::from([("PASSED".into(), "pass".into())]),
-        )
-        .unwrap();
-        let case = pattern.find("some test: PASSED").unwrap().unwrap();
+        let pattern = r"^(?P<test_case_id>\w+):\s+(?P<result>\w+)$";
         assert_eq!(
-            (case.id.as_str(), case.outcome),
-            ("some-test", Outcome::Pass)
+            told(pattern, &[("GOOD", "pass")], "a: GOOD\nb: BROKEN"),
+            [
+                "a=pass",
+                "b: `BROKEN` is not a result, and `fixupdict` does not translate it"
+            ]
         );
-        let (id, problem) = pattern.find("b: BROKEN").unwrap().unwrap_err();
-        assert_eq!(id, "b");
-        assert!(problem.contains("BROKEN"));
-        assert!(pattern.find("nothing of the kind").is_none());
+    }
+
+    #[test]
+    fn a_pattern_that_backtracks_without_end_finds_nothing_in_time() {
+        let text = "a".repeat(4000);
+        assert!(
+            told(
+                r"(?P<test_case_id>(?=(a+)+)(a+)+)\1b (?P<result>x)",
+                &[],
+                &text
+            )
+            .is_empty()
+        );
     }
 
     #[test]

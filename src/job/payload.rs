@@ -1,120 +1,327 @@
 //! Owns what goes to the board: one tar with the definitions, their files, and the programs that report results.
 //! Never talks to the board.
+//!
+//! Layout, which is LAVA's below `/lava-N`: `bin/` with the programs, `environment`, `0/tests/SUITE/` with `run.sh`, `uuid`,
+//! `testdef.yaml` and, where there is something to install, `install.sh`; and hearth's own `order` and `trees/`, the
+//! files of work trees, each once and compressed.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 
-use super::definition::{self, Loaded};
+use super::git::Trust;
+use super::load::{Loaded, Loader};
 use crate::error::Fault;
 
 /// How large a definition's work tree may be, in bytes: it goes over the network at every run.
-const TREE_LIMIT: u64 = 64 << 20;
+const TREE_LIMIT: u64 = 256 << 20;
+
+/// A program of the job's `bin/` and its text.
+macro_rules! program {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../agent/", $name)))
+    };
+    ($name:literal, $file:literal) => {
+        ($name, include_str!(concat!("../agent/", $file)))
+    };
+}
 
 /// The programs that a definition's steps find on their PATH, and the one that runs the definitions.
-const PROGRAMS: [(&str, &str); 6] = [
-    ("hearth-run", include_str!("../agent/hearth-run")),
-    ("lava-test-case", include_str!("../agent/lava-test-case")),
-    ("lava-test-set", include_str!("../agent/lava-test-set")),
-    ("lava-test-raise", include_str!("../agent/lava-test-raise")),
-    (
-        "lava-test-reference",
-        include_str!("../agent/lava-test-reference"),
-    ),
-    (
-        "lava-common-functions",
-        include_str!("../agent/lava-common-functions"),
-    ),
+const PROGRAMS: [(&str, &str); 27] = [
+    program!("hearth-run"),
+    program!("lava-background-process-start"),
+    program!("lava-background-process-stop"),
+    program!("lava-common-functions"),
+    program!("lava-echo-ipv4"),
+    program!("lava-install-packages"),
+    program!("lava-installed-packages"),
+    program!("lava-os-build"),
+    program!("lava-probe-channel"),
+    program!("lava-probe-ip"),
+    program!("lava-target-ip"),
+    program!("lava-target-mac"),
+    program!("lava-target-storage"),
+    program!("lava-test-case"),
+    program!("lava-test-event"),
+    program!("lava-test-feedback"),
+    program!("lava-test-raise"),
+    program!("lava-test-reference"),
+    program!("lava-test-set"),
+    program!("lava-group", "lava-multinode"),
+    program!("lava-network", "lava-multinode"),
+    program!("lava-role", "lava-multinode"),
+    program!("lava-self", "lava-multinode"),
+    program!("lava-send", "lava-multinode"),
+    program!("lava-sync", "lava-multinode"),
+    program!("lava-wait", "lava-multinode"),
+    program!("lava-wait-all", "lava-multinode"),
 ];
+
+/// A parameter that a job sets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parameter {
+    /// The suite that it is for, by its definition's name; all of them otherwise.
+    pub suite: Option<String>,
+    pub key: String,
+    pub value: String,
+}
+
+/// What a job is made of besides its definitions.
+#[derive(Clone, Debug)]
+pub struct JobSettings {
+    /// They override those of the definitions.
+    pub parameters: Vec<Parameter>,
+    /// What a definition's `git-repos` may fetch from.
+    pub trust: Trust,
+    /// The board's type, for `LAVA_DEVICE_TYPE`.
+    pub board_type: String,
+}
 
 /// A job as the board gets it.
 #[derive(Debug)]
 pub struct Payload {
     /// Names of the suites, in the order in which they run: `0_smoke`.
     pub suites: Vec<String>,
+    /// How many bytes its files need on the board at the most: all archives, and the largest definition's files.
+    pub needs: u64,
 }
 
-/// Writes the job's tar. `parameters` override those of the definitions.
+/// Writes the job's tar.
 ///
-/// Layout: `bin/` with the programs, `tests/<suite>/` with `run.sh`, `install.sh` where there is something
-/// to install, `definition.yaml`, and the files of the definition's work tree.
+/// # Errors
+/// If a work tree is too large or cannot be read, or a repository cannot be fetched; if a parameter is for no suite.
 pub fn payload(
     out: impl Write,
     definitions: &[Loaded],
-    parameters: &[(String, String)],
+    loader: &mut Loader,
+    settings: &JobSettings,
 ) -> Result<Payload> {
-    let mut tar = Builder::new(out);
+    let names: Vec<String> = definitions.iter().map(suite_name).collect();
+    check_parameters(&settings.parameters, &names)?;
+    let mut job = Job {
+        tar: Builder::new(out),
+        packed: Vec::new(),
+        largest: 0,
+    };
     for (name, text) in PROGRAMS {
-        add(&mut tar, &format!("bin/{name}"), text.as_bytes(), 0o755)?;
+        job.add(&format!("bin/{name}"), text.as_bytes(), 0o755)?;
     }
+    let environment = format!(
+        "export LAVA_DEVICE_TYPE={}\nexport LAVA_DISPATCHER_IP=\"${{LAVA_DISPATCHER_IP:-}}\"\n",
+        quoted(&settings.board_type)
+    );
+    job.add("environment", environment.as_bytes(), 0o644)?;
     let mut suites = Vec::new();
-    for (index, loaded) in definitions.iter().enumerate() {
-        let suite = format!("{index}_{}", loaded.definition.name);
-        if let Some(tree) = &loaded.tree {
-            add_tree(&mut tar, tree, &format!("tests/{suite}"))?;
-        }
-        add_definition(&mut tar, &suite, loaded, parameters)?;
+    for (index, (loaded, name)) in definitions.iter().zip(&names).enumerate() {
+        let suite = format!("{index}_{name}");
+        let parameters: Vec<&Parameter> = settings
+            .parameters
+            .iter()
+            .filter(|parameter| parameter.suite.as_ref().is_none_or(|of| of == name))
+            .collect();
+        job.add_definition(&suite, loaded, loader, &parameters, settings.trust)?;
         suites.push(suite);
     }
-    add(
-        &mut tar,
-        "order",
-        format!("{}\n", suites.join("\n")).as_bytes(),
-        0o644,
-    )?;
-    tar.into_inner()?.flush()?;
-    Ok(Payload { suites })
+    let order = format!("{}\n", suites.join("\n"));
+    job.add("order", order.as_bytes(), 0o644)?;
+    let needs = job.packed.iter().map(|tree| tree.compressed).sum::<u64>() + job.largest;
+    job.tar.into_inner()?.flush()?;
+    Ok(Payload { suites, needs })
 }
 
-fn add_definition(
-    tar: &mut Builder<impl Write>,
-    suite: &str,
-    loaded: &Loaded,
-    parameters: &[(String, String)],
-) -> Result<()> {
-    let definition = &loaded.definition;
-    let mut variables = String::from("# Parameters: the definition's own, then the job's.\n");
-    for (name, value) in definition.parameters.iter().chain(parameters) {
-        variables.push_str(&format!("{name}={}\nexport {name}\n", quoted(value)));
-    }
-    let script = |steps: &[String]| format!("{variables}set -ex\n{}\n", steps.join("\n"));
-    let at = |name: &str| format!("tests/{suite}/{name}");
-    add(
-        tar,
-        &at("definition.yaml"),
-        definition.text.as_bytes(),
-        0o644,
-    )?;
-    // LAVA runs the steps with `-e`: a failing command ends the definition.
-    add(
-        tar,
-        &at("run.sh"),
-        script(&definition.steps).as_bytes(),
-        0o755,
-    )?;
-    if !definition.install.steps.is_empty() {
-        add(
-            tar,
-            &at("install.sh"),
-            script(&definition.install.steps).as_bytes(),
-            0o755,
-        )?;
-    }
-    if !definition.install.packages.is_empty() {
-        let names = definition.install.packages.join("\n");
-        add(tar, &at("packages"), format!("{names}\n").as_bytes(), 0o644)?;
-    }
-    for (address, branch, directory) in &definition.install.repositories {
-        let clone = definition::clone(address, branch.as_deref())?;
-        let name = directory
-            .clone()
-            .unwrap_or_else(|| repository_name(address));
-        add_tree(tar, clone.path(), &at(&name))?;
+/// A suite's name: that of the command line, or the definition's, in which blanks would end a signal's word.
+fn suite_name(loaded: &Loaded) -> String {
+    let name = loaded.name.as_ref().unwrap_or(&loaded.definition.name);
+    let plain = |c: char| c.is_alphanumeric() || "-_+.".contains(c);
+    name.trim()
+        .chars()
+        .map(|c| if plain(c) { c } else { '-' })
+        .collect()
+}
+
+fn check_parameters(parameters: &[Parameter], names: &[String]) -> Result<()> {
+    for suite in parameters.iter().filter_map(|p| p.suite.as_ref()) {
+        if !names.contains(suite) {
+            let known: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(Fault::input(format!(
+                "a parameter is for `{suite}`, which is the name of no definition here"
+            ))
+            .remedy(crate::recipe::suggestion(suite, &known))
+            .into());
+        }
     }
     Ok(())
+}
+
+/// A work tree in the job's tar.
+struct Packed {
+    tree: PathBuf,
+    /// In bytes.
+    compressed: u64,
+    size: u64,
+}
+
+/// A job's tar under way.
+struct Job<W: Write> {
+    tar: Builder<W>,
+    packed: Vec<Packed>,
+    largest: u64,
+}
+
+impl<W: Write> Job<W> {
+    fn add_definition(
+        &mut self,
+        suite: &str,
+        loaded: &Loaded,
+        loader: &mut Loader,
+        parameters: &[&Parameter],
+        trust: Trust,
+    ) -> Result<()> {
+        let definition = &loaded.definition;
+        let values: Vec<(&str, &str)> = definition
+            .parameters
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .chain(
+                parameters
+                    .iter()
+                    .map(|p| (p.key.as_str(), p.value.as_str())),
+            )
+            .collect();
+        // Variables of the shell, which LAVA does not export.
+        let variables: String = values
+            .iter()
+            .map(|(name, value)| format!("{name}={}\n", quoted(value)))
+            .collect();
+        let at = |name: &str| format!("0/tests/{suite}/{name}");
+        self.add(&at("testdef.yaml"), definition.text.as_bytes(), 0o644)?;
+        self.add(&at("uuid"), format!("hearth_{suite}\n").as_bytes(), 0o644)?;
+        if definition.posix {
+            self.add(&at("posix"), b"", 0o644)?;
+        }
+        let run = format!(
+            "{variables}export TESTRUN_ID={suite}\nUUID=$(cat uuid)\nset -ex\n{}\n",
+            lines(&definition.steps)
+        );
+        // LAVA runs the steps with `-e`: a failing command ends the definition.
+        self.add(&at("run.sh"), run.as_bytes(), 0o755)?;
+        if !definition.install.steps.is_empty() {
+            let steps = lines(&definition.install.steps);
+            let install = format!("{variables}set -ex\n{steps}\n");
+            self.add(&at("install.sh"), install.as_bytes(), 0o755)?;
+        }
+        if !definition.install.packages.is_empty() {
+            let names = definition.install.packages.join("\n");
+            self.add(&at("packages"), format!("{names}\n").as_bytes(), 0o644)?;
+        }
+        let mut trees = String::new();
+        let mut size = 0;
+        if let Some(tree) = &loaded.tree {
+            let (line, bytes) = self.tree(tree, "")?;
+            trees.push_str(&line);
+            size += bytes;
+        }
+        for repository in &definition.install.repositories {
+            let value = |text: &str| substitute(text, &values);
+            let address = value(&repository.address);
+            let branch = repository.branch.as_deref().map(value);
+            let clone = loader
+                .clone(&address, branch.as_deref().filter(|b| !b.is_empty()), trust)
+                .with_context(|| format!("for `git-repos` of {suite}"))?;
+            let directory = match &repository.directory {
+                Some(directory) => value(directory),
+                None => repository_name(&address),
+            };
+            check_directory(&directory)?;
+            let (line, bytes) = self.tree(clone.path(), &directory)?;
+            trees.push_str(&line);
+            size += bytes;
+        }
+        self.largest = self.largest.max(size);
+        if !trees.is_empty() {
+            self.add(&at("trees"), trees.as_bytes(), 0o644)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a work tree into the job, once; gives the line of `trees` for it, and its size in bytes.
+    fn tree(&mut self, tree: &Path, directory: &str) -> Result<(String, u64)> {
+        let index = match self.packed.iter().position(|packed| packed.tree == tree) {
+            Some(index) => index,
+            None => {
+                let (archive, size) = pack(tree)?;
+                let index = self.packed.len();
+                self.add(&format!("trees/{index}.tar.gz"), &archive, 0o644)?;
+                self.packed.push(Packed {
+                    tree: tree.to_path_buf(),
+                    compressed: archive.len() as u64,
+                    size,
+                });
+                index
+            }
+        };
+        let size = self.packed[index].size;
+        let line = format!("{index}.tar.gz {} {directory}\n", size.div_ceil(1024));
+        Ok((line, size))
+    }
+
+    fn add(&mut self, name: &str, content: &[u8], mode: u32) -> Result<()> {
+        let mut header = header(EntryType::Regular, content.len() as u64, mode);
+        self.tar.append_data(&mut header, name, content)?;
+        Ok(())
+    }
+}
+
+/// Steps as the lines of a script. LAVA keeps `$1` of a command that it evaluates later from the script's own shell.
+fn lines(steps: &[String]) -> String {
+    let line = |step: &String| {
+        if !step.contains("--shell") && !step.contains("--cmd") {
+            return step.clone();
+        }
+        let mut out = String::new();
+        let mut rest = step.chars().peekable();
+        while let Some(c) = rest.next() {
+            let is_word = |c: &char| c.is_alphanumeric() || *c == '_';
+            let mut digits = rest.clone().skip_while(char::is_ascii_digit);
+            let starts = rest.peek().is_some_and(char::is_ascii_digit);
+            if c == '$' && starts && !digits.next().as_ref().is_some_and(is_word) {
+                out.push('\\');
+            }
+            out.push(c);
+        }
+        out
+    };
+    steps.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A value in which `$NAME` and `${NAME}` stand for parameters, the last of equal ones.
+fn substitute(text: &str, values: &[(&str, &str)]) -> String {
+    let mut out = text.to_string();
+    for (name, value) in values.iter().rev() {
+        out = out.replace(&format!("${{{name}}}"), value);
+        if out == format!("${name}") {
+            out = (*value).to_string();
+        }
+    }
+    out
+}
+
+fn check_directory(directory: &str) -> Result<()> {
+    let plain = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(_));
+    let is_word = !directory.contains(|c: char| c.is_whitespace() || c.is_control());
+    if is_word && !directory.is_empty() && Path::new(directory).components().all(plain) {
+        return Ok(());
+    }
+    Err(Fault::input(format!(
+        "`{}` is no directory below a definition's own for a repository",
+        directory.escape_debug()
+    ))
+    .into())
 }
 
 /// As `git clone` names the directory that it makes.
@@ -127,15 +334,24 @@ fn repository_name(address: &str) -> String {
     name.trim_end_matches(".git").to_string()
 }
 
+/// A directory's files as a compressed tar, and their size in bytes.
+fn pack(tree: &Path) -> Result<(Vec<u8>, u64)> {
+    let mut tar = Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
+    let size = add_tree(&mut tar, tree)?;
+    Ok((tar.into_inner()?.finish()?, size))
+}
+
 /// Adds a directory's regular files and symbolic links, without `.git`, in the order of their names.
-fn add_tree(tar: &mut Builder<impl Write>, tree: &Path, prefix: &str) -> Result<()> {
+/// Gives the size of the files in bytes, each rounded up as a file system does.
+fn add_tree(tar: &mut Builder<impl Write>, tree: &Path) -> Result<u64> {
     let mut files = Vec::new();
+    let mut size = 0;
     let mut total = 0;
     collect(tree, Path::new(""), &mut files, &mut total)?;
     for file in files {
         let path = tree.join(&file);
         let meta = fs::symlink_metadata(&path)?;
-        let name = format!("{prefix}/{}", file.display());
+        let name = &file;
         if meta.is_symlink() {
             let mut header = header(EntryType::Symlink, 0, 0o777);
             tar.append_link(&mut header, name, fs::read_link(&path)?)?;
@@ -144,9 +360,10 @@ fn add_tree(tar: &mut Builder<impl Write>, tree: &Path, prefix: &str) -> Result<
             let content =
                 File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
             tar.append_data(&mut header, name, content.take(meta.len()))?;
+            size += meta.len().next_multiple_of(4096);
         }
     }
-    Ok(())
+    Ok(size)
 }
 
 fn collect(root: &Path, below: &Path, files: &mut Vec<PathBuf>, total: &mut u64) -> Result<()> {
@@ -189,12 +406,6 @@ fn mode_of(meta: &fs::Metadata) -> u32 {
     }
 }
 
-fn add(tar: &mut Builder<impl Write>, name: &str, content: &[u8], mode: u32) -> Result<()> {
-    let mut header = header(EntryType::Regular, content.len() as u64, mode);
-    tar.append_data(&mut header, name, content)?;
-    Ok(())
-}
-
 fn header(kind: EntryType, size: u64, mode: u32) -> Header {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -220,6 +431,7 @@ mod tests {
         let (definition, warnings) = Definition::parse(Path::new("t.yaml"), &text).unwrap();
         Loaded {
             definition,
+            name: None,
             tree: None,
             warnings,
             clone: None,
@@ -230,7 +442,16 @@ mod tests {
     fn run(shell: &str, definitions: &[Loaded]) -> String {
         let dir = tempfile::tempdir().unwrap();
         let mut tar = Vec::new();
-        payload(&mut tar, definitions, &[("B".into(), "2 $(x)".into())]).unwrap();
+        let settings = JobSettings {
+            parameters: vec![Parameter {
+                suite: None,
+                key: "B".into(),
+                value: "2 $(x)".into(),
+            }],
+            trust: Trust::Remote,
+            board_type: "qemu-virt-arm".into(),
+        };
+        payload(&mut tar, definitions, &mut Loader::default(), &settings).unwrap();
         tar::Archive::new(tar.as_slice())
             .unpack(dir.path())
             .unwrap();
@@ -251,7 +472,7 @@ mod tests {
                 loaded(
                     "    - lava-test-set start s
     - test \"$A$B\" = \"it's2 \\$(x)\"
-    - lava-test-case good --shell 'test -n \"$A\"'
+    - lava-test-case good --shell 'test -z \"$A\"'
     - lava-test-case bad --shell false
     - lava-test-case m --result pass --measurement 1.50 --units s
     - lava-test-set stop

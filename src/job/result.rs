@@ -91,6 +91,9 @@ pub struct Suite {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duration: Option<f64>,
     pub cases: Vec<Case>,
+    /// The shell that its steps ran under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shell: Option<String>,
     /// The message of `lava-test-raise`, which ends a run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raised: Option<String>,

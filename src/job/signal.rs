@@ -28,14 +28,15 @@ pub enum Signal {
     EndCase {
         id: String,
     },
-    Case(CaseSignal),
+    Case(CaseWords),
     SetStart {
         name: String,
     },
     SetStop,
     Reference {
         id: String,
-        outcome: Outcome,
+        /// The result as it was written.
+        word: String,
         url: String,
     },
     Raise {
@@ -49,12 +50,21 @@ pub enum Signal {
     Ignored,
 }
 
+/// A test case's result as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseWords {
+    pub id: String,
+    pub word: String,
+    pub measurement: Option<String>,
+    pub units: Option<String>,
+}
+
 /// A test case's result.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseSignal {
     pub id: String,
     pub outcome: Outcome,
-    /// A decimal number as it was written.
+    /// A decimal number.
     pub measurement: Option<String>,
     pub units: Option<String>,
 }
@@ -102,6 +112,15 @@ pub fn scan(line: &str) -> Vec<Parsed> {
         }
     }
     found
+}
+
+/// The signal that a line end may have split: what stands behind the last opening, if it has no end.
+pub fn unfinished(line: &str) -> Option<&str> {
+    let last = [OPENING, RUNNER]
+        .iter()
+        .filter_map(|opening| line.rfind(opening))
+        .max()?;
+    (!line[last..].contains('>')).then(|| &line[last..])
 }
 
 /// Whether a line has a signal, whole or torn.
@@ -178,16 +197,16 @@ fn signal(text: &str) -> Result<Signal, String> {
             name: (*name).into(),
             id: (*id).into(),
         }),
-        ("STARTTC", [id]) => Ok(Signal::StartCase { id: (*id).into() }),
-        ("ENDTC", [id]) => Ok(Signal::EndCase { id: (*id).into() }),
+        ("STARTTC", [id, ..]) => Ok(Signal::StartCase { id: (*id).into() }),
+        ("ENDTC", [id, ..]) => Ok(Signal::EndCase { id: (*id).into() }),
         ("TESTCASE", parameters) => case(parameters).map(Signal::Case),
-        ("TESTSET", ["START", name]) => Ok(Signal::SetStart {
+        ("TESTSET", ["START", name, ..]) => Ok(Signal::SetStart {
             name: (*name).into(),
         }),
-        ("TESTSET", ["STOP"]) => Ok(Signal::SetStop),
-        ("TESTREFERENCE", [id, outcome, url]) => Ok(Signal::Reference {
+        ("TESTSET", ["STOP", ..]) => Ok(Signal::SetStop),
+        ("TESTREFERENCE", [id, word, url]) => Ok(Signal::Reference {
             id: (*id).into(),
-            outcome: outcome.parse()?,
+            word: (*word).into(),
             url: (*url).into(),
         }),
         ("TESTRAISE", [_, ..]) => Ok(Signal::Raise {
@@ -202,45 +221,84 @@ fn signal(text: &str) -> Result<Signal, String> {
     }
 }
 
-fn case(parameters: &[&str]) -> Result<CaseSignal, String> {
-    let (mut id, mut outcome, mut measurement, mut units) = (None, None, None, None);
+/// As LAVA's dispatcher reads them: keys in any case, the last of equal ones, and no word about others.
+fn case(parameters: &[&str]) -> Result<CaseWords, String> {
+    let (mut id, mut word, mut measurement, mut units) = (None, None, None, None);
     for parameter in parameters {
         // A value may hold `=`; a second one is therefore no mistake here, unlike in LAVA.
         let (key, value) = parameter.split_once('=').ok_or_else(|| {
             format!("`{parameter}` is not KEY=VALUE: a space in an id or a unit?")
         })?;
-        let field = match key {
+        let field = match key.to_ascii_uppercase().as_str() {
             "TEST_CASE_ID" => &mut id,
-            "RESULT" => &mut outcome,
+            "RESULT" => &mut word,
             "MEASUREMENT" => &mut measurement,
             "UNITS" => &mut units,
-            _ => return Err(format!("unknown parameter {key}")),
+            _ => continue,
         };
-        if field.replace(value.to_string()).is_some() {
-            return Err(format!("{key} is given twice"));
-        }
+        *field = Some(value.to_string());
     }
-    let id = id
-        .filter(|id| !id.is_empty())
-        .ok_or("TEST_CASE_ID is missing")?;
-    let outcome = Outcome::from_str(&outcome.ok_or("RESULT is missing")?)?;
-    if let Some(number) = &measurement {
-        check_decimal(number)?;
-    }
-    Ok(CaseSignal {
-        id,
-        outcome,
+    Ok(CaseWords {
+        id: id
+            .filter(|id| !id.is_empty())
+            .ok_or("TEST_CASE_ID is missing")?,
+        word: word.ok_or("RESULT is missing")?,
         measurement,
         units,
     })
 }
 
-/// Accepts what Python's `decimal.Decimal` takes for a finite number.
-fn check_decimal(text: &str) -> Result<(), String> {
-    match text.parse::<f64>() {
-        Ok(number) if number.is_finite() => Ok(()),
-        _ => Err(format!("measurement `{text}` is not a number")),
+impl CaseWords {
+    /// Whether the measurement is no number for a report, and one for Python's `float`.
+    pub fn has_odd_float(&self) -> bool {
+        let Some(measurement) = &self.measurement else {
+            return false;
+        };
+        let odd = |value: f64| !value.is_finite();
+        measurement.parse().is_ok_and(odd) && outcome(&self.word).is_ok()
     }
+
+    /// The result, with the word for it translated by the definition's `fixupdict`.
+    ///
+    /// # Errors
+    /// If the word is no result, or the measurement no finite number.
+    pub fn read<'a>(&'a self, fixed: impl Fn(&'a str) -> &'a str) -> Result<CaseSignal, String> {
+        Ok(CaseSignal {
+            id: self.id.clone(),
+            outcome: outcome(fixed(&self.word))?,
+            measurement: self.measurement.as_deref().map(number).transpose()?,
+            units: self.units.clone(),
+        })
+    }
+}
+
+/// A result in any case: programs shout.
+pub fn outcome(word: &str) -> Result<Outcome, String> {
+    Outcome::from_str(&word.to_ascii_lowercase()).map_err(|_| format!("`{word}` is not a result"))
+}
+
+/// A measurement as a decimal number: as it was written where that is plain, else as Python's `float` shows it.
+///
+/// # Errors
+/// If Python's `decimal.Decimal` would not take it, or it is not finite.
+pub fn number(text: &str) -> Result<String, String> {
+    let wrong = || format!("measurement `{text}` is not a number");
+    let grouped = text.replace('_', "");
+    // Python allows `_` between digits alone.
+    let lonely = text.starts_with('_') || text.ends_with('_') || text.contains("__");
+    let value: f64 = grouped.parse().map_err(|_| wrong())?;
+    if !value.is_finite() || lonely {
+        return Err(wrong());
+    }
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let is_plain = digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.ends_with(|c: char| c.is_ascii_digit())
+        && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    Ok(if is_plain {
+        text.to_string()
+    } else {
+        super::python::float(value)
+    })
 }
 
 #[cfg(test)]
@@ -267,9 +325,9 @@ mod tests {
             one(
                 "[ 3.1] <LAVA_SIGNAL_TESTCASE TEST_CASE_ID=meas RESULT=pass UNITS=bottles MEASUREMENT=99.5>\r"
             ),
-            Parsed::Signal(Signal::Case(CaseSignal {
+            Parsed::Signal(Signal::Case(CaseWords {
                 id: "meas".into(),
-                outcome: Outcome::Pass,
+                word: "pass".into(),
                 measurement: Some("99.5".into()),
                 units: Some("bottles".into()),
             }))
@@ -316,6 +374,11 @@ mod tests {
                     assert_eq!(bad.case.as_deref(), Some(case), "{line}");
                     assert!(bad.reason.contains(reason), "{line}: {}", bad.reason);
                 }
+                Parsed::Signal(Signal::Case(words)) => {
+                    let said = words.read(|word| word).unwrap_err();
+                    assert_eq!(words.id, case, "{line}");
+                    assert!(said.contains(reason), "{line}: {said}");
+                }
                 Parsed::Signal(signal) => panic!("{line} became {signal:?}"),
             }
         }
@@ -329,6 +392,39 @@ mod tests {
         assert!(matches!(&found[0], Parsed::Bad(bad) if bad.reason.contains("torn")));
         assert_eq!(found[1], Parsed::Signal(Signal::EndCase { id: "b".into() }));
         assert!(matches!(&found[2], Parsed::Bad(bad) if bad.reason.contains("unknown signal")));
+    }
+
+    #[test]
+    fn cases_are_read_as_the_dispatcher_reads_them() {
+        let read = |parameters: &str| match one(&format!("<LAVA_SIGNAL_TESTCASE {parameters}>")) {
+            Parsed::Signal(Signal::Case(words)) => words.read(|word| word).unwrap(),
+            other => panic!("{parameters}: {other:?}"),
+        };
+        assert_eq!(read("test_case_id=a result=PASS").outcome, Outcome::Pass);
+        assert_eq!(
+            read("TEST_CASE_ID=a RESULT=Skip X=y").outcome,
+            Outcome::Skip
+        );
+        assert_eq!(
+            read("TEST_CASE_ID=a RESULT=fail RESULT=pass").outcome,
+            Outcome::Pass
+        );
+        for (written, shown) in [
+            ("99.50", "99.50"),
+            ("1e3", "1000.0"),
+            (".5", "0.5"),
+            ("5.", "5.0"),
+            ("+1", "1.0"),
+            ("1_000", "1000.0"),
+            ("-3", "-3"),
+            ("0.1000000000000000055511", "0.1000000000000000055511"),
+        ] {
+            let case = read(&format!("TEST_CASE_ID=a RESULT=pass MEASUREMENT={written}"));
+            assert_eq!(case.measurement.as_deref(), Some(shown), "{written}");
+        }
+        for wrong in ["nan", "inf", "-inf", "x", "", "1__0", "_1", "0x10"] {
+            assert!(number(wrong).is_err(), "{wrong}");
+        }
     }
 
     proptest! {

@@ -35,6 +35,10 @@ pub struct Order<'a> {
     pub payload: &'a [u8],
     /// The definitions' patterns, by suite.
     pub patterns: BTreeMap<String, Pattern>,
+    /// The suites of the job, in their order.
+    pub suites: Vec<String>,
+    /// Whether only what LAVA's dispatcher would report is wanted.
+    pub strict: bool,
     pub timeouts: Timeouts,
     /// How often a boot that fails for the infrastructure's sake is tried again.
     pub retries: Retries,

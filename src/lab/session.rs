@@ -88,7 +88,8 @@ impl<'a> Session<'a> {
             identity: Identity::default(),
             output: Output {
                 merger: Merger::default(),
-                collector: Collector::new(order.patterns.clone()),
+                collector: Collector::new(order.patterns.clone(), order.suites.clone())
+                    .strict(order.strict),
                 read: 0,
                 lines: 0,
                 partial: Vec::new(),

@@ -160,6 +160,7 @@ pub(super) mod example {
                 duration: Some(6.0),
                 cases: vec![measured, failed, odd, case("later", Outcome::Skip)],
                 raised: None,
+                shell: None,
                 problems: Vec::new(),
             }],
             problems: Vec::new(),
