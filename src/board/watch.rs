@@ -521,7 +521,11 @@ mod tests {
             "neo1 login: [   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
             "hearth:3:60:half of a li\r\n[   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
         ] {
-            assert_eq!(after_boot(console), [crash.clone()], "{console}");
+            assert_eq!(
+                after_boot(console),
+                std::slice::from_ref(&crash),
+                "{console}"
+            );
         }
         let reset = "hearth:3:60:half of a li\r\nU-Boot SPL 2025.01 (Apr 01 2025)\r\n";
         assert_eq!(after_boot(reset), [Event::Bootloader]);

@@ -59,7 +59,7 @@ impl Loader {
             if directory.is_dir() && !git::is_repository(directory, path) {
                 return Ok(vec![in_tree(directory, path, None)?]);
             }
-            return Ok(vec![self.from_git(place, path)?]);
+            return Ok(vec![self.of_git(place, path)?]);
         }
         let path = Path::new(argument);
         if !path.is_dir() {
@@ -81,7 +81,7 @@ impl Loader {
         found.iter().map(|file| in_tree(path, file, None)).collect()
     }
 
-    fn from_git(&mut self, address: &str, path: &str) -> Result<Loaded> {
+    fn of_git(&mut self, address: &str, path: &str) -> Result<Loaded> {
         let (path, revision) = match path.rsplit_once('@') {
             Some((path, revision)) => (path, Some(revision)),
             None => (path, None),

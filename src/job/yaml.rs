@@ -201,7 +201,8 @@ impl<'a> Builder<'a> {
         events: &mut Events<'a>,
         depth: usize,
     ) -> Result<Vec<(Node, Node)>, YamlError> {
-        let (mut own, mut merged): (Vec<(Node, Node)>, Vec<(Node, Node)>) = Default::default();
+        let mut own: Vec<(Node, Node)> = Vec::new();
+        let mut merged: Vec<(Node, Node)> = Vec::new();
         while let Some((event, span)) = self.next(events)? {
             if event == Event::MappingEnd {
                 break;
