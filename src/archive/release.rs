@@ -15,6 +15,9 @@ use crate::error::Fault;
 /// No InRelease file comes near this, in bytes.
 const LARGEST: usize = 16 << 20;
 
+/// How far a release may be ahead of this host's clock, in seconds.
+const CLOCKS_DIFFER: u64 = 300;
+
 /// How the age of a release is judged.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
@@ -156,8 +159,15 @@ impl Release {
             .remedy("try another mirror with --mirror")
             .into());
         }
-        if parse_date(&self.date).is_none() {
-            return Err(malformed(&self.suite, "its date is none"));
+        let date =
+            parse_date(&self.date).ok_or_else(|| malformed(&self.suite, "its date is none"))?;
+        if date > policy.now + CLOCKS_DIFFER {
+            return Err(Fault::infrastructure(format!(
+                "the release of {} is of the future: {}",
+                self.suite, self.date
+            ))
+            .remedy("this host's clock is wrong, or the mirror is not to be trusted: set the clock, or use another mirror with --mirror")
+            .into());
         }
         let Some(until) = &self.valid_until else {
             return Ok(());

@@ -3,11 +3,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, http};
+
+/// What a mirror has to send at least, in bytes per second, over the time after which a transfer counts as stalled.
+const SLOWEST: f64 = 1024.0;
 
 /// Every time-out and number of attempts of the archive client.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,8 @@ pub enum TransferError {
     Refused { url: String, status: u16 },
     #[error("{url} stalled: no data for {} s", seconds.as_secs_f32())]
     Stalled { url: String, seconds: Duration },
+    #[error("{url} comes too slowly: under {SLOWEST} bytes per second for {} s", seconds.as_secs_f32())]
+    Slow { url: String, seconds: Duration },
     #[error("{url} was cut short")]
     Cut { url: String },
     #[error("{url} cannot be reached: {reason}")]
@@ -63,7 +68,9 @@ impl TransferError {
             | TransferError::Cut { .. }
             | TransferError::Unreachable { .. } => true,
             TransferError::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500..),
-            TransferError::Missing(_)
+            // Each attempt brings something, so that there would be no last one.
+            TransferError::Slow { .. }
+            | TransferError::Missing(_)
             | TransferError::Address { .. }
             | TransferError::Local { .. } => false,
         }
@@ -79,14 +86,30 @@ pub struct Answer {
     /// How many bytes follow, where the mirror says so.
     pub length: Option<u64>,
     body: Box<dyn Read + Send>,
+    /// How much has come since the rate was looked at last, and how long the mirror was waited for.
+    came: u64,
+    waited: Duration,
 }
 
 impl Answer {
     /// Some more bytes; 0 at the end.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TransferError> {
-        self.body
-            .read(buffer)
-            .map_err(|error| explain(&self.url, self.stall, ureq::Error::from(error)))
+        let begun = Instant::now();
+        let read = self.body.read(buffer);
+        self.waited += begun.elapsed();
+        let n = read.map_err(|error| explain(&self.url, self.stall, ureq::Error::from(error)))?;
+        self.came += n as u64;
+        // Only the waiting counts: what is done with the data may take its time.
+        if n > 0 && self.waited >= self.stall {
+            if (self.came as f64) < SLOWEST * self.waited.as_secs_f64() {
+                return Err(TransferError::Slow {
+                    url: self.url.clone(),
+                    seconds: self.stall,
+                });
+            }
+            (self.came, self.waited) = (0, Duration::ZERO);
+        }
+        Ok(n)
     }
 }
 
@@ -205,6 +228,8 @@ impl Client {
             offset,
             length,
             body,
+            came: 0,
+            waited: Duration::ZERO,
         }
     }
 }

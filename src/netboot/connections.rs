@@ -1,34 +1,41 @@
-//! Owns the accepting of TCP connections: how many there may be, and how long a dead one is kept.
+//! Owns the accepting of TCP connections: whose, how many there may be, and how long a dead one is kept.
 //! Never reads or writes one.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 
-/// Connections at a time, over all clients of a listener.
+use super::access::Access;
+
+/// Connections at a time to a listener, of all hosts and of one.
 const MAX_CONNECTIONS: usize = 1024;
+const MAX_OF_HOST: usize = MAX_CONNECTIONS / 2;
 /// How long a client may leave what was sent to it unacknowledged, and when an idle one is probed.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// Pause after the system could not accept a connection, mostly for want of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Accepts connections until the task is dropped; each is served by a task of its own. `name` is what the log calls
-/// the service.
+/// Accepts connections of allowed hosts until the task is dropped; each is served by a task of its own. `name` is what
+/// the log calls the service. When there is no room, the oldest connection of the host that has most makes room.
 pub async fn accept<S, E>(
     name: &'static str,
     listener: TcpListener,
+    access: Arc<Access>,
     serve: impl Fn(TcpStream, SocketAddr) -> S,
 ) where
     S: Future<Output = Result<(), E>> + Send + 'static,
     E: Display + Send,
 {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::default();
+    // Counts connections, so that the oldest is known.
+    let mut number = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -38,21 +45,81 @@ pub async fn accept<S, E>(
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
-            log::warn!("{name}: too many connections; closed {peer}");
+        if !access.allows(peer.ip(), name) {
             continue;
-        };
+        }
         if let Err(error) = prepare(&stream) {
             log::debug!("{name}: {peer}: {error}");
             continue;
         }
+        if let Some(evicted) = places.make_room(peer.ip()) {
+            log::debug!("{name}: too many connections; closed the oldest of {evicted}");
+        }
+        number += 1;
         let serving = serve(stream, peer);
-        tokio::spawn(async move {
+        let place = Place {
+            places: places.clone(),
+            number,
+        };
+        places.lock().insert(number, (peer.ip(), None));
+        let task = tokio::spawn(async move {
+            let _place = place;
             if let Err(error) = serving.await {
                 log::debug!("{name}: {peer}: {error}");
             }
-            drop(place);
         });
+        // It may have ended already.
+        if let Some((_, handle)) = places.lock().get_mut(&number) {
+            *handle = Some(task.abort_handle());
+        }
+    }
+}
+
+/// The open connections by number, with their hosts.
+type Open = HashMap<u64, (IpAddr, Option<AbortHandle>)>;
+
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<Open>>);
+
+impl Places {
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a connection if there is no room for one more of `host`; returns whose it was.
+    fn make_room(&self, host: IpAddr) -> Option<IpAddr> {
+        let mut open = self.lock();
+        let mut counts: HashMap<IpAddr, usize> = HashMap::new();
+        for (host, _) in open.values() {
+            *counts.entry(*host).or_default() += 1;
+        }
+        let from = if counts.get(&host).is_some_and(|&count| count >= MAX_OF_HOST) {
+            host
+        } else if open.len() >= MAX_CONNECTIONS {
+            counts.into_iter().max_by_key(|&(_, count)| count)?.0
+        } else {
+            return None;
+        };
+        let of_host = open.iter().filter(|(_, (host, _))| *host == from);
+        let oldest = of_host.map(|(&number, _)| number).min()?;
+        let (_, task) = open.remove(&oldest)?;
+        drop(open);
+        if let Some(task) = task {
+            task.abort();
+        }
+        Some(from)
+    }
+}
+
+/// Takes a connection off the table when it ends, however that happens.
+struct Place {
+    places: Places,
+    number: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().remove(&self.number);
     }
 }
 

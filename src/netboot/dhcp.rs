@@ -70,20 +70,21 @@ pub async fn serve(
 
 /// Options without a length: what fills gaps, and what ends the list (RFC 2132, section 3).
 const PAD: u8 = 0;
+const RELAY_INFORMATION: u8 = 82;
 const END: u8 = 255;
 
 /// The answer to a packet, if it is a request that one of the boards may make.
 ///
 /// # Errors
 /// If the lab asks for no DHCP server, or its network is wrong.
-pub fn answer(packet: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
+pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
     let dhcp = lab
         .settings
         .dhcp
         .as_ref()
         .context("the lab file has no [lab.dhcp] any more")?;
     let network: Network = dhcp.network.parse().map_err(anyhow::Error::msg)?;
-    let Some((request, kind, mac)) = parse(packet) else {
+    let Some((request, kind, mac)) = parse(datagram) else {
         return Ok(None);
     };
     let Some(board) = lab.board_with_mac(mac) else {
@@ -132,10 +133,47 @@ pub fn answer(packet: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
         }
         configure(&mut reply, board, &lab.settings, dhcp, network);
     }
+    let mut to = destination(&request, answer);
+    if answer == MessageType::Nak && !request.giaddr().is_unspecified() {
+        // The relay is to broadcast it: the client's address is not good (RFC 2131, section 4.3.2).
+        reply.set_flags(Flags::default().set_broadcast());
+    }
+    if *to.ip() != Ipv4Addr::BROADCAST && !network.contains(*to.ip()) {
+        log::debug!("dhcp: {mac} wants its answer outside {network}: {to}");
+        if !request.giaddr().is_unspecified() {
+            return Ok(None);
+        }
+        to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
+    }
     let mut packet = reply.to_vec().context("cannot write a DHCP reply")?;
+    append(&mut packet, relay_information(options(datagram)));
     packet.resize(packet.len().max(MIN_REPLY), 0);
-    let to = destination(&request, answer);
     Ok(Some(Reply { packet, to }))
+}
+
+/// What a relay added to a request, to get it back as it is (option 82, RFC 3046, section 2.2).
+fn relay_information<'a>(options: impl Iterator<Item = (u8, &'a [u8])>) -> Option<&'a [u8]> {
+    let mut found = options.filter(|(code, _)| *code == RELAY_INFORMATION);
+    found.next().map(|(_, value)| value)
+}
+
+/// Puts the relay's option behind all others, where RFC 3046 wants it.
+fn append(packet: &mut Vec<u8>, relay_information: Option<&[u8]>) {
+    let Some(value) = relay_information else {
+        return;
+    };
+    let Ok(length) = u8::try_from(value.len()) else {
+        return;
+    };
+    while packet.last() == Some(&PAD) {
+        packet.pop();
+    }
+    if packet.last() == Some(&END) {
+        packet.pop();
+    }
+    packet.extend([RELAY_INFORMATION, length]);
+    packet.extend_from_slice(value);
+    packet.push(END);
 }
 
 /// A request from an Ethernet client. What is malformed is no request.
@@ -180,6 +218,29 @@ fn reduced(packet: &[u8]) -> Option<Vec<u8>> {
     }
     reduced.push(END);
     Some(reduced)
+}
+
+/// The options of a packet that `reduced` found whole.
+fn options(packet: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut rest = packet.get(240..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        loop {
+            let (&code, after) = rest.split_first()?;
+            rest = after;
+            match code {
+                PAD => {}
+                END => return None,
+                _ => {
+                    break {
+                        let (&length, after) = rest.split_first()?;
+                        let (value, after) = after.split_at_checked(usize::from(length))?;
+                        rest = after;
+                        Some((code, value))
+                    };
+                }
+            }
+        }
+    })
 }
 
 /// The address that a DHCPREQUEST is about: the one offered, or the one the client has.

@@ -34,9 +34,9 @@ const CHUNK: usize = 64 << 10;
 const HEAD_TIME: Duration = Duration::from_secs(30);
 const HEAD_SIZE: usize = 64 << 10;
 
-/// Accepts connections until the task is dropped.
-pub async fn serve(listener: TcpListener, router: Router) {
-    accept("http", listener, |stream, peer| {
+/// Accepts connections of allowed hosts until the task is dropped.
+pub async fn serve(listener: TcpListener, access: Arc<Access>, router: Router) {
+    accept("http", listener, access, |stream, peer| {
         serve_connection(stream, peer, router.clone())
     })
     .await;

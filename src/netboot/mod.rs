@@ -19,5 +19,6 @@ pub mod serve;
 pub mod sockets;
 pub mod store;
 pub mod tftp;
+mod transfers;
 pub mod tree;
 pub mod view;

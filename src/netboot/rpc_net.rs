@@ -6,13 +6,11 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, send};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::time::timeout;
 
 use super::access::Access;
 use super::connections::accept;
@@ -21,8 +19,6 @@ use super::rpc::{self, MAX_CALL, Peer, Program, Records, Tail, Transport};
 /// Bytes read from a connection at once, and of replies that wait to be sent together.
 const READ_AT_ONCE: usize = 16 << 10;
 const SEND_AT_ONCE: usize = 64 << 10;
-/// How long a stranger is told that it may not: it must not keep the boards out.
-const STRANGERS_TIME: Duration = Duration::from_secs(5);
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_536;
 
@@ -44,17 +40,14 @@ impl Service {
         }
     }
 
-    /// Accepts connections until the task is dropped.
+    /// Accepts connections of allowed hosts until the task is dropped.
     pub async fn serve_tcp(self, listener: TcpListener) {
-        accept(self.name, listener, |stream, address| {
+        let access = self.access.clone();
+        accept(self.name, listener, access, |stream, address| {
             let service = self.clone();
             async move {
                 let peer = service.peer(address, Transport::Tcp);
-                let serving = service.serve_connection(stream, peer);
-                match peer.allowed {
-                    true => serving.await,
-                    false => timeout(STRANGERS_TIME, serving).await.unwrap_or(Ok(())),
-                }
+                service.serve_connection(stream, peer).await
             }
         })
         .await;

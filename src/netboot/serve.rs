@@ -167,8 +167,8 @@ impl Server {
             let view = view.clone();
             tasks.spawn(dhcp::serve(socket, move || view.lab()));
         }
-        let routes = http::restrict(api.merge(http::files(view)), access);
-        tasks.spawn(http::serve(sockets.http, routes));
+        let routes = http::restrict(api.merge(http::files(view)), access.clone());
+        tasks.spawn(http::serve(sockets.http, access, routes));
         tasks.spawn(async move {
             loop {
                 tokio::time::sleep(TIDY).await;

@@ -4,13 +4,14 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::access::Access;
+use super::transfers::{Admission, Transfers};
 
 /// The files that boards see, by path without a leading slash.
 pub trait Files: Send + Sync {
@@ -55,6 +56,7 @@ impl Content {
     }
 }
 
+const SERVER_PORT: u16 = 69;
 const RRQ: u16 = 1;
 const WRQ: u16 = 2;
 const DATA: u16 = 3;
@@ -79,7 +81,11 @@ const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const LAST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a window is sent again before the client is given up.
 const RETRIES: u32 = 8;
-const MAX_TRANSFERS: usize = 1024;
+/// How long a client may take to answer the first packet, whatever it asks for: until then a forged source address
+/// would do.
+const UNPROVED: Duration = Duration::from_secs(5);
+/// Files are converted to netascii in memory, up to this many bytes.
+const MAX_NETASCII: u64 = 16 << 20;
 /// Of a transfer's thread; address space only, as far as it is not used.
 const STACK: usize = 512 << 10;
 /// A request is one small datagram (RFC 2347: 512 bytes).
@@ -90,39 +96,12 @@ pub struct Tftp<F> {
     pub access: Arc<Access>,
 }
 
-/// The clients that are being served. A request that comes twice is answered once.
-type Active = Arc<Mutex<HashSet<SocketAddr>>>;
-
-/// Takes a client off the list when its transfer ends, however that happens.
-struct Place {
-    active: Active,
-    peer: SocketAddr,
-}
-
-impl Place {
-    /// `None` if the client has a transfer already.
-    fn take(active: &Active, peer: SocketAddr) -> Option<Self> {
-        let mut clients = active.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.insert(peer).then(|| Place {
-            active: active.clone(),
-            peer,
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut clients = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.remove(&self.peer);
-    }
-}
-
 impl<F: Files + 'static> Tftp<F> {
     /// Answers requests until the task is dropped. Each transfer has a socket of its own, on a free port of the same
     /// address, and a thread: it does nothing but wait for one acknowledgement after another, which a thread does with
     /// the fewest detours.
     pub async fn serve(self, socket: tokio::net::UdpSocket) {
-        let active = Active::default();
+        let transfers = Transfers::default();
         let address = socket
             .local_addr()
             .map_or(IpAddr::from([0, 0, 0, 0]), |local| local.ip());
@@ -134,8 +113,13 @@ impl<F: Files + 'static> Tftp<F> {
             if !self.access.allows(peer.ip(), "tftp") {
                 continue;
             }
+            // Only a request is ever answered (RFC 1350, section 4): two servers that answer each other's errors never
+            // end. Nor does a datagram from port 0 or from another server's port get an answer.
+            if !Request::is_one(&datagram[..length]) || matches!(peer.port(), 0 | SERVER_PORT) {
+                continue;
+            }
             let accepted = Request::parse(&datagram[..length])
-                .and_then(|request| self.begin(request, &active, address, peer));
+                .and_then(|request| self.begin(request, &transfers, address, peer));
             if let Err(refusal) = accepted {
                 log::debug!("tftp: {peer}: {}", refusal.1);
                 let _ = socket.send_to(&error_packet(refusal), peer).await;
@@ -147,25 +131,25 @@ impl<F: Files + 'static> Tftp<F> {
     fn begin(
         &self,
         request: Request,
-        active: &Active,
+        transfers: &Transfers,
         address: IpAddr,
         peer: SocketAddr,
     ) -> Result<(), Refusal> {
         const BUSY: Refusal = (Code::Undefined, "too many transfers; try again");
-        if active.lock().unwrap_or_else(PoisonError::into_inner).len() >= MAX_TRANSFERS {
-            return Err(BUSY);
-        }
-        let Some(place) = Place::take(active, peer) else {
-            return Ok(());
+        let mut wire = match transfers.admit(&request, address, peer) {
+            Ok(Admission::Begin(connection)) => connection,
+            Ok(Admission::Copy) => return Ok(()),
+            Ok(Admission::Busy) => return Err(BUSY),
+            Err(error) => {
+                log::warn!("tftp: {peer}: cannot open a socket: {error}");
+                return Err(BUSY);
+            }
         };
         let files = self.files.clone();
         let transfer = move || {
-            let answered = Connection::open(address, peer)
-                .and_then(|mut wire| answer(&*files, &request, peer, &mut wire));
-            if let Err(error) = answered {
+            if let Err(error) = answer(&*files, &request, peer, &mut wire) {
                 log::info!("tftp: {peer}: {}: {error}", request.path);
             }
-            drop(place);
         };
         let thread = thread::Builder::new().name("tftp".into()).stack_size(STACK);
         thread.spawn(transfer).map(drop).map_err(|error| {
@@ -179,13 +163,20 @@ impl<F: Files + 'static> Tftp<F> {
 pub type Refusal = (Code, &'static str);
 
 /// A read request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
     path: String,
+    is_text: bool,
     options: Vec<(String, u64)>,
 }
 
 impl Request {
+    /// Whether a packet is a request, of either kind, though it may be malformed.
+    fn is_one(packet: &[u8]) -> bool {
+        let opcode = packet.first_chunk::<2>().copied().map(u16::from_be_bytes);
+        matches!(opcode, Some(RRQ | WRQ))
+    }
+
     /// Whatever the bytes are, the result is a request or what to tell the client.
     ///
     /// # Errors
@@ -204,19 +195,62 @@ impl Request {
             || -> Option<&str> { words.next().and_then(|word| str::from_utf8(word).ok()) };
         let path = word().ok_or(illegal)?;
         let mode = word().ok_or(illegal)?;
-        if !mode.eq_ignore_ascii_case("octet") {
-            return Err((Code::IllegalOperation, "only octet (binary) mode is served"));
+        let is_text = mode.eq_ignore_ascii_case("netascii");
+        if !is_text && !mode.eq_ignore_ascii_case("octet") {
+            return Err((Code::IllegalOperation, "only octet and netascii are served"));
         }
-        let path = clean(path).ok_or((Code::AccessViolation, "a path that leads out"))?;
+        // Some boot ROMs write paths as DOS did; dnsmasq takes them too.
+        let path = clean(&path.replace('\\', "/"))
+            .ok_or((Code::AccessViolation, "a path that leads out"))?;
         let mut options = Vec::new();
         while let (Some(name), Some(value)) = (word(), word()) {
-            // An option whose value is no number is one that we do not know: it is not acknowledged.
-            if let Ok(value) = value.parse() {
-                options.push((name.to_ascii_lowercase(), value));
+            let name = unquoted(name).to_ascii_lowercase();
+            // The value of `tsize` says nothing in a read request. Another option whose value is no number is one that
+            // we do not know: it is not acknowledged.
+            if let Some(value) = number(value).or((name == "tsize").then_some(0)) {
+                options.push((name, value));
             }
         }
-        Ok(Request { path, options })
+        Ok(Request {
+            path,
+            is_text,
+            options,
+        })
     }
+}
+
+/// A word of a request without the blanks and quotes that some clients put around it.
+fn unquoted(word: &str) -> &str {
+    word.trim_matches(|c: char| c.is_ascii_whitespace() || matches!(c, '"' | '\''))
+}
+
+/// The number that a word begins with, as C's `atoi`, and with it dnsmasq, reads it.
+fn number(word: &str) -> Option<u64> {
+    let word = unquoted(word);
+    let word = word.strip_prefix('+').unwrap_or(word);
+    let end = word.find(|c: char| !c.is_ascii_digit());
+    word[..end.unwrap_or(word.len())].parse().ok()
+}
+
+/// A file as netascii has it (RFC 764): a line ends with CR LF, and a CR of the file's own is followed by NUL.
+///
+/// # Errors
+/// If the file is too large, or cannot be read.
+fn netascii(content: &Content) -> io::Result<Content> {
+    if content.size() > MAX_NETASCII {
+        return Err(io::Error::other("too large for netascii; ask for octet"));
+    }
+    let mut bytes = vec![0; content.size() as usize];
+    content.read_at(0, &mut bytes)?;
+    let mut text = Vec::with_capacity(bytes.len() + bytes.len() / 16);
+    for byte in bytes {
+        match byte {
+            b'\n' => text.extend(b"\r\n"),
+            b'\r' => text.extend(b"\r\0"),
+            _ => text.push(byte),
+        }
+    }
+    Ok(Content::Bytes(text))
 }
 
 /// A path below the root without `.`, `..` or empty components; `None` for what would lead out.
@@ -303,48 +337,6 @@ pub trait Wire {
     fn receive(&mut self, packet: &mut [u8], wait: Duration) -> io::Result<Option<usize>>;
 }
 
-/// A socket of which the client is the only peer.
-struct Connection {
-    socket: UdpSocket,
-    /// How long the socket waits, as it was told last.
-    wait: Option<Duration>,
-}
-
-impl Connection {
-    fn open(address: IpAddr, peer: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind((address, 0))?;
-        socket.connect(peer)?;
-        Ok(Connection { socket, wait: None })
-    }
-}
-
-impl Wire for Connection {
-    fn send(&mut self, packet: &[u8]) {
-        if let Err(error) = self.socket.send(packet) {
-            log::debug!("tftp: cannot send: {error}");
-        }
-    }
-
-    fn receive(&mut self, packet: &mut [u8], wait: Duration) -> io::Result<Option<usize>> {
-        if self.wait != Some(wait) {
-            self.socket.set_read_timeout(Some(wait))?;
-            self.wait = Some(wait);
-        }
-        loop {
-            let error = match self.socket.recv(packet) {
-                Ok(length) => return Ok(Some(length)),
-                Err(error) => error,
-            };
-            match error.kind() {
-                io::ErrorKind::WouldBlock => return Ok(None),
-                // A signal: the wait begins again.
-                io::ErrorKind::Interrupted => {}
-                _ => return Err(error),
-            }
-        }
-    }
-}
-
 /// Sends what is asked for, or says why not; returns when the client has it, or has gone.
 ///
 /// # Errors
@@ -355,7 +347,12 @@ pub fn answer(
     peer: SocketAddr,
     wire: &mut dyn Wire,
 ) -> io::Result<()> {
-    let refusal = match files.open(&request.path, peer.ip()) {
+    let opened = files.open(&request.path, peer.ip());
+    let opened = match opened {
+        Ok(Some(content)) if request.is_text => netascii(&content).map(Some).map_err(Into::into),
+        opened => opened,
+    };
+    let refusal = match opened {
         Ok(Some(content)) => {
             let begun = Instant::now();
             let size = content.size();
@@ -388,6 +385,8 @@ struct Transfer<'a> {
     /// The DATA packet that was made last, and its block; 0 before the first.
     packet: Vec<u8>,
     block: u64,
+    /// Whether the client has answered.
+    is_proved: bool,
 }
 
 /// When an answer has to be there, and how long that was to take.
@@ -402,6 +401,7 @@ impl<'a> Transfer<'a> {
         Transfer {
             packet: Vec::with_capacity(4 + terms.block),
             block: 0,
+            is_proved: false,
             wire,
             content,
             terms,
@@ -449,23 +449,21 @@ impl<'a> Transfer<'a> {
                     }
                     acknowledged = block;
                 }
-                None if retries < RETRIES => retries += 1,
+                None if self.is_proved && retries < RETRIES => retries += 1,
                 None => return Err(self.gave_up()),
             }
         }
         Ok(())
     }
 
-    /// Sends the OACK until block 0 is acknowledged.
+    /// Sends the OACK, and waits until block 0 is acknowledged.
     fn agree(&mut self, packet: &[u8]) -> io::Result<u64> {
-        for retry in 0..=RETRIES {
-            self.wire.send(packet);
-            let deadline = self.deadline(retry);
-            if self.acknowledgement(0, 0, deadline)?.is_some() {
-                return Ok(0);
-            }
+        self.wire.send(packet);
+        let deadline = self.deadline(0);
+        match self.acknowledgement(0, 0, deadline)? {
+            Some(_) => Ok(0),
+            None => Err(self.gave_up()),
         }
-        Err(self.gave_up())
     }
 
     fn gave_up(&self) -> io::Error {
@@ -477,6 +475,8 @@ impl<'a> Transfer<'a> {
 
     fn deadline(&self, retries: u32) -> Deadline {
         let wait = match self.terms.timeout {
+            // The first packet is sent once: a client that did not get it asks again.
+            _ if !self.is_proved => UNPROVED,
             Some(agreed) => agreed,
             None => (FIRST_TIMEOUT * 2u32.pow(retries.min(8))).min(LAST_TIMEOUT),
         };
@@ -522,6 +522,7 @@ impl<'a> Transfer<'a> {
                     // A window is far smaller than the 16 bits of a block number: there is one candidate.
                     let block = from + u64::from(number.wrapping_sub(from as u16));
                     if block <= to {
+                        self.is_proved = true;
                         return Ok(Some(block));
                     }
                 }
@@ -556,7 +557,7 @@ mod tests {
         let code = |packet: &[u8]| Request::parse(packet).unwrap_err().0;
         assert_eq!(code(b"\0\x02a\0octet\0"), Code::AccessViolation);
         assert_eq!(code(b"\0\x01../etc/passwd\0octet\0"), Code::AccessViolation);
-        assert_eq!(code(b"\0\x01a\0netascii\0"), Code::IllegalOperation);
+        assert_eq!(code(b"\0\x01a\0mail\0"), Code::IllegalOperation);
         assert_eq!(code(b"\0\x04\0\0"), Code::IllegalOperation);
     }
 

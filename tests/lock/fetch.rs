@@ -304,3 +304,17 @@ fn a_full_disk_is_told_and_leaves_no_lock() {
     fail(&mut command, 3, "No space left on device");
     assert!(!recipe.with_extension("lock").exists());
 }
+
+/// Each byte came within the time-out, so that the transfer would have taken half a day.
+#[test]
+fn a_mirror_that_sends_a_byte_at_a_time_is_given_up() {
+    let (archive, lock) = locked(&[50_000]);
+    let server = Server::start(archive.dir.path(), |_, _| Act::Slow(1));
+    let fetcher = fetcher(&archive, &server.address, IMPATIENT);
+    let begun = std::time::Instant::now();
+    let error = fetcher
+        .packages(&lock, archive.dir.path(), &NoProgress)
+        .unwrap_err();
+    assert!(format!("{error:#}").contains("too slowly"), "{error:#}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}

