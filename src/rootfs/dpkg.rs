@@ -74,6 +74,13 @@ impl Diversions {
         let (to, keeper) = self.0.get(path)?;
         (keeper != package).then(|| to.clone())
     }
+
+    /// Whether a package has diverted everybody else's file `path`, so that its own may stand there.
+    pub fn keeps(&self, path: &str, package: &str) -> bool {
+        self.0
+            .get(path)
+            .is_some_and(|(_, keeper)| keeper == package)
+    }
 }
 
 /// Makes an empty database.

@@ -485,7 +485,8 @@ impl One<'_> {
             self.done.list.push(path);
             return Ok(Some(place));
         }
-        match claims.files.get(&key).filter(|_| !diverted) {
+        let in_place = self.job.diversions.keeps(&path, self.package.name());
+        match claims.files.get(&key).filter(|_| !diverted && !in_place) {
             Some(other) if other != self.package.name() && !self.is_directory(&place) => {
                 let other = other.clone();
                 let theirs = self

@@ -6,7 +6,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -22,7 +22,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, sethostname, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Pid, Uid, chroot, fchdir, getppid, setgroups, sethostname, setresgid, setresuid,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -342,6 +344,7 @@ fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
         return Err(Fault::input(format!("the image has no directory {directory}")).into());
     }
     let interactive = program.terminal && terminal::is_interactive();
+    let image = File::open("/").context("cannot open the image's root")?;
     let mut command = Command::new(name);
     if interactive {
         command.process_group(0);
@@ -360,10 +363,21 @@ fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
         .spawn()
         .map_err(|error| cannot_run(name, error))?;
     let child = Pid::from_raw(child.id().cast_signed());
+    look_like_a_chroot()?;
     if interactive {
         terminal::give_to(child)?;
     }
-    wait_for(child)
+    let code = wait_for(child)?;
+    fchdir(image).context("cannot go back to the image's root")?;
+    chroot(".").context("cannot go back to the image's root")?;
+    Ok(code)
+}
+
+/// Takes another root for pid 1 than the programs have. By this difference `ischroot`, `systemctl`, `udevadm` and
+/// `systemd-detect-virt --chroot` know a chroot (they compare `/proc/1/root` with `/`), where they leave services and
+/// devices alone.
+fn look_like_a_chroot() -> Result<()> {
+    chroot("/proc").context("cannot take another root for pid 1")
 }
 
 fn cannot_run(name: &str, error: io::Error) -> anyhow::Error {
