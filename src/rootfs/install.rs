@@ -145,7 +145,7 @@ impl Work<'_> {
             let claims = dpkg::claims(&mut Tree::open(root)?)?;
             let stage = (self.progress).stage("unpack", Some(packages.len() as u64), Unit::Items);
             let ready = match number {
-                0 => self.place(&packages, ahead.recv()??, &claims, &diversions)?,
+                0 => self.from_ahead(&packages, ahead.recv()?, &claims, &diversions)?,
                 _ => None,
             };
             let unpacked = match ready {
@@ -163,6 +163,24 @@ impl Work<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// What [`Self::place`] gives. What failed ahead may work now: a preinst can have diverted another package's file.
+    fn from_ahead(
+        &self,
+        packages: &[&Package],
+        ahead: Result<Vec<Unpacked>>,
+        claims: &Claims,
+        diversions: &Diversions,
+    ) -> Result<Option<Vec<Unpacked>>> {
+        match ahead {
+            Ok(unpacked) => self.place(packages, unpacked, claims, diversions),
+            Err(reason) => {
+                log::debug!("unpacking again: {reason:#}");
+                Tree::open(&self.ahead)?.clear()?;
+                Ok(None)
+            }
+        }
     }
 
     /// Puts packages that were unpacked ahead where they belong. `None` if they have to be unpacked as others are, after all.
