@@ -104,6 +104,10 @@ impl StdError for Fault {}
 /// disk, exhausted memory or descriptors) or the input's (a path that is not there or may not be used, data that is
 /// cut short or malformed); everything else is hearth's own.
 pub fn class_of(error: &anyhow::Error) -> Class {
+    // Given as context, it is not found in the chain.
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        return fault.class;
+    }
     for cause in error.chain() {
         if let Some(fault) = cause.downcast_ref::<Fault>() {
             return fault.class;
@@ -121,6 +125,27 @@ pub fn class_of(error: &anyhow::Error) -> Class {
         }
     }
     Class::Internal
+}
+
+/// Says where a mistake in the input is, for readers of files whose parts only know what is wrong.
+pub trait InputContext<T> {
+    /// The error with this sentence before it; one that nobody classed is the input's then.
+    ///
+    /// # Errors
+    /// The one that it is called on.
+    fn input_context(self, sentence: impl FnOnce() -> String) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> InputContext<T> for Result<T, E> {
+    fn input_context(self, sentence: impl FnOnce() -> String) -> anyhow::Result<T> {
+        self.map_err(|error| {
+            let error = error.into();
+            match class_of(&error) {
+                Class::Internal => error.context(Fault::input(sentence())),
+                _ => error.context(sentence()),
+            }
+        })
+    }
 }
 
 fn is_inputs_fault(error: &io::Error) -> bool {

@@ -37,6 +37,7 @@ impl Head {
     }
 
     fn parse(line: &[u8], begin: usize) -> Option<Head> {
+        line.get(begin..)?.strip_prefix(PREFIX)?;
         let mut at = begin + PREFIX.len();
         let mut number = || {
             let digits = line[at..].iter().take_while(|b| b.is_ascii_digit()).count();
@@ -70,12 +71,23 @@ pub struct Splitter {
     owed: usize,
     /// Whether the last line was cut by the reader, so that the next one goes on with the same text.
     cut: bool,
+    /// What the last lines began with that may be the beginning of a head: a message was printed into the head itself.
+    torn_head: Vec<u8>,
 }
+
+/// The beginning of a line that may be that of a head which something else was printed into.
+pub const TORN_HEAD: &str = r"(?:hearth:[\d:]*|hearth|heart|hear|hea|he|h)?";
+
+static TORN: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(&format!("^{TORN_HEAD}")).expect("the pattern is a constant"));
 
 impl Splitter {
     /// The parts of one line (without its line ending) that are the board's. `cut`: the line has no end yet, the reader
     /// gives it in pieces.
     pub fn own(&mut self, line: &[u8], cut: bool) -> Vec<Own> {
+        if self.is_end_of_torn(line) {
+            return Vec::new();
+        }
         let line = self.pay(line);
         self.cut = cut;
         let mut own = Vec::new();
@@ -103,6 +115,18 @@ impl Splitter {
         }
         push(&mut own, &line[begin..], false);
         own
+    }
+
+    /// Whether a line is the rest of one whose head was torn. Takes the beginning of this one for the next.
+    fn is_end_of_torn(&mut self, line: &[u8]) -> bool {
+        let joined = [&self.torn_head[..], line].concat();
+        let is_end = !self.torn_head.is_empty()
+            && Head::parse(&joined, 0).is_some_and(|head| joined.len() - head.text == head.length);
+        let begin = TORN.find(line).map_or(0, |found| found.end());
+        if is_end || (begin > 0 && begin < line.len()) {
+            self.torn_head = line[..begin].to_vec();
+        }
+        is_end
     }
 
     /// Takes the rest of a torn line off the beginning of `line`. The kernel's own lines come in between; a line of
@@ -216,6 +240,18 @@ mod tests {
                 "U-Boot 2025.01"
             ]),
             ["U-Boot 2025.01"]
+        );
+    }
+
+    #[test]
+    fn a_line_whose_head_is_torn_is_still_the_jobs() {
+        assert_eq!(
+            own(&[
+                "heareboot: Restarting system",
+                "rth:7:32:[    0.000000] Linux version 6.1",
+                "next"
+            ]),
+            ["heareboot: Restarting system", "next"]
         );
     }
 

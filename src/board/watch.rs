@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::{Regex, RegexSet};
 
-use super::numbered::{Head, Splitter};
+use super::numbered::{Head, Splitter, TORN_HEAD};
 
 /// A line longer than this, in bytes, is cut in two: a board may send noise without an end.
 const LONGEST_LINE: usize = 8 << 10;
@@ -205,8 +205,11 @@ static SET: LazyLock<RegexSet> = LazyLock::new(|| {
 
 fn anchored(source: Source, pattern: &str) -> String {
     match source {
-        Source::Kernel | Source::Stamped => format!("(?:^|{STAMP})(?:{pattern})"),
-        Source::Firmware | Source::Initrd | Source::Program => pattern.to_string(),
+        Source::Kernel | Source::Stamped => format!("(?:^{TORN_HEAD}|{STAMP})(?:{pattern})"),
+        Source::Firmware | Source::Initrd | Source::Program => match pattern.strip_prefix('^') {
+            Some(rest) => format!("^{TORN_HEAD}(?:{rest})"),
+            None => pattern.to_string(),
+        },
     }
 }
 
@@ -530,6 +533,23 @@ mod tests {
         }
         let reset = "hearth:3:60:half of a li\r\nU-Boot SPL 2025.01 (Apr 01 2025)\r\n";
         assert_eq!(after_boot(reset), [Event::Bootloader]);
+    }
+
+    #[test]
+    fn a_shutdown_is_seen_with_a_time_and_without() {
+        for line in [
+            "reboot: Restarting system",
+            "[   99.000000] reboot: Power down",
+            "Requesting system poweroff",
+            // Between two writes of the agent's.
+            "hearreboot: Power down",
+        ] {
+            assert_eq!(
+                after_boot(&format!("{line}\r\n")),
+                [Event::Shutdown],
+                "{line}"
+            );
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{fmt, io};
 use anyhow::{Context, Result};
 use tar::EntryType;
 
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 
 /// The number of an inode: 1 is the root, the others follow in the order of the tar. The same tar gives
 /// the same numbers, always.
@@ -141,15 +141,15 @@ impl Image {
     /// As [`Image::open`], of a file that is open already; `path` is only what errors name.
     pub fn from_file(path: &Path, file: File) -> Result<Self> {
         let in_place = || format!("cannot read the image {}", path.display());
-        let length = file.metadata().with_context(in_place)?.len();
+        let length = file.metadata().input_context(in_place)?.len();
         let mut tree = Builder::new();
         let mut end = 0;
         let mut archive = tar::Archive::new(&file);
-        for member in archive.entries_with_seek().with_context(in_place)? {
-            let mut member = member.with_context(in_place)?;
+        for member in archive.entries_with_seek().input_context(in_place)? {
+            let mut member = member.input_context(in_place)?;
             end = member
                 .raw_file_position()
-                .saturating_add(tree.add(&mut member).with_context(in_place)?);
+                .saturating_add(tree.add(&mut member).input_context(in_place)?);
             if end > length {
                 return Err(cut_short(path, &member.path_bytes(), end, length));
             }

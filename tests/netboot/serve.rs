@@ -91,7 +91,7 @@ impl Serving {
         let length = socket
             .recv(&mut message)
             .expect("the server never became ready");
-        assert_eq!(&message[..length], b"READY=1");
+        assert_eq!(message[..length].trim_ascii_end(), b"READY=1");
         Serving { child, directory }
     }
 
