@@ -159,8 +159,7 @@ const PATTERNS: [(Kind, Source, &str); 23] = [
     (
         Kind::Crash("full overlay"),
         Source::Program,
-        // Anywhere: the agent says it while a line of the job's may be half written.
-        r"hearth: (?P<message>the overlay is full.*)",
+        r"^hearth: (?P<message>the overlay is full.*)",
     ),
 ];
 

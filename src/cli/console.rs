@@ -84,24 +84,11 @@ pub fn interact(console: &mut dyn Console, log: &mut ConsoleLog, begun: Instant)
     let mut watch = Watch::default();
     let mut escape = Escape::default();
     let mut buffer = [0; 16 << 10];
-    let mut gone: Option<Instant> = None;
     loop {
         let count = console
             .read(&mut buffer, LOOK)
             .map_err(|error| Fault::infrastructure(format!("the console was lost: {error}")))?;
         let mut stdout = io::stdout().lock();
-        if gone.is_some() != console.gone().is_some() {
-            let what = match gone {
-                None => "the console is gone; waiting for it".to_string(),
-                Some(since) => {
-                    let seconds = since.elapsed().as_secs_f64();
-                    format!("the console is back after {seconds:.1} s")
-                }
-            };
-            write!(stdout, "\r\nhearth: {what}\r\n")?;
-            log.line(begun.elapsed().as_secs_f64(), &format!("hearth: {what}"))?;
-            gone = console.gone();
-        }
         stdout.write_all(&buffer[..count])?;
         stdout.flush()?;
         for event in watch.feed(&buffer[..count]) {

@@ -125,37 +125,16 @@ interfaces() {
 read_ip() {
 	client='' server='' gateway='' netmask='' hostname='' device='' method=dhcp dns=''
 	case $ip in
-	'' | dhcp | on | any | both | bootp | rarp) ;;
-	off | none | static) method=none ;;
-	*:dhcp | *:on | *:any)
-		# DEVICE:METHOD, as dracut and others have it; the kernel's form has more fields.
-		case ${ip%:*} in *:*) read_ip_fields ;; *) device=${ip%:*} ;; esac
+	'' | dhcp | on | any | both) ;;
+	off | none) method=none ;;
+	*:*)
+		IFS=: read -r client server gateway netmask hostname device method dns dns2 _ <<-END
+			$ip
+		END
+		dns="$dns $dns2"
+		if [ -n "$client" ]; then method=static; else method=dhcp; fi
 		;;
-	*:*) read_ip_fields ;;
 	*) fail "ip=$ip is neither dhcp nor CLIENT:SERVER:GATEWAY:NETMASK:…" ;;
-	esac
-}
-
-read_ip_fields() {
-	IFS=: read -r client server gateway netmask hostname device method dns dns2 _ <<-END
-		$ip
-	END
-	dns="$dns $dns2"
-	# The kernel takes 0.0.0.0 for an address that is not given.
-	if [ "$client" = 0.0.0.0 ]; then client=''; fi
-	case $client:$method in
-	:off | :none | :static) method=none ;;
-	:*) method=dhcp ;;
-	*) method=static ;;
-	esac
-}
-
-# The netmask of an address's class, which the kernel takes where none is given (net/ipv4/ipconfig.c).
-class_mask() {
-	case ${1%%.*} in
-	? | ?? | 1[01]? | 12[0-7]) echo 255.0.0.0 ;;
-	1[2-8]? | 19[01]) echo 255.255.0.0 ;;
-	*) echo 255.255.255.0 ;;
 	esac
 }
 
@@ -202,7 +181,7 @@ set_dhcp() {
 }
 
 set_static() {
-	prefix=$(ipcalc -ps "$client" "${netmask:-$(class_mask "$client")}") || fail "ip=$ip: not an address and a netmask"
+	prefix=$(ipcalc -ps "$client" "${netmask:-255.255.255.0}") || fail "ip=$ip: not an address and a netmask"
 	prefix=${prefix#PREFIX=}
 	ip address replace "$client/$prefix" dev "$1" || return 1
 	if [ -n "$gateway" ]; then ip route replace default via "$gateway" dev "$1"; fi
@@ -269,100 +248,15 @@ mount_nfs() {
 	persist timeout -s KILL 60 mount -i -t nfs -o "$1$options,addr=$address" "$server:$path" "$2"
 }
 
-# The device that root= means, in the forms that the kernel (Documentation/admin-guide/kernel-parameters.txt, root=) and
-# initramfs-tools take; nothing while there is none.
-find_device() {
-	case $1 in
-	LABEL=* | UUID=*) findfs "$1" 2>/dev/null ;;
-	PARTUUID=*) by_partition PARTUUID "${1#*=}" ;;
-	PARTLABEL=*) by_partition PARTNAME "${1#*=}" ;;
-	/dev/disk/by-label/*) findfs "LABEL=${1##*/}" 2>/dev/null ;;
-	/dev/disk/by-uuid/*) findfs "UUID=${1##*/}" 2>/dev/null ;;
-	/dev/disk/by-partuuid/*) by_partition PARTUUID "${1##*/}" ;;
-	/dev/disk/by-partlabel/*) by_partition PARTNAME "${1##*/}" ;;
-	/dev/*) echo "$1" ;;
-	*:*) by_number "${1%%:*}" "${1#*:}" ;;
-	# A number as the kernel prints it: 12 bits of it are the major, 20 the minor, of which the low 8 come last.
-	*)
-		number=$((0x${1#0x}))
-		by_number $(((number >> 8) & 0xfff)) $(((number & 0xff) | ((number >> 12) & 0xfff00)))
-		;;
-	esac
-}
-
-# The block device with this major and minor number.
-by_number() {
-	for path in /sys/class/block/*; do
-		if [ "$(cat "$path/dev")" = "$1:$2" ]; then echo "/dev/${path##*/}"; fi
-	done
-}
-
-# The partition whose id or name (in its uevent, or of a DOS table: the disk's id and the number) is $2; with
-# /PARTNROFF=N after it, the one N partitions later.
-by_partition() {
-	wanted=$2 offset=
-	case $2 in */PARTNROFF=*) wanted=${2%%/PARTNROFF=*} offset=${2##*=} ;; esac
-	for path in /sys/class/block/*; do
-		if ! [ -e "$path/partition" ]; then continue; fi
-		case $1 in
-		PARTNAME) is=$(sed -n 's/^PARTNAME=//p' "$path/uevent") ;;
-		*) is=$(partition_id "$path" | tr 'A-F' 'a-f') wanted=$(echo "$wanted" | tr 'A-F' 'a-f') ;;
-		esac
-		if [ "$is" != "$wanted" ]; then continue; fi
-		if [ -z "$offset" ]; then echo "/dev/${path##*/}"; return; fi
-		number=$(($(cat "$path/partition") + offset))
-		for other in "$(readlink -f "$path/..")"/*/partition; do
-			if [ "$(cat "$other")" = "$number" ]; then
-				other=${other%/partition}
-				echo "/dev/${other##*/}"
-				return
-			fi
-		done
-	done
-}
-
-# A partition's id: newer kernels tell it; else it is read from the disk's table, DOS or GPT.
-partition_id() {
-	id=$(sed -n 's/^PARTUUID=//p' "$1/uevent")
-	if [ -n "$id" ]; then echo "$id"; return; fi
-	disk=$(readlink -f "$1/..")
-	disk=/dev/${disk##*/}
-	number=$(cat "$1/partition")
-	sector=$(cat "$1/../queue/logical_block_size")
-	if [ "$(bytes "$disk" "$sector" 8)" = 4546492050415254 ]; then
-		start=$(reversed "$(bytes "$disk" $((sector + 72)) 8)")
-		size=$(reversed "$(bytes "$disk" $((sector + 84)) 4)")
-		at=$((0x$start * sector + (number - 1) * 0x$size + 16))
-		hex=$(bytes "$disk" "$at" 16)
-		a=$(reversed "$(cut_hex "$hex" 1 8)") b=$(reversed "$(cut_hex "$hex" 9 12)") c=$(reversed "$(cut_hex "$hex" 13 16)")
-		echo "$a-$b-$c-$(cut_hex "$hex" 17 20)-$(cut_hex "$hex" 21 32)"
-	else
-		printf '%s-%02x\n' "$(reversed "$(bytes "$disk" 440 4)")" "$number"
-	fi
-}
-
-# bytes DEVICE OFFSET COUNT: some bytes in hex.
-bytes() { dd if="$1" bs=1 skip="$2" count="$3" 2>/dev/null | od -An -v -tx1 | tr -d ' \n'; }
-cut_hex() { echo "$1" | cut -c "$2-$3"; }
-# The bytes of a number in the other order.
-reversed() { echo "$1" | sed 's/../& /g' | awk '{ for (i = NF; i > 0; i--) printf "%s", $i }'; }
-
-# Block devices and what they hold, for a message.
-known_devices() {
-	for path in /sys/class/block/*; do
-		name=${path##*/}
-		case $name in ram* | loop*) continue ;; esac
-		if [ -e "$path/partition" ]; then printf ' %s (PARTUUID=%s)' "$name" "$(partition_id "$path")"; else printf ' %s' "$name"; fi
-	done
-}
-
 mount_device() {
-	device=
+	device=$root
 	waited=0
 	while :; do
-		device=$(find_device "$root")
+		case $root in
+		LABEL=* | UUID=*) device=$(findfs "$root" 2>/dev/null) ;;
+		esac
 		if [ -b "$device" ]; then break; fi
-		if [ "$waited" = 60 ]; then fail "the root device $root did not appear within 60 s; there are:$(known_devices)"; fi
+		if [ "$waited" = 60 ]; then fail "the root device $root did not appear within 60 s"; fi
 		if [ "$waited" = 5 ]; then say "waiting for $root"; fi
 		sleep 1
 		waited=$((waited + 1))
@@ -374,20 +268,13 @@ mount_device() {
 	persist mount -t "$type" -o "$1${flags:+,$flags}" "$device" "$2"
 }
 
-fail_root() {
-	fail "root=$root is none of /dev/nfs, a device, its number, or LABEL=, UUID=, PARTUUID= or PARTLABEL= with a name"
-}
-
 # mount_root MODE DIRECTORY
 mount_root() {
 	case $root in
 	/dev/nfs) mount_nfs "$1" "$2" ;;
-	/dev/* | LABEL=* | UUID=* | PARTUUID=* | PARTLABEL=*) mount_device "$1" "$2" ;;
+	/dev/* | LABEL=* | UUID=*) mount_device "$1" "$2" ;;
 	'') fail "the command line has no root=" ;;
-	*[!0-9]*:* | *:*[!0-9]* | *:*:*) fail_root ;;
-	*:*) mount_device "$1" "$2" ;;
-	0x*[!0-9a-fA-F]* | [!0]*[!0-9a-fA-F]*) fail_root ;;
-	*) mount_device "$1" "$2" ;;
+	*) fail "root=$root is none of /dev/nfs, a device, LABEL=NAME, UUID=ID" ;;
 	esac
 }
 

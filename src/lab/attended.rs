@@ -21,10 +21,6 @@ pub(super) struct Attended<'a> {
     begun: Instant,
     told: State,
     lost: Option<String>,
-    /// Since when the console is gone, if it is.
-    gone: Option<Instant>,
-    /// What was missed meanwhile, for the report.
-    missed: Vec<String>,
 }
 
 impl<'a> Attended<'a> {
@@ -49,8 +45,6 @@ impl<'a> Attended<'a> {
             begun,
             told: State::Off,
             lost: None,
-            gone: None,
-            missed: Vec::new(),
         })
     }
 
@@ -76,7 +70,6 @@ impl<'a> Attended<'a> {
         let mut buffer = [0; 16 << 10];
         match self.board.console().read(&mut buffer, READ) {
             Ok(count) => {
-                self.note_absence()?;
                 let events = self.watch.feed(&buffer[..count]);
                 self.take(&events)?;
                 self.log.flush()?;
@@ -92,30 +85,6 @@ impl<'a> Attended<'a> {
                 Ok(Vec::new())
             }
         }
-    }
-
-    /// Notes in the log when the console went and when it came back. That of an emulated board goes with it.
-    fn note_absence(&mut self) -> Result<()> {
-        let gone = self.board.console().gone();
-        if gone.is_some() && self.board.is_off() {
-            self.lost = Some("the board powered itself off".into());
-        }
-        if let (None, Some(since)) = (gone, self.gone) {
-            let seconds = since.elapsed().as_secs_f64();
-            let what = format!(
-                "the console was gone for {seconds:.1} s; what the board said meanwhile is lost"
-            );
-            let at = self.at();
-            self.log.line(at, &format!("hearth: {what}"))?;
-            self.missed.push(what);
-        }
-        self.gone = gone;
-        Ok(())
-    }
-
-    /// What the console missed since the last call.
-    pub(super) fn missed(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.missed)
     }
 
     /// Whether the console is lost and that is a failure of the board, which it is until the network alone carries it.
@@ -136,14 +105,7 @@ impl<'a> Attended<'a> {
 
     /// Why the board has failed, if it has.
     pub(super) fn failure(&mut self) -> Option<Failure> {
-        let mut failure = self.machine.failure(self.at())?;
-        if let Some(since) = self.gone {
-            let seconds = since.elapsed().as_secs_f64();
-            failure
-                .message
-                .push_str(&format!(" (its console has been gone for {seconds:.0} s)"));
-        }
-        Some(failure)
+        self.machine.failure(self.at())
     }
 
     /// The failure with the console's last words, of which a prompt has no line ending.

@@ -197,7 +197,6 @@ impl<'a> Session<'a> {
                 None => {}
             }
         }
-        self.warnings.extend(self.board.missed());
         let Some(what) = self.board.lost().filter(|_| !was_lost).map(String::from) else {
             return Ok(None);
         };

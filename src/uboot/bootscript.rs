@@ -5,7 +5,6 @@ use anyhow::Result;
 use similar::TextDiff;
 
 use super::script;
-use super::template::{check_lines, plain_lines};
 use super::{ImageArch, Templates, Values};
 use crate::error::Fault;
 use crate::recipe::{Arch, Mac};
@@ -132,42 +131,14 @@ pub fn difference(image: &[u8], name: &str, text: &str) -> Result<Option<String>
     ))
 }
 
-/// Wraps a new text in the place of an existing script image's, with that image's name, architecture, further files and
-/// padding.
+/// Wraps a new text in the place of an existing script image's, with that image's name and architecture.
 ///
 /// # Errors
-/// If `image` is no sound script image, or the text is empty or nothing that U-Boot can run.
+/// If `image` is no sound script image, or the text is empty.
 pub fn rewrap(image: &[u8], text: &[u8], time: u32) -> Result<Vec<u8>, Fault> {
-    let existing = script::read(image)?;
-    let name = String::from_utf8_lossy(existing.header.name());
-    let text = runnable(text)?;
-    let mut files = vec![text.as_bytes()];
-    files.extend(&existing.others);
-    let mut new = script::wrap_all(&files, existing.header.arch, &name, time)?;
-    // A partition keeps its size.
-    if existing.padding > 0 && new.len() < image.len() {
-        new.resize(image.len(), 0);
-    }
-    Ok(new)
-}
-
-/// A script's text as U-Boot can run it: other line ends and a byte order mark, which editors write, are mended.
-///
-/// # Errors
-/// If the text is not UTF-8, or has other control characters; if a command is too long for U-Boot.
-fn runnable(text: &[u8]) -> Result<String, Fault> {
-    let text = str::from_utf8(text).map_err(|_| Fault::input("the script is not UTF-8 text"))?;
-    let text = plain_lines(text);
-    for (index, line) in text.lines().enumerate() {
-        if let Some(c) = line.chars().find(|c| c.is_control() && *c != '\t') {
-            return Err(Fault::input(format!(
-                "line {} of the script has {c:?} in it, which U-Boot cannot run",
-                index + 1
-            )));
-        }
-    }
-    check_lines("the script", &text)?;
-    Ok(text)
+    let existing = script::read(image)?.header;
+    let name = String::from_utf8_lossy(existing.name());
+    script::wrap(text, existing.arch, &name, time)
 }
 
 #[cfg(test)]

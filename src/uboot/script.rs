@@ -10,7 +10,6 @@ use super::ids::{Comp, ImageArch, Kind, Os};
 use super::uimage::{Crc, HEADER_LEN, Header, name_field};
 
 /// Bytes before the text in the data: the table of one file.
-#[cfg(test)]
 const TABLE_LEN: usize = 8;
 
 /// Wraps `text` as a script for `arch`, byte for byte as
@@ -21,33 +20,17 @@ const TABLE_LEN: usize = 8;
 /// # Errors
 /// If the text is empty, or larger than a uImage can hold.
 pub fn wrap(text: &[u8], arch: ImageArch, name: &str, time: u32) -> Result<Vec<u8>, Fault> {
-    wrap_all(&[text], arch, name, time)
-}
-
-/// The same with further files behind the script, which U-Boot does not run.
-///
-/// # Errors
-/// As [`wrap`].
-pub fn wrap_all(files: &[&[u8]], arch: ImageArch, name: &str, time: u32) -> Result<Vec<u8>, Fault> {
-    if files.first().is_none_or(|text| text.is_empty()) {
+    if text.is_empty() {
         return Err(Fault::input(
             "the boot script is empty, which U-Boot refuses to run",
         ));
     }
-    let too_large = |_| Fault::input("the boot script is larger than the 4 GiB of a uImage");
-    let mut data = Vec::new();
-    for file in files {
-        let size = u32::try_from(file.len()).map_err(too_large)?;
-        data.extend_from_slice(&size.to_be_bytes());
-    }
+    let size = u32::try_from(text.len() + TABLE_LEN)
+        .map_err(|_| Fault::input("the boot script is larger than the 4 GiB of a uImage"))?;
+    let mut data = Vec::with_capacity(text.len() + TABLE_LEN);
+    data.extend_from_slice(&(size - TABLE_LEN as u32).to_be_bytes());
     data.extend_from_slice(&[0; 4]);
-    for (index, file) in files.iter().enumerate() {
-        data.extend_from_slice(file);
-        if index + 1 < files.len() {
-            data.resize(data.len().next_multiple_of(4), 0);
-        }
-    }
-    let size = u32::try_from(data.len()).map_err(too_large)?;
+    data.extend_from_slice(text);
     let header = Header {
         time,
         size,
@@ -71,10 +54,6 @@ pub struct Script<'a> {
     pub header: Header,
     /// What U-Boot would run.
     pub text: &'a [u8],
-    /// The files behind it.
-    pub others: Vec<&'a [u8]>,
-    /// How many bytes of padding follow the image, as in the dump of a partition.
-    pub padding: usize,
 }
 
 /// Takes a script image apart, checking all that U-Boot checks.
@@ -95,12 +74,6 @@ pub fn read(image: &[u8]) -> Result<Script<'_>, Fault> {
     }
     check(crc, "header")?;
     let data = &image[HEADER_LEN..];
-    let (data, padding) = match data.split_at_checked(header.size as usize) {
-        Some((data, rest)) if rest.iter().all(|byte| matches!(byte, 0 | 0xff)) => {
-            (data, rest.len())
-        }
-        _ => (data, 0),
-    };
     if data.len() as u64 != u64::from(header.size) {
         return Err(Fault::input(format!(
             "the header announces {} bytes of data, but {} follow it",
@@ -113,15 +86,9 @@ pub fn read(image: &[u8]) -> Result<Script<'_>, Fault> {
         computed: crc32fast::hash(data),
     };
     check(crc, "data")?;
-    let mut files = files(data)
-        .filter(|files| files.first().is_some_and(|text| !text.is_empty()))
+    let text = first_file(data)
         .ok_or_else(|| Fault::input("the table of the script's files does not fit its data"))?;
-    Ok(Script {
-        header,
-        text: files.remove(0),
-        others: files,
-        padding,
-    })
+    Ok(Script { header, text })
 }
 
 fn check(crc: Crc, what: &str) -> Result<(), Fault> {
@@ -134,17 +101,13 @@ fn check(crc: Crc, what: &str) -> Result<(), Fault> {
     )))
 }
 
-/// The files of a multi-file image's data: sizes up to a zero, then the files, each on a multiple of four.
-fn files(data: &[u8]) -> Option<Vec<&[u8]>> {
-    let count = data.chunks_exact(4).position(|size| size == [0; 4])?;
-    let mut begin = (count + 1) * 4;
-    let mut files = Vec::new();
-    for size in data.chunks_exact(4).take(count) {
-        let size = u32::from_be_bytes(size.try_into().ok()?) as usize;
-        files.push(data.get(begin..begin.checked_add(size)?)?);
-        begin = (begin + size).next_multiple_of(4);
-    }
-    Some(files)
+/// The first file of a multi-file image's data: sizes up to a zero, then the files.
+fn first_file(data: &[u8]) -> Option<&[u8]> {
+    let table = data.chunks_exact(4).position(|size| size == [0; 4])?;
+    let size = u32::from_be_bytes(*data.first_chunk()?) as usize;
+    let start = (table + 1) * 4;
+    data.get(start..start.checked_add(size)?)
+        .filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! quotes, inside which hush knows no special character. Hush has no way to write a single quote there; a
 //! backslash is lost when hush goes over a word for the second time; and control characters mean things to
 //! it. Values with those are refused. A value inside double quotes is refused too, since quoting it
-//! there would end them; inside single quotes it stands as it is. So a value is always one word, or part of one, and never a command.
+//! there would end them. So a value is always one word, or part of one, and never a command.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -71,9 +71,7 @@ impl Templates {
         self.add(&format!("{name}{SCRIPT}"), source)
     }
 
-    fn add(&mut self, name: &str, mut source: Source) -> Result<()> {
-        // As some editors write it, and U-Boot cannot run it.
-        source.text = plain_lines(&source.text);
+    fn add(&mut self, name: &str, source: Source) -> Result<()> {
         refuse_raw(&source)?;
         self.registry
             .register_template_string(name, &source.text)
@@ -148,13 +146,6 @@ impl Templates {
             message,
         )
     }
-}
-
-/// A text without a byte order mark and with the line ends that U-Boot knows.
-pub fn plain_lines(text: &str) -> String {
-    text.strip_prefix('\u{feff}')
-        .unwrap_or(text)
-        .replace("\r\n", "\n")
 }
 
 fn syntax(source: &Source, error: &TemplateError) -> Box<Diagnostic> {
@@ -306,9 +297,9 @@ fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
                     out.push_str(&quoted(&value));
                     state = State::Word;
                 }
-                // A comment runs to the end of the line, and single quotes to the next one: no value has either.
-                State::Comment | State::SingleQuotes => out.push_str(&value),
-                State::DoubleQuotes => {
+                // Runs to the end of the line, which no value has.
+                State::Comment => out.push_str(&value),
+                State::SingleQuotes | State::DoubleQuotes => {
                     return Err(misplaced(template, &out, &value).into());
                 }
             }
@@ -328,73 +319,7 @@ fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
         }
         state = after(state, c);
     }
-    if matches!(state, State::SingleQuotes | State::DoubleQuotes) {
-        return Err(
-            Fault::input(format!("{template}: a quote in the script is never closed")).into(),
-        );
-    }
-    check_lines(template, &out)?;
     Ok(out)
-}
-
-/// How many words a command may have: `CONFIG_SYS_MAXARGS` is 64 in Debian's U-Boots, and some of them are hush's.
-const MOST_WORDS: usize = 60;
-/// How long a command may be, in bytes: `CONFIG_SYS_CBSIZE` of most boards.
-const LONGEST_COMMAND: usize = 2048;
-
-/// Refuses a command that U-Boot would refuse at the board: too many words, or too long; and a script that ends in the
-/// middle of one.
-///
-/// # Errors
-/// Names the script, the line and the count.
-pub fn check_lines(name: &str, script: &str) -> Result<(), Fault> {
-    let (mut state, mut words, mut begin, mut line) = (State::Blank, 0, 0, 1);
-    let mut characters = script.char_indices().peekable();
-    while let Some((at, c)) = characters.next() {
-        let next = match c {
-            '\\' if matches!(state, State::Blank | State::Word | State::DoubleQuotes) => {
-                match characters.next() {
-                    // The command goes on in the next line.
-                    Some((_, '\n')) => {
-                        line += 1;
-                        continue;
-                    }
-                    Some(_) if state == State::DoubleQuotes => state,
-                    Some(_) => State::Word,
-                    None => {
-                        return Err(Fault::input(format!(
-                            "{name}: the script ends in a backslash, so that its last command has no end"
-                        )));
-                    }
-                }
-            }
-            _ => after(state, c),
-        };
-        let is_word = |state| !matches!(state, State::Blank | State::Comment);
-        words += usize::from(!is_word(state) && is_word(next));
-        let ends = matches!(c, '\n' | ';' | '&' | '|') && matches!(next, State::Blank);
-        let length = at - begin;
-        if words > MOST_WORDS || length > LONGEST_COMMAND {
-            let what = if length > LONGEST_COMMAND {
-                format!("is longer than {LONGEST_COMMAND} bytes")
-            } else {
-                let rest = script[at..].split(['\n', ';']).next().unwrap_or_default();
-                let all = words + rest.split_whitespace().count().saturating_sub(1);
-                format!("has {all} words, and U-Boot takes {MOST_WORDS}")
-            };
-            return Err(
-                Fault::input(format!("{name}: the command in line {line} {what}")).remedy(
-                    "put words that belong together between single quotes, or set fewer values",
-                ),
-            );
-        }
-        if ends {
-            (words, begin) = (0, at + 1);
-        }
-        line += usize::from(c == '\n');
-        state = next;
-    }
-    Ok(())
 }
 
 /// The state after the character `c`, which no backslash precedes.
@@ -414,9 +339,9 @@ fn after(state: State, c: char) -> State {
 fn misplaced(template: &str, before: &str, value: &str) -> Fault {
     let line = before.matches('\n').count() + 1;
     Fault::input(format!(
-        "{template}: the value `{value}` stands inside double quotes or after a backslash (line {line} of the script)"
+        "{template}: the value `{value}` stands inside quotes or after a backslash (line {line} of the script)"
     ))
-    .remedy("close the quotes before a value and open them after it, \"board \" {{board}} \" boots\", or use single ones")
+    .remedy("close the quotes before a value and open them after it: \"board \" {{board}} \" boots\"")
 }
 
 #[cfg(test)]
@@ -460,49 +385,13 @@ mod tests {
     }
 
     #[test]
-    fn a_value_between_single_quotes_stands_as_it_is() {
-        let values = json!({"a": "x; $y \" z"});
-        assert_eq!(
-            render("setenv b 'root={{a}} ro' {{a}}", values).unwrap(),
-            "setenv b 'root=x; $y \" z ro' 'x; $y \" z'"
-        );
-        assert!(render("echo 'it is {{a}}", json!({"a": "x"})).is_err());
-    }
-
-    #[test]
-    fn a_command_that_u_boot_would_not_take_is_refused_with_its_count() {
-        let words = |count: usize| {
-            format!(
-                "# {}\nsetenv bootargs{}\n",
-                "w ".repeat(99),
-                " w".repeat(count - 2)
-            )
-        };
-        check_lines("x", &words(60)).unwrap();
-        let told = check_lines("x", &words(61)).unwrap_err().to_string();
-        assert_eq!(
-            told,
-            "x: the command in line 2 has 61 words, and U-Boot takes 60"
-        );
-        check_lines("x", &format!("setenv a '{}'\n", "w ".repeat(500))).unwrap();
-        check_lines("x", &"echo a;".repeat(100)).unwrap();
-        check_lines("x", &"echo a \\\n  b\n".repeat(50)).unwrap();
-        assert!(check_lines("x", &format!("echo '{}'\n", "w".repeat(3000))).is_err());
-        assert!(check_lines("x", &format!("echo \\\n{}\n", " b".repeat(70))).is_err());
-        assert!(check_lines("x", "echo a \\").is_err());
-    }
-
-    #[test]
-    fn what_editors_add_to_a_template_is_mended() {
-        assert_eq!(
-            render("\u{feff}echo {{a}}\r\nboot\r\n", json!({"a": "x"})).unwrap(),
-            "echo x\nboot\n"
-        );
-    }
-
-    #[test]
-    fn a_value_between_double_quotes_is_refused() {
-        for template in ["echo \"{{a}}\"", "\necho \\{{{a}}}", "echo \"x\\\" {{a}}\""] {
+    fn a_value_between_quotes_is_refused() {
+        for template in [
+            "echo \"{{a}}\"",
+            "echo '{{a}}'",
+            "\necho \\{{{a}}}",
+            "echo \"x\\\" {{a}}\"",
+        ] {
             assert!(render(template, json!({"a": "x"})).is_err(), "{template}");
         }
         let told = render("\necho \"{{a}}\"", json!({"a": "x"}))

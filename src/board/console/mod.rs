@@ -6,7 +6,7 @@ mod serial;
 mod tcp;
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -18,14 +18,8 @@ pub trait Console: Send {
     /// Reads what has come, at most `buffer.len()` bytes; 0 if nothing came within `patience`.
     ///
     /// # Errors
-    /// If the console is lost and cannot come back: its program ended.
+    /// If the console is lost: unplugged, closed by the other side, its program ended.
     fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize>;
-
-    /// Since when the console is gone and may come back: a USB adapter that was unplugged, a terminal server that
-    /// restarts. Reads try to open it again meanwhile, and bring nothing.
-    fn gone(&self) -> Option<Instant> {
-        None
-    }
 
     /// Sends all of `data` to the board.
     fn write(&mut self, data: &[u8]) -> io::Result<()>;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use serialport::{SerialPort, TTYPort};
@@ -10,16 +10,12 @@ use serialport::{SerialPort, TTYPort};
 use super::{Console, settle};
 use crate::error::{Class, Fault};
 
-/// How long to wait between attempts to open a device that is gone.
-const AGAIN: Duration = Duration::from_millis(200);
-
 /// A serial line at 8N1 without flow control, for this process alone. A device that vanishes (a USB adapter
-/// that was unplugged) is opened again when it is back, whatever its name then leads to.
+/// that was unplugged) is opened again when it is back.
 pub(super) struct Serial {
     device: PathBuf,
     speed: u32,
-    /// The port, or since when it is gone.
-    port: Result<TTYPort, Instant>,
+    port: TTYPort,
 }
 
 impl Serial {
@@ -42,7 +38,7 @@ impl Serial {
         Ok(Serial {
             device: device.to_path_buf(),
             speed,
-            port: Ok(port),
+            port,
         })
     }
 }
@@ -55,39 +51,21 @@ fn port(device: &Path, speed: u32) -> serialport::Result<TTYPort> {
 
 impl Console for Serial {
     fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
-        match &mut self.port {
-            Ok(tty) => {
-                tty.set_timeout(patience).ok();
-                match settle(tty.read(buffer)) {
-                    Ok(count) => return Ok(count),
-                    Err(error) => {
-                        log::debug!("{} is gone: {error}", self.device.display());
-                        self.port = Err(Instant::now());
-                    }
-                }
-            }
-            Err(_) => {
-                std::thread::sleep(patience.min(AGAIN));
-                // udev makes the node before it lets others use it, so that no error is the last word.
-                if let Ok(tty) = port(&self.device, self.speed) {
-                    self.port = Ok(tty);
-                }
+        self.port.set_timeout(patience)?;
+        match settle(self.port.read(buffer)) {
+            Ok(count) => Ok(count),
+            // Gone: it is back, or it is lost.
+            Err(lost) => {
+                std::thread::sleep(patience.min(Duration::from_secs(1)));
+                self.port = port(&self.device, self.speed).map_err(|_| lost)?;
+                Ok(0)
             }
         }
-        Ok(0)
-    }
-
-    fn gone(&self) -> Option<Instant> {
-        self.port.as_ref().err().copied()
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        // What is typed into nothing is lost, as on a cable that is unplugged.
-        let Ok(tty) = &mut self.port else {
-            return Ok(());
-        };
-        tty.write_all(data)?;
-        tty.flush()
+        self.port.write_all(data)?;
+        self.port.flush()
     }
 }
 
@@ -119,46 +97,6 @@ mod tests {
         // Raw: neither echoed nor translated.
         assert_eq!(&buffer[..count], b"\r");
         drop(pair.slave);
-    }
-
-    #[test]
-    fn a_device_that_vanishes_is_opened_again_under_its_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("tty");
-        let plug = || {
-            let pair = openpty(None, None).unwrap();
-            std::fs::remove_file(&link).ok();
-            std::os::unix::fs::symlink(ttyname(&pair.slave).unwrap(), &link).unwrap();
-            pair
-        };
-        let pair = plug();
-        let mut console = Serial::open(&link, 115_200).unwrap();
-        let mut buffer = [0; 64];
-        let mut read = |console: &mut Serial| {
-            console
-                .read(&mut buffer, Duration::from_millis(20))
-                .map(|count| buffer[..count].to_vec())
-                .unwrap()
-        };
-        assert_eq!(read(&mut console), b"");
-        drop(pair);
-        std::fs::remove_file(&link).unwrap();
-        for _ in 0..20 {
-            assert_eq!(read(&mut console), b"");
-        }
-        assert!(console.gone().is_some());
-        console.write(b"typed into nothing").unwrap();
-        let pair = plug();
-        while console.gone().is_some() {
-            read(&mut console);
-        }
-        let mut board = File::from(pair.master);
-        board.write_all(b"again").unwrap();
-        let mut said = Vec::new();
-        while said.len() < 5 {
-            said.extend(read(&mut console));
-        }
-        assert_eq!(said, b"again");
     }
 
     #[test]

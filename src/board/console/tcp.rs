@@ -1,8 +1,8 @@
 //! A console over TCP, raw or telnet, as ser2net and terminal servers offer it.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -19,30 +19,23 @@ const DONT: u8 = 254;
 /// Options that make a telnet connection a plain 8-bit line: binary, echo by the other side, no go-ahead.
 const WANTED: [u8; 3] = [0, 1, 3];
 
-/// How long to wait between attempts to connect again, and for each of them.
-const AGAIN: Duration = Duration::from_millis(500);
-
-/// A TCP connection to a console; one that ends is made again.
+/// A TCP connection to a console.
 pub(super) struct Tcp {
-    address: String,
-    /// The connection, or since when it is gone.
-    stream: Result<TcpStream, Instant>,
+    stream: TcpStream,
     telnet: Option<Telnet>,
 }
 
 impl Tcp {
     pub(super) fn raw(address: &str) -> Result<Self> {
         Ok(Tcp {
-            address: address.into(),
-            stream: Ok(connect(address)?),
+            stream: connect(address)?,
             telnet: None,
         })
     }
 
     pub(super) fn telnet(address: &str) -> Result<Self> {
         Ok(Tcp {
-            address: address.into(),
-            stream: Ok(connect(address)?),
+            stream: connect(address)?,
             telnet: Some(Telnet::default()),
         })
     }
@@ -56,64 +49,25 @@ fn connect(address: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-impl Tcp {
-    /// Connects again, if the other side answers at once.
-    fn again(&mut self) {
-        let addresses = self.address.to_socket_addrs().into_iter().flatten();
-        for address in addresses {
-            if let Ok(stream) = TcpStream::connect_timeout(&address, AGAIN) {
-                stream.set_nodelay(true).ok();
-                self.telnet = self.telnet.as_ref().map(|_| Telnet::default());
-                self.stream = Ok(stream);
-                return;
-            }
-        }
-    }
-
-    /// Reads from the connection; an error is its end.
-    fn receive(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
-        let Ok(stream) = &mut self.stream else {
-            return Ok(0);
-        };
-        stream.set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
-        let count = settle(stream.read(buffer))?;
+impl Console for Tcp {
+    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
+        self.stream
+            .set_read_timeout(Some(patience.max(Duration::from_millis(1))))?;
+        let count = settle(self.stream.read(buffer))?;
         let Some(telnet) = &mut self.telnet else {
             return Ok(count);
         };
         let (data, answer) = telnet.decode(&buffer[..count]);
         if !answer.is_empty() {
-            stream.write_all(&answer)?;
+            self.stream.write_all(&answer)?;
         }
         buffer[..data.len()].copy_from_slice(&data);
         Ok(data.len())
     }
-}
-
-impl Console for Tcp {
-    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
-        if self.stream.is_err() {
-            std::thread::sleep(patience.min(AGAIN));
-            self.again();
-            return Ok(0);
-        }
-        self.receive(buffer, patience).or_else(|error| {
-            log::debug!("the console at {} is gone: {error}", self.address);
-            self.stream = Err(Instant::now());
-            Ok(0)
-        })
-    }
-
-    fn gone(&self) -> Option<Instant> {
-        self.stream.as_ref().err().copied()
-    }
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        // What is typed into nothing is lost, as on a cable that is unplugged.
-        let Ok(stream) = &mut self.stream else {
-            return Ok(());
-        };
         if self.telnet.is_none() {
-            return stream.write_all(data);
+            return self.stream.write_all(data);
         }
         let mut escaped = Vec::with_capacity(data.len());
         for &byte in data {
@@ -122,7 +76,7 @@ impl Console for Tcp {
                 escaped.push(IAC);
             }
         }
-        stream.write_all(&escaped)
+        self.stream.write_all(&escaped)
     }
 }
 
@@ -197,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_raw_console_passes_bytes_and_is_connected_again() {
+    fn a_raw_console_passes_bytes_and_its_end_is_told() {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut console = Tcp::raw(&server.local_addr().unwrap().to_string()).unwrap();
         let (mut board, _) = server.accept().unwrap();
@@ -212,16 +166,6 @@ mod tests {
             3
         );
         drop(board);
-        let mut read = || {
-            console
-                .read(&mut buffer, Duration::from_millis(50))
-                .unwrap()
-        };
-        assert_eq!(read(), 0);
-        assert_eq!(read(), 0);
-        let (mut board, _) = server.accept().unwrap();
-        board.write_all(b"back").unwrap();
-        assert_eq!(read(), 4);
-        assert!(console.gone().is_none());
+        assert!(console.read(&mut buffer, Duration::from_secs(5)).is_err());
     }
 }
