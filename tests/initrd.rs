@@ -657,6 +657,8 @@ fn a_truncated_initrd_is_refused_by_show() {
 fn the_shell_scripts_are_clean() {
     let scripts = [
         "init.sh",
+        "ip.sh",
+        "root.sh",
         "udhcpc.sh",
         "initramfs/bottom.sh",
         "initramfs/functions.sh",
