@@ -116,6 +116,13 @@ impl Reader {
                     let word = self.word.get_or_insert_default();
                     word.quoted = true;
                     let escaped = rest.next();
+                    if rest.peek().is_none() && matches!(escaped, None | Some(b'\n')) {
+                        return Err(fault(
+                            self.line,
+                            "ends in a backslash, and no line goes on from there",
+                        )
+                        .remedy("remove the backslash, or add what is missing"));
+                    }
                     word.text.extend(escaped);
                     self.line += usize::from(escaped == Some(b'\n'));
                 }
@@ -274,7 +281,7 @@ mod tests {
         }
     }
 
-    /// And these it did not run, or not to the end.
+    /// And these it did not run, or not to the end, or with a line's end as their last word.
     #[test]
     fn what_u_boot_does_not_run_is_refused_with_its_line() {
         let words = vec!["w"; 64].join(" ");
@@ -299,6 +306,8 @@ mod tests {
             ),
             ("for i in a b; do\necho a\n".into(), 1, "never closed"),
             ("echo a\necho ${b\n".into(), 2, "`${` without"),
+            ("echo a \\".into(), 1, "ends in a backslash"),
+            ("echo a\necho b \\\n".into(), 2, "ends in a backslash"),
             (format!("echo a\nsetenv {words}\n"), 2, "65 words"),
             (
                 format!("echo a;  if true; then setenv {words}; fi\n"),
