@@ -591,9 +591,9 @@ fn any_number_of_values_is_one_word_until_the_kernel_takes_no_more() {
         for template in ["nfs", "local"] {
             let mut command =
                 desk.bootscript(&["many", "--print", "-t", template, "--image", "image"]);
-            if fits || template == "local" && count == 100 {
+            if fits {
                 let text = String::from_utf8(succeed(&mut command).stdout).unwrap();
-                assert!(text.contains(" hearth.v9=1 "), "{text}");
+                assert!(text.contains(" hearth.v8=1 "), "{text}");
             } else {
                 fail(&mut command, 2, "bytes, but a kernel for armhf takes 1023");
             }

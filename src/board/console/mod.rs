@@ -44,8 +44,8 @@ const DEVICE: Pace = Pace {
 };
 /// Servers and programs are not to be hammered.
 const OTHERS: Pace = Pace {
-    first: Duration::from_millis(500),
-    longest: Duration::from_secs(5),
+    first: Duration::from_millis(250),
+    longest: Duration::from_secs(2),
 };
 
 /// Opens the console that a lab file describes. When it is lost, it is opened again with the same settings: a serial
