@@ -143,7 +143,7 @@ fn await_return(console: &dyn Console, since: &mut Option<Instant>, patience: f6
             Ok(())
         }
         Some(since) if since.elapsed().as_secs_f64() > patience => {
-            Err(Fault::infrastructure(format!("{why} for {patience:.0} s")).into())
+            Err(Fault::infrastructure(format!("{why}; given up after {patience:.0} s")).into())
         }
         Some(_) => Ok(()),
     }
