@@ -260,15 +260,24 @@ mount_nfs() {
 	persist timeout -s KILL 60 mount -i -t nfs -o "$1$options,addr=$address" "$server:$path" "$2"
 }
 
+# Seconds since the kernel began: a look at all devices may take more than one.
+uptime() {
+	read -r up _ </proc/uptime
+	echo "${up%%.*}"
+}
+
 mount_device() {
-	waited=0
+	begun=$(uptime) told=
 	until device=$(find_root "$root"); do
+		waited=$(($(uptime) - begun))
 		if [ "$waited" -ge "$limit" ]; then
 			fail "the root device $root did not appear within $limit s; $(describe_devices)"
 		fi
-		if [ "$waited" = 5 ]; then say "waiting for $root"; fi
+		if [ "$waited" -ge 5 ] && [ -z "$told" ]; then
+			told=yes
+			say "waiting for $root"
+		fi
 		sleep 1
-		waited=$((waited + 1))
 		load_drivers
 	done
 	if [ -z "$type" ]; then type=$(type_of "$device"); fi

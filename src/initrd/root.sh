@@ -160,7 +160,8 @@ describe_devices() {
 	for candidate in $(block_devices); do
 		ids=$(blkid "$dev/$candidate" 2>/dev/null | sed 's/^[^:]*://')
 		id=$(partuuid "$candidate") label=$(property "$candidate" PARTNAME)
-		described="$described${described:+, }$candidate (${id:+PARTUUID=$id}${label:+ PARTLABEL=\"$label\"}${ids})"
+		ids="${id:+ PARTUUID=$id}${label:+ PARTLABEL=\"$label\"}$ids"
+		described="$described${described:+, }$candidate${ids:+ (${ids# })}"
 	done
 	if [ -n "$described" ]; then
 		echo "there are $described"
