@@ -498,6 +498,109 @@ fn a_script_is_edited_in_its_place() {
     );
 }
 
+/// What U-Boot does with each is in `src/uboot/check.rs`.
+#[test]
+fn an_edited_script_can_be_run_and_keeps_what_was_with_it() {
+    let desk = Desk::new();
+    let path = |name: &str| desk.path().join(name);
+    fs::write(path("one.cmd"), "if true; then\n  echo one\nfi\n").unwrap();
+    fs::write(path("two.cmd"), "echo two\n").unwrap();
+    succeed(
+        oracle("mkimage")
+            .args(["-A", "arm", "-T", "script", "-C", "none", "-n", "two"])
+            .args(["-d", "one.cmd:two.cmd", "two.scr"])
+            .current_dir(desk.path()),
+    );
+    let before = fs::read(path("two.scr")).unwrap();
+    let mut padded = before.clone();
+    padded.resize(512, 0xff);
+    let edit = |editor: &str| {
+        fs::write(path("two.scr"), &padded).unwrap();
+        let mut command = desk.bootscript(&["--edit", "two.scr"]);
+        command.env("EDITOR", editor).env_remove("VISUAL");
+        command
+    };
+    let output = succeed(&mut edit("sed -i -e s/one/ONE/ -e 's/$/\\r/'"));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("took out carriage returns"), "{told}");
+    let after = fs::read(path("two.scr")).unwrap();
+    let read = script::read(&after).unwrap();
+    assert_eq!(read.text, b"if true; then\n  echo ONE\nfi\n");
+    assert_eq!(read.others, [b"echo two\n"]);
+    assert_eq!(after.len(), 512);
+    succeed(&mut edit("sed -i '1s/^/\\xef\\xbb\\xbf/'"));
+    let after = fs::read(path("two.scr")).unwrap();
+    assert!(script::read(&after).unwrap().text.starts_with(b"if"));
+    for (editor, what) in [
+        (
+            "sed -i s/fi//",
+            "line 1 of the script has an `if` that is never closed",
+        ),
+        (
+            "sed -i s/one/\\'/",
+            "line 2 of the script has a single quote",
+        ),
+        (
+            "sed -i 's/one/\\x00/'",
+            "line 2 of the script has a NUL byte",
+        ),
+    ] {
+        let output = fail(&mut edit(editor), 2, "your text is kept in");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(what), "{told}");
+        assert_eq!(fs::read(path("two.scr")).unwrap(), padded);
+    }
+}
+
+#[test]
+fn pipes_that_nobody_writes_to_are_not_waited_for() {
+    let desk = Desk::new();
+    succeed(oracle("mkfifo").arg("pipe").current_dir(desk.path()));
+    fail(
+        &mut desk.bootscript(&["--edit", "./pipe"]),
+        2,
+        "is not a file",
+    );
+    fail(&mut desk.bootscript(&["virt1", "-t", "./pipe"]), 2, "empty");
+    let image = ["image", "show", "pipe"];
+    fail(
+        hearth().args(image).current_dir(desk.path()),
+        2,
+        "it is empty",
+    );
+    let wrap = ["mkimage", "-T", "script", "-C", "none", "-d", "pipe", "x"];
+    fail(
+        hearth().args(wrap).current_dir(desk.path()),
+        2,
+        "pipe is empty",
+    );
+}
+
+#[test]
+fn any_number_of_values_is_one_word_until_the_kernel_takes_no_more() {
+    let desk = Desk::new();
+    let lab = fs::read_to_string(desk.path().join("lab.toml")).unwrap();
+    for (count, fits) in [(50, true), (56, true), (100, false), (200, false)] {
+        let values: String = (0..count)
+            .map(|index| format!("v{index} = \"1\"\n"))
+            .collect();
+        let board = format!(
+            "[[board]]\nname = \"many\"\ntype = \"qemu-virt-arm\"\n[board.values]\n{values}"
+        );
+        fs::write(desk.path().join("lab.toml"), format!("{lab}\n{board}")).unwrap();
+        for template in ["nfs", "local"] {
+            let mut command =
+                desk.bootscript(&["many", "--print", "-t", template, "--image", "image"]);
+            if fits {
+                let text = String::from_utf8(succeed(&mut command).stdout).unwrap();
+                assert!(text.contains(" hearth.v8=1 "), "{text}");
+            } else {
+                fail(&mut command, 2, "bytes, but a kernel for armhf takes 1023");
+            }
+        }
+    }
+}
+
 #[test]
 fn mistakes_are_told_with_their_place_and_a_way_out() {
     let desk = Desk::new();

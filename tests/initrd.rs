@@ -351,12 +351,13 @@ fn a_partition_of_a_card_is_written_to_when_the_command_line_says_so() {
     whole.resize(64 << 20, 0);
     fs::write(&card, whole).unwrap();
     let table = directory.join("table");
-    let partitions = "start=2048,size=2048,type=c\nstart=4096,size=65536,type=83\n";
+    let partitions =
+        "label-id: 0x1234ABCD\nstart=2048,size=2048,type=c\nstart=4096,size=65536,type=83\n";
     fs::write(&table, partitions).unwrap();
     let table = fs::File::open(&table).unwrap();
     succeed(oracle("sfdisk").arg("-q").arg(&card).stdin(table));
     let drive = format!("if=sd,format=raw,file={}", card.display());
-    let arguments = "root=/dev/mmcblk0p2 rw hearth.overlay=none hearth.panic=2";
+    let arguments = "root=PARTUUID=1234abcd-02 rw hearth.overlay=none hearth.panic=2";
     let _alone = alone();
     let devices = ["-drive", &drive];
     let mut guest = NANOPI_NEO.boot_with(&devices, "armhf", &initrd, arguments, "native-card");
@@ -367,6 +368,81 @@ fn a_partition_of_a_card_is_written_to_when_the_command_line_says_so() {
     fs::write(&disk, &fs::read(&card).unwrap()[2 << 20..34 << 20]).unwrap();
     let marker = succeed(oracle("debugfs").args(["-R", "cat /marker"]).arg(&disk));
     assert_eq!(marker.stdout, b"written\n");
+}
+
+/// A card as docs/boot-scripts.md has it for the `local` script: that script on a small FAT, and the image with kernel and
+/// initrd in the second partition.
+fn local_card(directory: &Path) -> PathBuf {
+    let image = built("armhf");
+    let script = ["bootscript", "qemu-virt-arm", "-t", "local", "-o", "boot"];
+    succeed(hearth().args(script).current_dir(directory));
+    let root = directory.join("root");
+    fs::create_dir_all(&root).unwrap();
+    let unpacked = oracle("tar")
+        .arg("-C")
+        .arg(&root)
+        .args(["--numeric-owner", "-xpf"])
+        .arg(image.join("rootfs.tar"))
+        .status();
+    assert!(unpacked.unwrap().success());
+    for file in ["vmlinuz", "uInitrd"] {
+        fs::copy(image.join(file), root.join(file)).unwrap();
+    }
+    let commands = "truncate -s 1200M card.img; truncate -s 1180M p2; rm -f fat.img
+        printf 'label: dos\\nlabel-id: 0x12345678\\nstart=2048, size=16384, type=e, bootable\\nstart=20480, type=83\\n' | sfdisk -q card.img
+        mkfs.vfat -F 16 -s 1 -C fat.img 8192; mcopy -i fat.img boot/boot.scr ::boot.scr
+        mkfs.ext4 -q -d root p2
+        dd if=fat.img of=card.img bs=1M seek=1 conv=notrunc,sparse; dd if=p2 of=card.img bs=1M seek=10 conv=notrunc,sparse
+        rm -rf root p2";
+    succeed(oracle("sh").args(["-euc", commands]).current_dir(directory));
+    directory.join("card.img")
+}
+
+#[test]
+fn the_local_script_boots_a_card_to_a_login() {
+    let directory = tempfile::tempdir_in(work("local")).unwrap();
+    let drive = format!(
+        "if=none,id=card,format=raw,file={}",
+        local_card(directory.path()).display()
+    );
+    let uboot = built("armhf").join("bootloader/qemu-virt-arm/usr/lib/u-boot/qemu_arm/u-boot.bin");
+    let _alone = alone();
+    let mut guest = Guest::start(
+        oracle("qemu-system-arm")
+            .args([
+                "-M",
+                "virt",
+                "-cpu",
+                "cortex-a15",
+                "-m",
+                "512",
+                "-nic",
+                "none",
+            ])
+            .args([
+                "-display",
+                "none",
+                "-serial",
+                "stdio",
+                "-monitor",
+                "none",
+                "-no-reboot",
+            ])
+            .args([
+                "-drive",
+                &drive,
+                "-device",
+                "virtio-blk-device,drive=card",
+                "-bios",
+            ])
+            .arg(uboot),
+        "initrd",
+        "native-local",
+    );
+    guest.expect("hearth: qemu-virt-arm boots /vmlinuz from virtio 0:2");
+    guest.expect("root=PARTUUID=12345678-02 rootwait");
+    guest.expect("hearth: mounting /dev/vda2 (ext4)");
+    guest.expect("qemu-virt-arm login:");
 }
 
 #[test]
@@ -657,6 +733,8 @@ fn a_truncated_initrd_is_refused_by_show() {
 fn the_shell_scripts_are_clean() {
     let scripts = [
         "init.sh",
+        "ip.sh",
+        "root.sh",
         "udhcpc.sh",
         "initramfs/bottom.sh",
         "initramfs/functions.sh",

@@ -70,7 +70,7 @@ impl Emulator {
             .map_err(|error| Fault::host(format!("cannot start QEMU: {error}")))?;
         match Control::connect(&socket, &mut child).and_then(|mut control| {
             let pty = control.pty()?;
-            let console = console::open(&recipe::Console::Serial {
+            let console = console::open_once(&recipe::Console::Serial {
                 device: pty,
                 speed: None,
             })?;

@@ -72,7 +72,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     // The prompt was shown to hearth, not to the user.
     board.console().0.write(b"\r")?;
     let (console, log) = board.console();
-    interact(console, log, begun)?;
+    interact(console, log, begun, target.timeouts().silence)?;
     board.off()?;
     store.hold(&target.board.name, 0.0)?;
     Ok(ExitCode::SUCCESS)

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -11,12 +11,16 @@ use clap::Args;
 use hearth::clock;
 use hearth::error::Fault;
 use hearth::output::{self, Batch};
-use hearth::recipe::{Board, LabSettings, LoadedLab, board_or_type, find};
+use hearth::recipe::find::Source;
+use hearth::recipe::{Board, LabSettings, LoadedLab, board_or_type};
 use hearth::rootfs::Manifest;
 use hearth::uboot::bootscript::{difference, rewrap};
-use hearth::uboot::{self, BootScript, Templates, Values, script};
+use hearth::uboot::{self, BootScript, Templates, Values, open, script};
 
 use super::terminal::Terminal;
+
+/// The largest script image that is read: far above what a board has memory for.
+const LARGEST: u64 = 64 << 20;
 
 /// Render a board's boot script, or check or edit one
 ///
@@ -124,7 +128,7 @@ impl<'a> Renderer<'a> {
     fn new(arguments: &'a Arguments) -> Result<Self> {
         let mut templates = Templates::load()?;
         if let Some(file) = arguments.template.as_deref().filter(|name| is_file(name)) {
-            templates.add_script(file, find::read(Path::new(file))?)?;
+            templates.add_script(file, template(Path::new(file))?)?;
         }
         Ok(Renderer {
             templates,
@@ -185,13 +189,37 @@ fn warn_of_port(lab: &LabSettings) {
     }
 }
 
+/// A template in a file or a pipe.
+fn template(path: &Path) -> Result<Source> {
+    let about = || format!("cannot read {}", path.display());
+    let mut text = String::new();
+    open(path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .with_context(about)?;
+    Ok(Source {
+        path: path.to_path_buf(),
+        text,
+    })
+}
+
+/// A script image, of which U-Boot reads only so much: the rest of a device that never ends is not waited for.
+fn read_image(path: &Path) -> Result<Vec<u8>> {
+    let about = || format!("cannot read {}", path.display());
+    let file = open(path).with_context(about)?;
+    let mut image = Vec::new();
+    file.take(LARGEST)
+        .read_to_end(&mut image)
+        .with_context(about)?;
+    Ok(image)
+}
+
 fn is_file(template: &str) -> bool {
     template.contains('/') || template.ends_with(".hbs")
 }
 
 fn check(file: &Path, made: &BootScript, terminal: &Terminal) -> Result<ExitCode> {
     let name = file.display().to_string();
-    let existing = fs::read(file).with_context(|| format!("cannot read {name}"))?;
+    let existing = read_image(file)?;
     match difference(&existing, &name, &made.text).with_context(|| name.clone())? {
         None => {
             terminal.say(&format!("{name} is up to date"));
@@ -210,7 +238,10 @@ fn check(file: &Path, made: &BootScript, terminal: &Terminal) -> Result<ExitCode
 /// wrapped, the text stays where the editor left it.
 fn edit(file: &Path, terminal: &Terminal) -> Result<ExitCode> {
     let name = file.display();
-    let existing = fs::read(file).with_context(|| format!("cannot read {name}"))?;
+    if fs::metadata(file).is_ok_and(|meta| !meta.is_file()) {
+        return Err(Fault::input(format!("{name} is not a file that can be written again")).into());
+    }
+    let existing = read_image(file)?;
     let text = script::read(&existing)
         .with_context(|| name.to_string())?
         .text
@@ -224,10 +255,11 @@ fn edit(file: &Path, terminal: &Terminal) -> Result<ExitCode> {
     copy.flush()?;
     run_editor(copy.path())?;
     let edited = fs::read(copy.path()).context("cannot read what the editor left")?;
-    if edited == text {
+    if edited == text && uboot::check::runnable(&text).is_ok() {
         terminal.say(&format!("{name} is unchanged"));
         return Ok(ExitCode::SUCCESS);
     }
+    let (edited, taken_out) = uboot::check::mended(&edited);
     let written = clock::image_time()
         .and_then(|time| rewrap(&existing, &edited, time))
         .map_err(anyhow::Error::new)
@@ -235,6 +267,10 @@ fn edit(file: &Path, terminal: &Terminal) -> Result<ExitCode> {
     if let Err(error) = written {
         let (_, kept) = copy.keep().context("cannot keep the edited text")?;
         return Err(error.context(format!("your text is kept in {}", kept.display())));
+    }
+    if !taken_out.is_empty() {
+        let what = taken_out.join(" and ");
+        log::warn!("{name}: took out {what}, which U-Boot cannot run");
     }
     terminal.say(&format!("wrote {name}"));
     Ok(ExitCode::SUCCESS)

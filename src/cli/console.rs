@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::board::console::{self, Console};
-use hearth::board::{ConsoleLog, Event, Watch};
+use hearth::board::{ConsoleLog, Event, Timeouts, Watch};
 use hearth::error::Fault;
 use hearth::recipe::board_or_type;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -60,7 +60,8 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let mut log = ConsoleLog::create(&directory.join(format!("{}.log", board.name)))?;
     terminal.say("~. at the beginning of a line leaves");
-    interact(console.as_mut(), &mut log, Instant::now())?;
+    let patience = Timeouts::default().with(&board.timeouts).silence;
+    interact(console.as_mut(), &mut log, Instant::now(), patience)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -78,24 +79,34 @@ fn follow(path: &Path) -> Result<ExitCode> {
     }
 }
 
-/// Connects the console with this terminal until the user leaves with `~.`, or standard input ends.
-pub fn interact(console: &mut dyn Console, log: &mut ConsoleLog, begun: Instant) -> Result<()> {
+/// Connects the console with this terminal until the user leaves with `~.`, or standard input ends. A console that is
+/// lost is waited for, `patience` seconds.
+pub fn interact(
+    console: &mut dyn Console,
+    log: &mut ConsoleLog,
+    begun: Instant,
+    patience: f64,
+) -> Result<()> {
     let _raw = RawTerminal::enter()?;
     let mut watch = Watch::default();
+    let mut gone: Option<Instant> = None;
     let mut escape = Escape::default();
     let mut buffer = [0; 16 << 10];
     loop {
         let count = console
             .read(&mut buffer, LOOK)
             .map_err(|error| Fault::infrastructure(format!("the console was lost: {error}")))?;
+        let at = begun.elapsed().as_secs_f64();
+        if let Some(missed) = console.missed() {
+            tell_aside(&missed);
+            log_lines(log, at, &watch.finish())?;
+            log.line(at, &format!("hearth: {missed}"))?;
+        }
+        await_return(console, &mut gone, patience)?;
         let mut stdout = io::stdout().lock();
         stdout.write_all(&buffer[..count])?;
         stdout.flush()?;
-        for event in watch.feed(&buffer[..count]) {
-            if let Event::Line { text, .. } = event {
-                log.line(begun.elapsed().as_secs_f64(), &text)?;
-            }
-        }
+        log_lines(log, at, &watch.feed(&buffer[..count]))?;
         if count > 0 {
             log.flush()?;
         }
@@ -108,6 +119,39 @@ pub fn interact(console: &mut dyn Console, log: &mut ConsoleLog, begun: Instant)
             }
         }
     }
+}
+
+fn log_lines(log: &mut ConsoleLog, at: f64, events: &[Event]) -> io::Result<()> {
+    for event in events {
+        if let Event::Line { text, .. } = event {
+            log.line(at, text)?;
+        }
+    }
+    Ok(())
+}
+
+/// Tells the user that the console is gone, once, and gives up when it was so for `patience` seconds.
+fn await_return(console: &dyn Console, since: &mut Option<Instant>, patience: f64) -> Result<()> {
+    let Some(why) = console.gone() else {
+        *since = None;
+        return Ok(());
+    };
+    match since {
+        None => {
+            *since = Some(Instant::now());
+            tell_aside(&format!("{why}; waiting for it, ~. leaves"));
+            Ok(())
+        }
+        Some(since) if since.elapsed().as_secs_f64() > patience => {
+            Err(Fault::infrastructure(format!("{why}; given up after {patience:.0} s")).into())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Says something beside what the board prints; the terminal is raw.
+fn tell_aside(text: &str) {
+    eprint!("\r\nhearth: {text}\r\n");
 }
 
 fn keyboard_has_something() -> Result<bool> {

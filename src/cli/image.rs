@@ -1,6 +1,5 @@
 //! `hearth image`: tells what an image is and whether it is whole, and takes files out of it.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use hearth::error::Fault;
+use hearth::uboot;
 use hearth::uboot::read::{self, Image, Report};
 use hearth::uboot::write::has_table;
 use serde::Serialize;
@@ -116,6 +116,9 @@ fn print(file: &Path, report: &Report) -> Result<()> {
             text += &format!("  {}\n", listing::printable(line));
         }
     }
+    for note in &report.notes {
+        text += &format!("Note: {}\n", listing::printable(note));
+    }
     io::stdout().lock().write_all(text.as_bytes())?;
     Ok(())
 }
@@ -150,7 +153,7 @@ fn open(file: &Path) -> Result<(Box<dyn Read>, Option<u64>)> {
     if file == Path::new("-") {
         return Ok((Box::new(io::stdin().lock()), None));
     }
-    let opened = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let opened = uboot::open(file).with_context(|| format!("cannot read {}", file.display()))?;
     let meta = opened.metadata()?;
     if meta.is_dir() {
         return Err(

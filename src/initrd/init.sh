@@ -3,8 +3,9 @@
 # names, puts a layer of memory above it, and starts the system there. busybox runs it.
 #
 #   root=/dev/nfs nfsroot=[SERVER:]PATH[,OPTIONS]     a root on NFS, or
-#   root=DEVICE|LABEL=NAME|UUID=ID [rootfstype=TYPE] [rootflags=OPTIONS]
-#   ip=dhcp  ip=CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF:DNS:DNS  BOOTIF=01-MAC
+#   root=DEVICE|PARTUUID=ID|PARTLABEL=NAME|UUID=ID|LABEL=NAME|MAJOR:MINOR
+#   rootfstype=TYPE[,TYPE] rootflags=OPTIONS rootwait=SECONDS rootdelay=SECONDS
+#   ip=dhcp  ip=CLIENT:SERVER:GATEWAY:NETMASK:HOSTNAME:DEVICE:AUTOCONF:DNS:DNS:NTP  BOOTIF=01-MAC
 #   rw  init=PROGRAM
 #   hearth.overlay=none    mount the root itself; writable only with rw
 #   hearth.break=STAGE     a shell before modules, network, mount, overlay, switch; or instead of a reboot: panic
@@ -13,6 +14,10 @@
 PATH=/usr/bin:/usr/sbin:/bin:/sbin
 export PATH
 facts=/run/hearth/net
+# shellcheck source=/dev/null # sets method client server gateway prefix hostname domain device dns ntp wrong
+. /etc/hearth/ip.sh
+# shellcheck source=/dev/null
+. /etc/hearth/root.sh
 
 # --- telling ---------------------------------------------------------------------------------------
 
@@ -53,20 +58,32 @@ mount_kernel_file_systems() {
 	echo on >/proc/sys/kernel/printk_devkmsg
 }
 
+# The arguments, one a line. Double quotes keep spaces together and are no part of an argument (lib/cmdline.c, next_arg).
+arguments() {
+	awk '{
+		for (i = 1; i <= length($0); i++) {
+			c = substr($0, i, 1)
+			if (c == "\"") quoted = !quoted
+			else if (c ~ /[ \t]/ && !quoted) printf "\n"
+			else printf "%s", c
+		}
+		printf "\n"
+	}' /proc/cmdline
+}
+
 read_command_line() {
-	root='' type='' flags='' mode=ro nfsroot='' ip='' mac='' init=/sbin/init
-	overlay='' break_at='' panic=30 board=''
-	read -r line </proc/cmdline
-	set -f
-	for word in $line; do
+	root='' type='' flags='' mode=ro nfsroot='' ip='' bootif='' init=/sbin/init
+	overlay='' break_at='' panic=30 board='' limit=60
+	while IFS= read -r word; do
 		value=${word#*=}
 		case $word in
 		root=*) root=$value ;;
 		nfsroot=*) nfsroot=$value ;;
 		rootfstype=*) type=$value ;;
 		rootflags=*) flags=$value ;;
-		ip=*) ip=$value ;;
-		BOOTIF=*) mac=$(echo "${value#01-}" | tr 'A-F-' 'a-f:') ;;
+		rootwait=* | rootdelay=*) case $value in '' | *[!0-9]*) ;; *) limit=$value ;; esac ;;
+		ip=* | nfsaddrs=*) ip=$value ;;
+		BOOTIF=*) bootif=$value ;;
 		ro | rw) mode=$word ;;
 		init=*) init=$value ;;
 		hearth.overlay=*) overlay=$value ;;
@@ -74,8 +91,9 @@ read_command_line() {
 		hearth.panic=*) panic=$value ;;
 		hearth.board=*) board=$value ;;
 		esac
-	done
-	set +f
+	done <<-END
+		$(arguments)
+	END
 	case $panic in '' | *[!0-9]*) panic=30 ;; esac
 	# A kernel that panics must not keep the board either.
 	if [ "$(cat /proc/sys/kernel/panic)" = 0 ]; then echo "$panic" >/proc/sys/kernel/panic; fi
@@ -121,25 +139,12 @@ interfaces() {
 	done
 }
 
-# Splits ip= as the kernel does (Documentation/admin-guide/nfs/nfsroot.rst).
-read_ip() {
-	client='' server='' gateway='' netmask='' hostname='' device='' method=dhcp dns=''
-	case $ip in
-	'' | dhcp | on | any | both) ;;
-	off | none) method=none ;;
-	*:*)
-		IFS=: read -r client server gateway netmask hostname device method dns dns2 _ <<-END
-			$ip
-		END
-		dns="$dns $dns2"
-		if [ -n "$client" ]; then method=static; else method=dhcp; fi
-		;;
-	*) fail "ip=$ip is neither dhcp nor CLIENT:SERVER:GATEWAY:NETMASK:…" ;;
-	esac
-}
-
 bring_up_network() {
-	read_ip
+	method='' client='' server='' gateway='' prefix='' hostname='' domain='' device='' dns='' ntp='' wrong=''
+	read_ip "$ip"
+	if [ -n "$wrong" ]; then fail "$wrong"; fi
+	mac=$(mac_of "$bootif")
+	if [ -n "$hostname" ]; then echo "$hostname" >$facts/hostname; fi
 	if [ "$method" = none ]; then return; fi
 	ip link set lo up
 	wanted="${device:+ $device}${mac:+ with MAC $mac}"
@@ -152,9 +157,8 @@ bring_up_network() {
 		load_drivers
 	done
 	for pause in 1 2 3 5 8 13 0; do
-		for interface in $(interfaces); do
-			ip link set "$interface" up
-			if has_link "$interface" && "set_$method" "$interface"; then
+		for interface in $(linked_interfaces); do
+			if "set_$method" "$interface"; then
 				announce_network
 				return
 			fi
@@ -166,13 +170,21 @@ bring_up_network() {
 	fail "no interface$wanted got an address ($method); is the cable plugged in, and is there a DHCP server?"
 }
 
-has_link() {
+# The interfaces that have a link, as soon as one has: which of several has the cable, nobody said.
+linked_interfaces() {
+	for interface in $(interfaces); do ip link set "$interface" up; done
 	for _ in 1 2 3 4 5 6 7 8 9 10; do
-		if [ "$(cat "/sys/class/net/$1/carrier" 2>/dev/null)" = 1 ]; then return; fi
+		linked=
+		for interface in $(interfaces); do
+			if [ "$(cat "/sys/class/net/$interface/carrier" 2>/dev/null)" = 1 ]; then linked="$linked $interface"; fi
+		done
+		if [ -n "$linked" ]; then
+			echo "$linked"
+			return
+		fi
 		sleep 1
 	done
-	say "$1 has no link"
-	return 1
+	for interface in $(interfaces); do say "$interface has no link"; done
 }
 
 set_dhcp() {
@@ -181,8 +193,6 @@ set_dhcp() {
 }
 
 set_static() {
-	prefix=$(ipcalc -ps "$client" "${netmask:-255.255.255.0}") || fail "ip=$ip: not an address and a netmask"
-	prefix=${prefix#PREFIX=}
 	ip address replace "$client/$prefix" dev "$1" || return 1
 	if [ -n "$gateway" ]; then ip route replace default via "$gateway" dev "$1"; fi
 	echo "$1" >$facts/interface
@@ -190,6 +200,7 @@ set_static() {
 	echo "$prefix" >$facts/prefix
 	echo "$gateway" >$facts/gateway
 	echo "$dns" >$facts/dns
+	echo "$ntp" >$facts/ntp
 }
 
 announce_network() {
@@ -197,6 +208,7 @@ announce_network() {
 	# What the command line says counts for more than what a DHCP server says.
 	if [ -n "$server" ]; then echo "$server" >$facts/server; fi
 	if [ -n "$hostname" ]; then echo "$hostname" >$facts/hostname; fi
+	if [ -n "$domain" ]; then echo "$domain" >$facts/domain; fi
 	for server_of_names in $(fact dns); do echo "nameserver $server_of_names"; done >/etc/resolv.conf
 	say "$(fact interface) has $(fact address)/$(fact prefix) ($method)"
 }
@@ -248,33 +260,52 @@ mount_nfs() {
 	persist timeout -s KILL 60 mount -i -t nfs -o "$1$options,addr=$address" "$server:$path" "$2"
 }
 
+# Seconds since the kernel began: a look at all devices may take more than one.
+uptime() {
+	read -r up _ </proc/uptime
+	echo "${up%%.*}"
+}
+
 mount_device() {
-	device=$root
-	waited=0
-	while :; do
-		case $root in
-		LABEL=* | UUID=*) device=$(findfs "$root" 2>/dev/null) ;;
-		esac
-		if [ -b "$device" ]; then break; fi
-		if [ "$waited" = 60 ]; then fail "the root device $root did not appear within 60 s"; fi
-		if [ "$waited" = 5 ]; then say "waiting for $root"; fi
+	begun=$(uptime) told=
+	until device=$(find_root "$root"); do
+		waited=$(($(uptime) - begun))
+		if [ "$waited" -ge "$limit" ]; then
+			fail "the root device $root did not appear within $limit s; $(describe_devices)"
+		fi
+		if [ "$waited" -ge 5 ] && [ -z "$told" ]; then
+			told=yes
+			say "waiting for $root"
+		fi
 		sleep 1
-		waited=$((waited + 1))
 		load_drivers
 	done
-	if [ -z "$type" ]; then type=$(blkid "$device" | sed -n 's/.* TYPE="\([^"]*\)".*/\1/p'); fi
-	if [ -z "$type" ]; then fail "$root holds no file system that blkid knows; set rootfstype="; fi
+	if [ -z "$type" ]; then type=$(type_of "$device"); fi
+	if [ -z "$type" ]; then fail "$device ($root) holds no file system that blkid knows; set rootfstype="; fi
 	say "mounting $device ($type)"
-	persist mount -t "$type" -o "$1${flags:+,$flags}" "$device" "$2"
+	persist mount_types "$1${flags:+,$flags}" "$device" "$2"
+}
+
+# mount_types OPTIONS DEVICE DIRECTORY: by the first of the types that fits. Says why the last did not.
+mount_types() {
+	for one in $(echo "$type" | tr , ' '); do
+		if why=$(mount -t "$one" -o "$1" "$2" "$3" 2>&1); then return; fi
+	done
+	echo "$why"
+	return 1
 }
 
 # mount_root MODE DIRECTORY
 mount_root() {
 	case $root in
 	/dev/nfs) mount_nfs "$1" "$2" ;;
-	/dev/* | LABEL=* | UUID=*) mount_device "$1" "$2" ;;
 	'') fail "the command line has no root=" ;;
-	*) fail "root=$root is none of /dev/nfs, a device, LABEL=NAME, UUID=ID" ;;
+	*)
+		if ! is_root_spec "$root"; then
+			fail "root=$root is none of /dev/nfs, a device, PARTUUID=ID, PARTLABEL=NAME, UUID=ID, LABEL=NAME"
+		fi
+		mount_device "$1" "$2"
+		;;
 	esac
 }
 
@@ -309,6 +340,7 @@ hand_over_network() {
 			echo "Address=$(fact address)/$(fact prefix)"
 			for address in $(fact dns); do echo "DNS=$address"; done
 			for address in $(fact gateway); do echo "Gateway=$address"; done
+			for address in $(fact ntp); do echo "NTP=$address"; done
 		fi
 	} >/run/systemd/network/05-hearth-root.network
 	# As klibc's ipconfig and initramfs-tools leave it.

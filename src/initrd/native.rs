@@ -23,9 +23,11 @@ pub(super) const APPLETS: &[&str] = &[
     "cat",
     "cp",
     "cttyhack",
+    "dd",
     "dmesg",
     "findfs",
     "grep",
+    "hexdump",
     "hostname",
     "ip",
     "ipcalc",
@@ -68,10 +70,11 @@ fn parts(root: RootKind) -> &'static [(&'static str, &'static str, bool)] {
             ("nfsv4", "a root on NFS, version 4", false),
             DHCP,
         ],
-        RootKind::Card => &[("ext4", "a root on a card", false)],
+        RootKind::Card => &[("ext4", "a root on a card", false), MMC],
     }
 }
 const DHCP: (&str, &str, bool) = ("af_packet", "DHCP", false);
+const MMC: (&str, &str, bool) = ("mmc_block", "a root on an SD card", false);
 const OVERLAY: (&str, &str, bool) = ("overlay", "the layer above the root", true);
 
 /// Where the kernel looks for firmware.
@@ -151,7 +154,7 @@ fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<W
             .map(|&(name, by, required)| Wish::Part {
                 name: name.to_string(),
                 by: by.to_string(),
-                required: required || (only && name != DHCP.0),
+                required: required || (only && name != DHCP.0 && name != MMC.0),
             }),
     );
     Ok(wishes)
@@ -243,6 +246,8 @@ fn add_skeleton(tree: &mut Tree, image: &Image) -> Result<()> {
     // The kernel opens it for /init before devtmpfs is there.
     tree.device("dev/console", 5, 1);
     tree.file("init", true, include_str!("init.sh"));
+    tree.file("etc/hearth/ip.sh", false, include_str!("ip.sh"));
+    tree.file("etc/hearth/root.sh", false, include_str!("root.sh"));
     tree.file("etc/hearth/udhcpc.sh", true, include_str!("udhcpc.sh"));
     Ok(())
 }

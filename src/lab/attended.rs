@@ -21,6 +21,8 @@ pub(super) struct Attended<'a> {
     begun: Instant,
     told: State,
     lost: Option<String>,
+    /// The times without console that are over.
+    missed: Vec<String>,
 }
 
 impl<'a> Attended<'a> {
@@ -45,6 +47,7 @@ impl<'a> Attended<'a> {
             begun,
             told: State::Off,
             lost: None,
+            missed: Vec::new(),
         })
     }
 
@@ -68,13 +71,8 @@ impl<'a> Attended<'a> {
             return Ok(Vec::new());
         }
         let mut buffer = [0; 16 << 10];
-        match self.board.console().read(&mut buffer, READ) {
-            Ok(count) => {
-                let events = self.watch.feed(&buffer[..count]);
-                self.take(&events)?;
-                self.log.flush()?;
-                Ok(events)
-            }
+        let count = match self.board.console().read(&mut buffer, READ) {
+            Ok(count) => count,
             Err(error) => {
                 let what = if self.board.is_off() {
                     "the board powered itself off".to_string()
@@ -82,9 +80,36 @@ impl<'a> Attended<'a> {
                     format!("the console was lost: {error}")
                 };
                 self.lost = Some(what);
-                Ok(Vec::new())
+                return Ok(Vec::new());
             }
+        };
+        // A board that is done has no more to say.
+        if self.machine.state() == State::Done {
+            self.lost = self.gone();
         }
+        let mut events = Vec::new();
+        if let Some(missed) = self.board.console().missed() {
+            // What came before and what comes after are not one line.
+            events = self.watch.finish();
+            self.take(&events)?;
+            self.log.line(self.at(), &format!("hearth: {missed}"))?;
+            self.missed.push(missed);
+        }
+        let shown = self.watch.feed(&buffer[..count]);
+        self.take(&shown)?;
+        self.log.flush()?;
+        events.extend(shown);
+        Ok(events)
+    }
+
+    /// Why nothing can be read from the console at present, if it is so.
+    pub(super) fn gone(&mut self) -> Option<String> {
+        self.board.console().gone().map(String::from)
+    }
+
+    /// What was missed of the console, each time once.
+    pub(super) fn take_missed(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.missed)
     }
 
     /// Whether the console is lost and that is a failure of the board, which it is until the network alone carries it.
@@ -103,9 +128,13 @@ impl<'a> Attended<'a> {
         }
     }
 
-    /// Why the board has failed, if it has.
+    /// Why the board has failed, if it has. A console that is gone is named: it may be the reason why nothing was seen.
     pub(super) fn failure(&mut self) -> Option<Failure> {
-        self.machine.failure(self.at())
+        let mut failure = self.machine.failure(self.at())?;
+        if let Some(gone) = self.gone() {
+            failure.message = format!("{gone}; {}", failure.message);
+        }
+        Some(failure)
     }
 
     /// The failure with the console's last words, of which a prompt has no line ending.

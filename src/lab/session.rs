@@ -105,6 +105,9 @@ impl<'a> Session<'a> {
     /// Goes through with the attempt, and switches the board off.
     pub(super) fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
         let failure = self.watch(observer)?;
+        if failure.is_none() {
+            self.warnings.extend(self.board.gone());
+        }
         self.read_what_is_left()?;
         self.order.store.cancel(self.job)?;
         let failure = failure.or_else(|| self.lost_lines());
@@ -169,7 +172,9 @@ impl<'a> Session<'a> {
 
     fn read_console(&mut self) -> Result<Option<Failure>> {
         let was_lost = self.board.lost().is_some();
-        for event in self.board.look()? {
+        let events = self.board.look()?;
+        self.warnings.extend(self.board.take_missed());
+        for event in events {
             let (line, raw, of_job) = match event {
                 Event::Line { text, raw, of_job } => (text, raw, of_job),
                 Event::BootScript { board, image } => {

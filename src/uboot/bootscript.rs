@@ -4,8 +4,8 @@
 use anyhow::Result;
 use similar::TextDiff;
 
-use super::script;
 use super::{ImageArch, Templates, Values};
+use super::{check, script};
 use crate::error::Fault;
 use crate::recipe::{Arch, Mac};
 
@@ -33,6 +33,7 @@ impl BootScript {
         time: u32,
     ) -> Result<BootScript> {
         let text = templates.script(name, values)?;
+        check_bootargs(&text, arch)?;
         let extlinux = templates.extlinux(name, values)?;
         if let Some(extlinux) = &extlinux {
             check_command_line(extlinux, arch)?;
@@ -79,15 +80,29 @@ impl BootScript {
 /// Refuses a kernel command line that the kernel would cut without a word: it has `COMMAND_LINE_SIZE` bytes with
 /// the final NUL (Linux, arch/*/include/uapi/asm/setup.h).
 fn check_command_line(extlinux: &str, arch: Arch) -> Result<(), Fault> {
-    let limit = match arch {
-        Arch::Armel | Arch::Armhf | Arch::Riscv64 => 1023,
-        Arch::Arm64 => 2047,
-    };
     let lines = extlinux.lines().map(str::trim_start);
     let length = lines
         .filter_map(|line| line.strip_prefix("append "))
         .map(str::len)
         .max();
+    refuse_longer(length, arch)
+}
+
+/// The same for what a script sets, before U-Boot puts its variables in.
+fn check_bootargs(script: &str, arch: Arch) -> Result<(), Fault> {
+    let lines = script.lines().map(str::trim_start);
+    let length = lines
+        .filter_map(|line| line.strip_prefix("setenv bootargs "))
+        .map(|line| line.chars().filter(|c| !"'\"".contains(*c)).count())
+        .max();
+    refuse_longer(length, arch)
+}
+
+fn refuse_longer(length: Option<usize>, arch: Arch) -> Result<(), Fault> {
+    let limit = match arch {
+        Arch::Armel | Arch::Armhf | Arch::Riscv64 => 1023,
+        Arch::Arm64 => 2047,
+    };
     match length {
         Some(length) if length > limit => Err(Fault::input(format!(
             "the kernel command line has {length} bytes, but a kernel for {arch} takes {limit}"
@@ -131,14 +146,22 @@ pub fn difference(image: &[u8], name: &str, text: &str) -> Result<Option<String>
     ))
 }
 
-/// Wraps a new text in the place of an existing script image's, with that image's name and architecture.
+/// Wraps a new text in the place of an existing script image's, the one that U-Boot runs. Name, architecture, further files
+/// and padding stay.
 ///
 /// # Errors
-/// If `image` is no sound script image, or the text is empty.
+/// If `image` is no sound script image; if the text is empty, or U-Boot could not run it.
 pub fn rewrap(image: &[u8], text: &[u8], time: u32) -> Result<Vec<u8>, Fault> {
-    let existing = script::read(image)?.header;
-    let name = String::from_utf8_lossy(existing.name());
-    script::wrap(text, existing.arch, &name, time)
+    check::runnable(text)?;
+    let existing = script::read(image)?;
+    let mut files = vec![text];
+    files.extend(existing.others);
+    let name = String::from_utf8_lossy(existing.header.name());
+    let mut made = script::wrap_files(&files, existing.header.arch, &name, time)?;
+    if let Some(fill) = existing.padding.first() {
+        made.resize(image.len().max(made.len()), *fill);
+    }
+    Ok(made)
 }
 
 #[cfg(test)]
@@ -165,6 +188,32 @@ mod tests {
         assert!(check_command_line(&line(1023), Arch::Armhf).is_ok());
         assert!(check_command_line(&line(1024), Arch::Armhf).is_err());
         assert!(check_command_line(&line(1024), Arch::Arm64).is_ok());
+    }
+
+    #[test]
+    fn rewrapping_keeps_further_files_and_padding() {
+        let files: [&[u8]; 3] = [b"echo one\n", b"echo two\n", b"3"];
+        let mut image = script::wrap_files(&files, ImageArch::ARM, "n", 0).unwrap();
+        let whole = image.clone();
+        for fill in [0, 0xff] {
+            image = whole.clone();
+            image.resize(512, fill);
+            let again = rewrap(&image, b"echo longer\n", 0).unwrap();
+            let read = script::read(&again).unwrap();
+            assert_eq!(read.text, b"echo longer\n");
+            assert_eq!(read.others, files[1..]);
+            assert_eq!((again.len(), again[511]), (512, fill));
+        }
+        image[400] = 1;
+        assert!(rewrap(&image, b"a\n", 0).is_err());
+        assert!(rewrap(&whole, b"if a\r\n", 0).is_err());
+    }
+
+    #[test]
+    fn a_command_line_in_a_script_is_measured_without_its_quotes() {
+        let line = |length| format!("  setenv bootargs '{}'\n", "a".repeat(length));
+        assert!(check_bootargs(&line(1023), Arch::Armhf).is_ok());
+        assert!(check_bootargs(&line(1024), Arch::Armhf).is_err());
     }
 
     #[test]

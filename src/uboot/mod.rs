@@ -2,6 +2,7 @@
 //! Never knows of recipes.
 
 pub mod bootscript;
+pub mod check;
 pub mod ids;
 pub mod read;
 pub mod script;
@@ -14,6 +15,6 @@ pub mod write;
 
 pub use bootscript::BootScript;
 pub use ids::{Comp, ImageArch, Kind, Os};
-pub use stream::Input;
+pub use stream::{Input, open};
 pub use template::Templates;
 pub use values::Values;

@@ -9,9 +9,6 @@ use crate::error::Fault;
 use super::ids::{Comp, ImageArch, Kind, Os};
 use super::uimage::{Crc, HEADER_LEN, Header, name_field};
 
-/// Bytes before the text in the data: the table of one file.
-const TABLE_LEN: usize = 8;
-
 /// Wraps `text` as a script for `arch`, byte for byte as
 /// `mkimage -A arch -O linux -T script -C none -n name -d FILE` would at `time` (seconds since 1970).
 ///
@@ -20,20 +17,40 @@ const TABLE_LEN: usize = 8;
 /// # Errors
 /// If the text is empty, or larger than a uImage can hold.
 pub fn wrap(text: &[u8], arch: ImageArch, name: &str, time: u32) -> Result<Vec<u8>, Fault> {
-    if text.is_empty() {
+    wrap_files(&[text], arch, name, time)
+}
+
+/// As [`wrap`], with further files behind the text, which U-Boot does not run: `-d FILE:FILE`.
+///
+/// # Errors
+/// As [`wrap`].
+pub fn wrap_files(
+    files: &[&[u8]],
+    arch: ImageArch,
+    name: &str,
+    time: u32,
+) -> Result<Vec<u8>, Fault> {
+    if files.first().is_none_or(|text| text.is_empty()) {
         return Err(Fault::input(
             "the boot script is empty, which U-Boot refuses to run",
         ));
     }
-    let size = u32::try_from(text.len() + TABLE_LEN)
-        .map_err(|_| Fault::input("the boot script is larger than the 4 GiB of a uImage"))?;
-    let mut data = Vec::with_capacity(text.len() + TABLE_LEN);
-    data.extend_from_slice(&(size - TABLE_LEN as u32).to_be_bytes());
+    let too_large = |_| Fault::input("the boot script is larger than the 4 GiB of a uImage");
+    let mut data = Vec::new();
+    for file in files {
+        let size = u32::try_from(file.len()).map_err(too_large)?;
+        data.extend_from_slice(&size.to_be_bytes());
+    }
     data.extend_from_slice(&[0; 4]);
-    data.extend_from_slice(text);
+    for (index, file) in files.iter().enumerate() {
+        if index > 0 {
+            data.resize(data.len().next_multiple_of(4), 0);
+        }
+        data.extend_from_slice(file);
+    }
     let header = Header {
         time,
-        size,
+        size: u32::try_from(data.len()).map_err(too_large)?,
         load: 0,
         entry: 0,
         data_crc: crc32fast::hash(&data),
@@ -54,6 +71,16 @@ pub struct Script<'a> {
     pub header: Header,
     /// What U-Boot would run.
     pub text: &'a [u8],
+    /// The files behind it.
+    pub others: Vec<&'a [u8]>,
+    /// What follows the image, all zeroes or all ones, as in the dump of a partition. U-Boot does not look at it.
+    pub padding: &'a [u8],
+}
+
+/// Whether bytes behind an image are what fills up an erased or zeroed medium.
+pub fn is_padding(bytes: &[u8]) -> bool {
+    let fill = bytes.first();
+    matches!(fill, None | Some(0 | 0xff)) && bytes.iter().all(|byte| Some(byte) == fill)
 }
 
 /// Takes a script image apart, checking all that U-Boot checks.
@@ -74,21 +101,31 @@ pub fn read(image: &[u8]) -> Result<Script<'_>, Fault> {
     }
     check(crc, "header")?;
     let data = &image[HEADER_LEN..];
-    if data.len() as u64 != u64::from(header.size) {
-        return Err(Fault::input(format!(
-            "the header announces {} bytes of data, but {} follow it",
-            header.size,
-            data.len()
-        )));
-    }
+    let size = header.size as usize;
+    let (data, padding) = match data.split_at_checked(size) {
+        Some((data, padding)) if is_padding(padding) => (data, padding),
+        _ => {
+            return Err(Fault::input(format!(
+                "the header announces {size} bytes of data, but {} follow it",
+                data.len()
+            )));
+        }
+    };
     let crc = Crc {
         stored: header.data_crc,
         computed: crc32fast::hash(data),
     };
     check(crc, "data")?;
-    let text = first_file(data)
+    let files = files(data)
+        .filter(|files| files.first().is_some_and(|text| !text.is_empty()))
         .ok_or_else(|| Fault::input("the table of the script's files does not fit its data"))?;
-    Ok(Script { header, text })
+    let (text, others) = (files[0], files[1..].to_vec());
+    Ok(Script {
+        header,
+        text,
+        others,
+        padding,
+    })
 }
 
 fn check(crc: Crc, what: &str) -> Result<(), Fault> {
@@ -101,18 +138,25 @@ fn check(crc: Crc, what: &str) -> Result<(), Fault> {
     )))
 }
 
-/// The first file of a multi-file image's data: sizes up to a zero, then the files.
-fn first_file(data: &[u8]) -> Option<&[u8]> {
-    let table = data.chunks_exact(4).position(|size| size == [0; 4])?;
-    let size = u32::from_be_bytes(*data.first_chunk()?) as usize;
-    let start = (table + 1) * 4;
-    data.get(start..start.checked_add(size)?)
-        .filter(|text| !text.is_empty())
+/// The files of a multi-file image's data: sizes up to a zero, then the files, each padded to 4 bytes.
+fn files(data: &[u8]) -> Option<Vec<&[u8]>> {
+    let count = data.chunks_exact(4).position(|size| size == [0; 4])?;
+    let mut start = (count + 1) * 4;
+    let mut files = Vec::new();
+    for size in data.chunks_exact(4).take(count) {
+        let size = u32::from_be_bytes(size.try_into().ok()?) as usize;
+        files.push(data.get(start..start.checked_add(size)?)?);
+        start = (start + size).next_multiple_of(4);
+    }
+    Some(files)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bytes before the text in the data: the table of one file.
+    const TABLE_LEN: usize = 8;
 
     #[test]
     fn a_script_reads_back_and_its_text_follows_the_table() {

@@ -2,16 +2,32 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::Result;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::error::Fault;
 use crate::output::AtomicFile;
 
 /// Bytes read and written at a time.
 const PIECE: usize = 256 << 10;
+
+/// Opens a file for reading. A named pipe that nobody writes to is not waited for: it is empty.
+///
+/// # Errors
+/// If it cannot be opened.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)?;
+    // Only the opening must not wait: who writes to a pipe may take their time.
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(file)
+}
 
 /// Data to be wrapped, and what to call it in a message.
 pub struct Input {
@@ -42,8 +58,8 @@ impl Input {
         if meta.len() > u64::from(u32::MAX) {
             return Err(too_large(&name));
         }
-        let file = File::open(path)
-            .map_err(|error| Fault::input(format!("cannot read {name}: {error}")))?;
+        let file =
+            open(path).map_err(|error| Fault::input(format!("cannot read {name}: {error}")))?;
         Ok(Input {
             name,
             data: Box::new(file),

@@ -5,17 +5,19 @@
 //! a value of letters, digits and `_ . / : , @ % + -` stands as it is; any other stands between single
 //! quotes, inside which hush knows no special character. Hush has no way to write a single quote there; a
 //! backslash is lost when hush goes over a word for the second time; and control characters mean things to
-//! it. Values with those are refused. A value inside double quotes is refused too, since quoting it
-//! there would end them. So a value is always one word, or part of one, and never a command.
+//! it. Values with those are refused. Inside single quotes a value stands as it is; inside double quotes it is refused,
+//! since quoting it there would end them. So a value is always one word, or part of one, and never a command.
+//! A script that U-Boot could not run as it stands is refused: see `check`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use handlebars::{Handlebars, RenderError, RenderErrorReason, TemplateError};
 use serde::Serialize;
 use serde_json::Value;
 
+use super::check;
 use crate::error::Fault;
 use crate::recipe::Diagnostic;
 use crate::recipe::find::{self, Kind, Source};
@@ -71,7 +73,12 @@ impl Templates {
         self.add(&format!("{name}{SCRIPT}"), source)
     }
 
-    fn add(&mut self, name: &str, source: Source) -> Result<()> {
+    fn add(&mut self, name: &str, mut source: Source) -> Result<()> {
+        // An editor of another system leaves them; to U-Boot they would be parts of words.
+        let (text, taken_out) = check::mended(source.text.as_bytes());
+        if !taken_out.is_empty() {
+            source.text = String::from_utf8_lossy(&text).into_owned();
+        }
         refuse_raw(&source)?;
         self.registry
             .register_template_string(name, &source.text)
@@ -100,7 +107,9 @@ impl Templates {
                 .remedy(crate::recipe::suggestion(name, &self.scripts()))
                 .into());
         }
-        quote_for_hush(&template, &self.marked(&template, values)?)
+        let text = quote_for_hush(&template, &self.marked(&template, values)?)?;
+        check::runnable(text.as_bytes()).with_context(|| template.clone())?;
+        Ok(text)
     }
 
     /// Renders the `extlinux.conf` that does the same as the script `name`, where there is one.
@@ -297,9 +306,9 @@ fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
                     out.push_str(&quoted(&value));
                     state = State::Word;
                 }
-                // Runs to the end of the line, which no value has.
-                State::Comment => out.push_str(&value),
-                State::SingleQuotes | State::DoubleQuotes => {
+                // Nothing in it ends the comment or the quotation.
+                State::Comment | State::SingleQuotes => out.push_str(&value),
+                State::DoubleQuotes => {
                     return Err(misplaced(template, &out, &value).into());
                 }
             }
@@ -339,7 +348,7 @@ fn after(state: State, c: char) -> State {
 fn misplaced(template: &str, before: &str, value: &str) -> Fault {
     let line = before.matches('\n').count() + 1;
     Fault::input(format!(
-        "{template}: the value `{value}` stands inside quotes or after a backslash (line {line} of the script)"
+        "{template}: the value `{value}` stands inside double quotes or after a backslash (line {line} of the script)"
     ))
     .remedy("close the quotes before a value and open them after it: \"board \" {{board}} \" boots\"")
 }
@@ -374,6 +383,10 @@ mod tests {
             ),
             ("# it's {{a}}\nrun {{b}}", "# it's x y\nrun 10.0.2.2"),
             ("a#{{a}}", "a#'x y'"),
+            (
+                "setenv a 'p={{a}} q={{c}}'",
+                "setenv a 'p=x y q=$(reset); #'",
+            ),
             ("setenv e \\' {{a}}", "setenv e \\' 'x y'"),
         ] {
             assert_eq!(render(template, values.clone()).unwrap(), expected);
@@ -386,12 +399,7 @@ mod tests {
 
     #[test]
     fn a_value_between_quotes_is_refused() {
-        for template in [
-            "echo \"{{a}}\"",
-            "echo '{{a}}'",
-            "\necho \\{{{a}}}",
-            "echo \"x\\\" {{a}}\"",
-        ] {
+        for template in ["echo \"{{a}}\"", "\necho \\{{{a}}}", "echo \"x\\\" {{a}}\""] {
             assert!(render(template, json!({"a": "x"})).is_err(), "{template}");
         }
         let told = render("\necho \"{{a}}\"", json!({"a": "x"}))
@@ -461,6 +469,33 @@ mod tests {
         }
         words.extend(word);
         Some(words)
+    }
+
+    #[test]
+    fn a_template_of_another_system_is_mended_and_one_that_cannot_run_is_refused() {
+        let values = json!({"a": "1", "many": vec!["k=1"; 63]});
+        assert_eq!(
+            render(
+                "\u{feff}if test {{a}} = 1; then\r\n  boot\r\nfi\r\n",
+                values.clone()
+            )
+            .unwrap(),
+            "if test 1 = 1; then\n  boot\nfi\n"
+        );
+        let many = "setenv x{{#each many}} {{this}}{{/each}}\n";
+        for (text, what) in [
+            (
+                "echo a\nsetenv b 'c {{a}}\n",
+                "line 2 of the script has a single quote",
+            ),
+            ("if true; then\n{{a}}\n", "line 1 of the script has an `if`"),
+            (many, "a command of 65 words"),
+        ] {
+            let told = format!("{:#}", render(text, values.clone()).unwrap_err());
+            assert!(told.contains(what) && told.contains("t.cmd"), "{told}");
+        }
+        let quoted = "setenv x '{{#each many}} {{this}}{{/each}}'\n";
+        assert!(render(quoted, values).is_ok());
     }
 
     proptest! {

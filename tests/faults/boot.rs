@@ -1,5 +1,6 @@
 //! Boards that do not come up.
 
+use std::fs;
 use std::time::Instant;
 
 use crate::board::Board;
@@ -136,4 +137,18 @@ fn an_image_that_cannot_be_served_is_told_before_the_board_is_switched_on() {
     assert_eq!(run.code, 2, "{}", run.said);
     assert!(run.said.contains("cannot serve out/img: "), "{}", run.said);
     assert!(!board.path("ready").exists() && run.report.is_null());
+}
+
+#[test]
+fn a_console_that_does_not_come_back_is_named() {
+    let board = Board::with("uboot; touch lost; exit", QUICK);
+    let lab = fs::read_to_string(board.path("lab.toml")).unwrap();
+    let ends_at_once = "'sh', '-c', '[ -e lost ] && exit 1; exec setsid sh board.sh'";
+    let lab = lab.replace("'setsid', 'sh', 'board.sh'", ends_at_once);
+    fs::write(board.path("lab.toml"), lab).unwrap();
+    let run = board.test("true");
+    let told = "the console was lost: the console was closed by its other side (the program sh)";
+    run.failed(4, "infrastructure", "bootloader", told);
+    let message = run.failure()["message"].to_string();
+    assert!(message.contains("did not start a kernel"), "{message}");
 }

@@ -2,6 +2,7 @@
 //! Never interprets what passes through.
 
 mod command;
+mod reopen;
 mod serial;
 mod tcp;
 
@@ -12,24 +13,68 @@ use anyhow::Result;
 
 use crate::error::Fault;
 use crate::recipe;
+use reopen::{Pace, Reopened};
 
 /// A board's console, open for reading and writing.
 pub trait Console: Send {
     /// Reads what has come, at most `buffer.len()` bytes; 0 if nothing came within `patience`.
     ///
     /// # Errors
-    /// If the console is lost: unplugged, closed by the other side, its program ended.
+    /// If the console is lost for good. One that is opened again reads as silent while it is [`Console::gone`].
     fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize>;
 
     /// Sends all of `data` to the board.
     fn write(&mut self, data: &[u8]) -> io::Result<()>;
+
+    /// Why nothing can be read at present, as a sentence that names the console: it was lost and is tried again.
+    fn gone(&self) -> Option<&str> {
+        None
+    }
+
+    /// What was missed while the console was gone, told once, before what [`Console::read`] gave last.
+    fn missed(&mut self) -> Option<String> {
+        None
+    }
 }
 
-/// Opens the console that a lab file describes.
+/// A device that comes back is there at once.
+const DEVICE: Pace = Pace {
+    first: Duration::from_millis(50),
+    longest: Duration::from_millis(200),
+};
+/// Servers and programs are not to be hammered.
+const OTHERS: Pace = Pace {
+    first: Duration::from_millis(250),
+    longest: Duration::from_secs(2),
+};
+
+/// Opens the console that a lab file describes. When it is lost, it is opened again with the same settings: a serial
+/// device by its name, which may mean another node by then, a connection, a program.
 ///
 /// # Errors
 /// If it cannot be opened (exit code 4), or somebody else uses it.
 pub fn open(console: &recipe::Console) -> Result<Box<dyn Console>> {
+    let console = console.clone();
+    let (name, pace) = match &console {
+        recipe::Console::Serial { device, .. } => (device.display().to_string(), DEVICE),
+        recipe::Console::Tcp { address } | recipe::Console::Telnet { address } => {
+            (address.clone(), OTHERS)
+        }
+        recipe::Console::Command { run } => {
+            let program = run.first().map_or("", String::as_str);
+            (format!("the program {program}"), OTHERS)
+        }
+        recipe::Console::Qemu {} => return open_once(&console),
+    };
+    let again = Box::new(move || open_once(&console));
+    Ok(Box::new(Reopened::open(name, pace, again)?))
+}
+
+/// As [`open`], but a console that is lost stays lost: an emulator's device may be somebody else's after its end.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_once(console: &recipe::Console) -> Result<Box<dyn Console>> {
     match console {
         recipe::Console::Serial { device, speed } => Ok(Box::new(serial::Serial::open(
             device,

@@ -1,7 +1,7 @@
 //! A serial device, such as `/dev/ttyUSB0` or QEMU's pty.
 
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,11 +10,8 @@ use serialport::{SerialPort, TTYPort};
 use super::{Console, settle};
 use crate::error::{Class, Fault};
 
-/// A serial line at 8N1 without flow control, for this process alone. A device that vanishes (a USB adapter
-/// that was unplugged) is opened again when it is back.
+/// A serial line at 8N1 without flow control, for this process alone.
 pub(super) struct Serial {
-    device: PathBuf,
-    speed: u32,
     port: TTYPort,
 }
 
@@ -35,11 +32,7 @@ impl Serial {
                 _ => fault,
             }
         })?;
-        Ok(Serial {
-            device: device.to_path_buf(),
-            speed,
-            port,
-        })
+        Ok(Serial { port })
     }
 }
 
@@ -52,15 +45,7 @@ fn port(device: &Path, speed: u32) -> serialport::Result<TTYPort> {
 impl Console for Serial {
     fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize> {
         self.port.set_timeout(patience)?;
-        match settle(self.port.read(buffer)) {
-            Ok(count) => Ok(count),
-            // Gone: it is back, or it is lost.
-            Err(lost) => {
-                std::thread::sleep(patience.min(Duration::from_secs(1)));
-                self.port = port(&self.device, self.speed).map_err(|_| lost)?;
-                Ok(0)
-            }
-        }
+        settle(self.port.read(buffer))
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
@@ -73,8 +58,10 @@ impl Console for Serial {
 mod tests {
     use super::*;
     use nix::pty::openpty;
+    use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
     use nix::unistd::ttyname;
     use std::fs::File;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn a_tty_is_read_and_written_and_is_ours_alone() {
@@ -97,6 +84,51 @@ mod tests {
         // Raw: neither echoed nor translated.
         assert_eq!(&buffer[..count], b"\r");
         drop(pair.slave);
+    }
+
+    fn is_raw(tty: Termios) -> bool {
+        !tty.local_flags.contains(LocalFlags::ICANON)
+    }
+
+    #[test]
+    fn an_adapter_that_comes_back_under_another_node_is_found_by_its_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("usb-adapter");
+        let plug = || {
+            let pair = openpty(None, None).unwrap();
+            symlink(ttyname(&pair.slave).unwrap(), &link).unwrap();
+            pair
+        };
+        let first = plug();
+        let mut console = crate::board::console::open(&crate::recipe::Console::Serial {
+            device: link.clone(),
+            speed: Some(9600),
+        })
+        .unwrap();
+        std::fs::remove_file(&link).unwrap();
+        drop(first);
+        let mut buffer = [0; 64];
+        let mut look = |console: &mut dyn Console| {
+            let count = console
+                .read(&mut buffer, Duration::from_millis(100))
+                .unwrap();
+            String::from_utf8(buffer[..count].to_vec()).unwrap()
+        };
+        while console.gone().is_none() {
+            look(console.as_mut());
+        }
+        let second = plug();
+        let mut board = File::from(second.master);
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        let mut seen = String::new();
+        while seen.is_empty() && std::time::Instant::now() < end {
+            if tcgetattr(&second.slave).is_ok_and(is_raw) {
+                board.write_all(b"Linux").unwrap();
+            }
+            seen += &look(console.as_mut());
+        }
+        assert!(seen.starts_with("Linux"), "{seen}");
+        assert!(console.missed().unwrap().contains("usb-adapter"));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! A console over TCP, raw or telnet, as ser2net and terminal servers offer it.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::Result;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{Console, settle};
 use crate::error::Fault;
@@ -41,11 +42,27 @@ impl Tcp {
     }
 }
 
+/// How long a console server may take to answer; who waits for it cannot be interrupted in that time.
+const CONNECT: Duration = Duration::from_secs(3);
+
 fn connect(address: &str) -> Result<TcpStream> {
-    let stream = TcpStream::connect(address).map_err(|error| {
+    let unreachable = |error: io::Error| {
         Fault::infrastructure(format!("cannot reach the console at {address}: {error}"))
-    })?;
+    };
+    let mut stream = Err(io::Error::other("it has no address"));
+    for address in address.to_socket_addrs().map_err(unreachable)? {
+        stream = TcpStream::connect_timeout(&address, CONNECT);
+        if stream.is_ok() {
+            break;
+        }
+    }
+    let stream = stream.map_err(unreachable)?;
     stream.set_nodelay(true)?;
+    // A server that lost its power does not say good-bye: it is missed after some 15 + 3 × 5 s.
+    setsockopt(&stream, sockopt::KeepAlive, &true)?;
+    setsockopt(&stream, sockopt::TcpKeepIdle, &15)?;
+    setsockopt(&stream, sockopt::TcpKeepInterval, &5)?;
+    setsockopt(&stream, sockopt::TcpKeepCount, &3)?;
     Ok(stream)
 }
 

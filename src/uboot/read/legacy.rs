@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use anyhow::Result;
 
 use crate::error::Fault;
+use crate::uboot::check;
 use crate::uboot::ids::Kind;
 use crate::uboot::uimage::{HEADER_LEN, Header};
 use crate::uboot::write::{CSF_LEN, has_table};
@@ -29,7 +30,7 @@ pub(super) fn read<R: Read>(mut source: Source<R>, extract: Option<Extract<'_>>)
         ))
         .into());
     };
-    let mut problems = Vec::new();
+    let (mut problems, mut notes) = (Vec::new(), Vec::new());
     if !crc.matches() {
         problems.push(format!(
             "its header is damaged: the checksum is {:08x}, not {:08x} as stored",
@@ -67,12 +68,14 @@ pub(super) fn read<R: Read>(mut source: Source<R>, extract: Option<Extract<'_>>)
         if header.kind == Kind::SCRIPT && sizes.is_empty() {
             problems.push("it has no text, and U-Boot refuses to run it".to_string());
         }
-        check_rest(&mut source, header.kind, &mut problems)?;
+        check_rest(&mut source, header.kind, &mut problems, &mut notes)?;
     }
+    notes.extend(unrunnable(&parts));
     Ok(Report {
         image: Image::Uimage(header),
         parts,
         problems,
+        notes,
     })
 }
 
@@ -95,16 +98,29 @@ fn check_rest<R: Read>(
     source: &mut Source<R>,
     kind: Kind,
     problems: &mut Vec<String>,
+    notes: &mut Vec<String>,
 ) -> io::Result<()> {
     if kind == Kind::FIRMWARE_IVT {
         source.pass(CSF_LEN, |_| Ok(()))?;
     }
-    if let Some(rest) = source.rest()? {
+    let Some(rest) = source.rest()? else {
+        return Ok(());
+    };
+    if source.rest_is_padding()? {
+        notes.push(format!("{rest} of padding follow it"));
+    } else {
         problems.push(format!(
             "{rest} follow its end, which the header does not account for"
         ));
     }
     Ok(())
+}
+
+/// Why U-Boot cannot run a script's text, if it cannot.
+fn unrunnable(parts: &[Part]) -> Option<String> {
+    let text = parts.first()?.text.as_ref()?;
+    let fault = check::runnable(text.as_bytes()).err()?;
+    Some(format!("U-Boot cannot run it as it stands: {fault}"))
 }
 
 /// The data as it is read, with its checksum.

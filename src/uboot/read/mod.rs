@@ -33,6 +33,8 @@ pub struct Report {
     pub parts: Vec<Part>,
     /// What is wrong with it, each a clause such as `its data is truncated: …`. Empty: the image is whole.
     pub problems: Vec<String>,
+    /// What is worth knowing of a whole image, each a sentence: padding, a script that U-Boot cannot run.
+    pub notes: Vec<String>,
 }
 
 impl Report {

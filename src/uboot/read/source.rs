@@ -58,6 +58,25 @@ impl<R: Read> Source<R> {
         Ok((filled == N).then_some(bytes))
     }
 
+    /// Whether all that follows is padding. Reads a file of known length to its end, and nothing of a pipe.
+    pub fn rest_is_padding(&mut self) -> io::Result<bool> {
+        let Some(length) = self.length else {
+            return Ok(false);
+        };
+        let (mut zeroes, mut ones) = (true, true);
+        while (zeroes || ones) && self.position < length {
+            let passed = self.pass((PIECE as u64).min(length - self.position), |piece| {
+                zeroes &= piece.iter().all(|byte| *byte == 0);
+                ones &= piece.iter().all(|byte| *byte == 0xff);
+                Ok(())
+            })?;
+            if passed == 0 {
+                break;
+            }
+        }
+        Ok(zeroes || ones)
+    }
+
     /// How much follows, as words for a sentence; `None`: nothing.
     pub fn rest(&mut self) -> io::Result<Option<String>> {
         if let Some(length) = self.length {

@@ -97,6 +97,7 @@ pub(super) fn read_omap<R: Read>(
         image: Image::Omapimage(header),
         parts: vec![part],
         problems,
+        notes: Vec::new(),
     })
 }
 
@@ -115,6 +116,7 @@ pub(super) fn read_gp<R: Read>(
         image: Image::Gpimage(header),
         parts: vec![part],
         problems: Vec::new(),
+        notes: Vec::new(),
     })
 }
 
@@ -152,5 +154,6 @@ pub(super) fn read_egon<R: Read>(
         image: Image::SunxiEgon(header),
         parts: vec![part],
         problems,
+        notes: Vec::new(),
     })
 }
