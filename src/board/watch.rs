@@ -159,7 +159,8 @@ const PATTERNS: [(Kind, Source, &str); 23] = [
     (
         Kind::Crash("full overlay"),
         Source::Program,
-        r"^hearth: (?P<message>the overlay is full.*)",
+        // Anywhere: the agent says it while a line of the job's may be half written.
+        r"hearth: (?P<message>the overlay is full.*)",
     ),
 ];
 
