@@ -33,6 +33,13 @@ pub struct Place {
     pub indent: usize,
 }
 
+impl Place {
+    /// Whether it is further in than `other`, in the same `# `.
+    pub fn is_inside(self, other: Place) -> bool {
+        self.hashes == other.hashes && self.indent > other.indent
+    }
+}
+
 /// A line, without what printk and kselftest's runner put before it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Line {
@@ -80,14 +87,14 @@ struct Directive {
 }
 
 impl Line {
-    /// Reads a line. `depth`: in how many `# ` a document is open.
-    pub fn read(line: &str, depth: Option<usize>) -> Line {
+    /// Reads a line. `depth`: in how many `# ` a document is open. `nests`: whether results alone are nested by `# ` too.
+    pub fn read(line: &str, depth: Option<usize>, nests: bool) -> Line {
         let line = line.trim_end();
         let mut text = &line[PRINTK.find(line).map_or(0, |prefix| prefix.end())..];
         let mut hashes = 0;
         while let Some(inner) = text.strip_prefix("# ") {
             let is_open = depth.is_some_and(|depth| depth > hashes);
-            if inner.starts_with("Subtest:") || !(is_open || begins_nesting(inner)) {
+            if inner.starts_with("Subtest:") || !(is_open || begins_nesting(inner, nests)) {
                 break;
             }
             text = inner;
@@ -111,9 +118,14 @@ impl Line {
 }
 
 /// Whether what follows `# ` is another document, which kselftest's runner nests so.
-fn begins_nesting(inner: &str) -> bool {
+fn begins_nesting(inner: &str, nests: bool) -> bool {
     let inner = inner.trim_start_matches("# ").trim_start();
-    VERSION.is_match(inner) || PLAN.is_match(inner)
+    let is_result = || {
+        REPORT
+            .captures(inner)
+            .is_some_and(|found| found.get(2).is_some())
+    };
+    VERSION.is_match(inner) || PLAN.is_match(inner) || (nests && is_result())
 }
 
 fn item(text: &str) -> Item {
