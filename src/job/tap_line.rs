@@ -163,8 +163,11 @@ fn item(text: &str) -> Item {
 fn report(found: &regex::Captures<'_>) -> Report {
     let text = found.get(4).map_or("", |rest| rest.as_str());
     let hashes: Vec<usize> = unescaped_hashes(text).collect();
+    let passed = found.get(1).is_none();
+    // Behind another `#` it is part of the description, which must not excuse a failure.
     let directive = hashes
         .iter()
+        .take(if passed { usize::MAX } else { 1 })
         .find_map(|at| Some((*at, DIRECTIVE.captures(&text[*at..])?)));
     let (name, directive, note) = match directive {
         Some((at, words)) => {
@@ -185,7 +188,7 @@ fn report(found: &regex::Captures<'_>) -> Report {
         .get(2)
         .map(|number| number.as_str().parse().unwrap_or(u64::MAX));
     Report {
-        passed: found.get(1).is_none(),
+        passed,
         name: match number {
             Some(number) if name.is_empty() => number.to_string(),
             None if name.is_empty() => "unnamed".into(),
