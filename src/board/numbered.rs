@@ -191,6 +191,9 @@ impl Splitter {
 
     /// Keeps the beginning of a head that stands before a message of the kernel.
     fn begin_head(&mut self, text: &[u8]) {
+        if memchr::memchr(b'[', text).is_none() {
+            return;
+        }
         let Some(stamp) = STAMP.find(text).filter(|stamp| stamp.start() > 0) else {
             return;
         };
@@ -253,12 +256,15 @@ fn successor(line: &[u8], head: Head) -> Option<usize> {
 
 /// Whether a line is one of the job's that lost its first characters: its length tells.
 fn is_beheaded(line: &[u8]) -> bool {
-    BEHEADED.iter().any(|pattern| {
-        pattern.captures(line).is_some_and(|found| {
-            let text = line.len() - found[0].len();
-            str::from_utf8(&found[1]).is_ok_and(|length| length.parse() == Ok(text))
+    // Of a flood's lines, few have one so near their beginning.
+    let near = &line[..line.len().min("earth:".len() + 20)];
+    memchr::memchr(b':', near).is_some()
+        && BEHEADED.iter().any(|pattern| {
+            pattern.captures(line).is_some_and(|found| {
+                let text = line.len() - found[0].len();
+                str::from_utf8(&found[1]).is_ok_and(|length| length.parse() == Ok(text))
+            })
         })
-    })
 }
 
 fn begins_with_stamp(text: &[u8]) -> bool {
