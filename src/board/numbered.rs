@@ -163,14 +163,13 @@ impl Splitter {
             return;
         }
         if let Some(held) = self.held.take() {
-            let is_torn_again = || {
-                Head::find(line, 0).is_none() && last_stamp(line).is_some_and(|at| at <= self.owed)
-            };
-            if begins_with_stamp(line)
-                || line.len() == self.owed
-                || self.is_paid_by(line)
-                || is_torn_again()
-            {
+            let head = Head::find(line, 0);
+            let is_next = head.is_some_and(|head| head.begin == 0);
+            let is_torn_again =
+                || head.is_none() && last_stamp(line).is_some_and(|at| at <= self.owed);
+            // The next line may have the missing length by chance.
+            let is_rest = || !is_next && (line.len() == self.owed || self.is_paid_by(line));
+            if begins_with_stamp(line) || is_rest() || is_torn_again() {
                 own.push(held);
             } else {
                 self.owed = 0;
@@ -363,6 +362,9 @@ mod tests {
             // The job goes on: it was its own text.
             assert!(own(&[&short, &next]).is_empty());
             assert!(own(&[&format!("{short}{next}")]).is_empty());
+            let missing = 99 - begin.len();
+            let chance = format!("hearth:8:{}:{}", missing - 12, "n".repeat(missing - 12));
+            assert!(own(&[&short, &chance]).is_empty());
             // The kernel goes on, or the rest comes.
             let after = "[   12.345679] CPU: 0";
             assert_eq!(own(&[&short, "", after]), [panic, after]);
