@@ -153,6 +153,9 @@ impl Retries {
 /// How often a bootloader may begin before the board counts as looping. SPL and U-Boot proper each say so.
 const BOOTLOADER_STARTS: u32 = 8;
 
+/// By how many seconds a console's buffers may show a boot later than the network tells of it.
+const CONSOLE_LAG: f64 = 5.0;
+
 /// A board on its way from power-on to the end of its job. All times are seconds since the run began.
 #[derive(Debug)]
 pub struct Machine {
@@ -161,6 +164,10 @@ pub struct Machine {
     since: f64,
     stages: Vec<Stage>,
     heard: bool,
+    /// The furthest stage of the boot that the console itself showed.
+    shown: State,
+    /// When the network first told of this boot.
+    told_at: Option<f64>,
     last_sign: f64,
     bootloader_starts: u32,
     bootloader_trouble: Option<String>,
@@ -177,6 +184,8 @@ impl Machine {
             since: 0.0,
             stages: Vec::new(),
             heard: false,
+            shown: State::Off,
+            told_at: None,
             last_sign: 0.0,
             bootloader_starts: 0,
             bootloader_trouble: None,
@@ -211,6 +220,7 @@ impl Machine {
         if state <= self.state {
             return;
         }
+        self.told_at.get_or_insert(at);
         self.enter(state, at);
         if let Some((_, failure)) = &mut self.pending {
             failure.stage = state.name().into();
@@ -314,9 +324,21 @@ impl Machine {
         stages
     }
 
+    /// Whether a stage that the console shows is one of the boot that the network has told of already.
+    fn is_late(&mut self, stage: State, at: f64) -> bool {
+        // The bootloader says twice that it begins: SPL, and U-Boot proper.
+        let is_next = stage > self.shown || (stage, self.shown) == (State::Bootloader, stage);
+        self.shown = self.shown.max(stage);
+        is_next && self.told_at.is_some_and(|told| at - told < CONSOLE_LAG)
+    }
+
     fn bootloader(&mut self, at: f64) {
+        let late = self.is_late(State::Bootloader, at);
         if self.state > State::Bootloader {
-            return self.reset(at);
+            if !late {
+                self.reset(at);
+            }
+            return;
         }
         self.bootloader_starts += 1;
         if self.bootloader_starts > BOOTLOADER_STARTS {
@@ -330,8 +352,12 @@ impl Machine {
     }
 
     fn kernel(&mut self, at: f64) {
+        let late = self.is_late(State::Kernel, at);
         if self.state > State::Kernel {
-            return self.reset(at);
+            if !late {
+                self.reset(at);
+            }
+            return;
         }
         self.enter(State::Kernel, at);
     }
@@ -585,6 +611,20 @@ mod tests {
         let failure = fails(&script).unwrap();
         assert_eq!(failure.class, FailureClass::Test);
         assert!(failure.message.contains("did not end"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_console_behind_the_network_shows_no_reset() {
+        let boot = [UBOOT, LINUX, SYSTEMD].concat();
+        let late = [(1.0, "<check-in>"), (1.2, "<run>"), (1.3, boot.as_str())];
+        assert!(fails(&late).unwrap().message.contains("hangs"));
+        for again in [UBOOT, LINUX] {
+            let script = [&late[..], &[(1.4, again)]].concat();
+            assert!(fails(&script).unwrap().message.contains("unexpected reset"));
+        }
+        // Too late to belong to the boot that checked in.
+        let script = [(1.0, "<check-in>"), (1.2, "<run>"), (60.0, UBOOT)];
+        assert!(fails(&script).unwrap().message.contains("unexpected reset"));
     }
 
     #[test]

@@ -37,7 +37,6 @@ impl Head {
     }
 
     fn parse(line: &[u8], begin: usize) -> Option<Head> {
-        line.get(begin..)?.strip_prefix(PREFIX)?;
         let mut at = begin + PREFIX.len();
         let mut number = || {
             let digits = line[at..].iter().take_while(|b| b.is_ascii_digit()).count();
@@ -64,33 +63,51 @@ pub struct Own {
     pub torn: bool,
 }
 
+/// The beginning of a head, at the end of what stands before a message of the kernel.
+static BEGUN: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"(?-u)(?:h|he|hea|hear|heart|hearth|hearth:\d*|hearth:\d+:\d*)$")
+        .expect("the pattern is a constant")
+});
+/// What is left of a head that lost its first characters.
+static BEHEADED: LazyLock<[Regex; 2]> = LazyLock::new(|| {
+    [
+        r"(?-u)^(?:h?earth|arth|rth|th|h)?:?\d+:(\d+):",
+        r"(?-u)^:?(\d+):",
+    ]
+    .map(|pattern| Regex::new(pattern).expect("the pattern is a constant"))
+});
+
 /// Follows a console line by line.
 #[derive(Debug, Default)]
 pub struct Splitter {
     /// How many bytes of a torn line of the job's are still to come.
     owed: usize,
+    /// What looks like a message of the kernel in a line that is too short for its length: either it tore the line, or
+    /// the job printed it and the line lost its end. The next line tells.
+    held: Option<Own>,
+    /// The beginning of a head that a message of the kernel tore.
+    begun: Vec<u8>,
     /// Whether the last line was cut by the reader, so that the next one goes on with the same text.
     cut: bool,
-    /// What the last lines began with that may be the beginning of a head: a message was printed into the head itself.
-    torn_head: Vec<u8>,
 }
 
-/// The beginning of a line that may be that of a head which something else was printed into.
-pub const TORN_HEAD: &str = r"(?:hearth:[\d:]*|hearth|heart|hear|hea|he|h)?";
-
-static TORN: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(&format!("^{TORN_HEAD}")).expect("the pattern is a constant"));
-
 impl Splitter {
+    /// Whether the rest of a torn line of the job's is still to come.
+    pub fn owes(&self) -> bool {
+        self.owed > 0
+    }
+
     /// The parts of one line (without its line ending) that are the board's. `cut`: the line has no end yet, the reader
     /// gives it in pieces.
     pub fn own(&mut self, line: &[u8], cut: bool) -> Vec<Own> {
-        if self.is_end_of_torn(line) {
-            return Vec::new();
-        }
-        let line = self.pay(line);
-        self.cut = cut;
         let mut own = Vec::new();
+        self.decide(line, &mut own);
+        let joined = self.joined(line);
+        let line = self.pay(joined.as_deref().unwrap_or(line));
+        self.cut = cut;
+        if is_beheaded(line) {
+            return own;
+        }
         let mut begin = 0;
         while let Some(head) = Head::find(line, begin) {
             push(&mut own, &line[begin..head.begin], false);
@@ -99,34 +116,89 @@ impl Splitter {
                 Some(0) => return own,
                 // Whole, and something follows it on its line.
                 Some(_) if follows(&text[head.length..]) => begin = head.text + head.length,
-                // A message was printed into it, or its end was lost. Its rest follows, on the next line as a rule.
-                longer => {
-                    let stamp = last_stamp(text).filter(|at| (1..=head.length).contains(at));
-                    let told = stamp.unwrap_or(text.len().min(head.length));
-                    self.owed = head.length - told;
-                    match stamp {
-                        Some(stamp) => push(&mut own, &text[stamp..], true),
-                        None if longer.is_some() => push(&mut own, &text[head.length..], true),
-                        None => {}
-                    }
+                // Its end was lost, and the next one follows.
+                _ if let Some(next) = successor(line, head) => {
+                    self.torn(head, &line[head.text..next], &mut own);
+                    (self.owed, self.held) = (0, None);
+                    begin = next;
+                }
+                _ if cut => {
+                    self.owed = head.length.saturating_sub(text.len());
+                    return own;
+                }
+                _ => {
+                    self.torn(head, text, &mut own);
                     return own;
                 }
             }
         }
+        self.begin_head(&line[begin..]);
         push(&mut own, &line[begin..], false);
         own
     }
 
-    /// Whether a line is the rest of one whose head was torn. Takes the beginning of this one for the next.
-    fn is_end_of_torn(&mut self, line: &[u8]) -> bool {
-        let joined = [&self.torn_head[..], line].concat();
-        let is_end = !self.torn_head.is_empty()
-            && Head::parse(&joined, 0).is_some_and(|head| joined.len() - head.text == head.length);
-        let begin = TORN.find(line).map_or(0, |found| found.end());
-        if is_end || (begin > 0 && begin < line.len()) {
-            self.torn_head = line[..begin].to_vec();
+    /// A line into which a message was printed, or which lost its end. Its rest follows, on the next line as a rule.
+    fn torn(&mut self, head: Head, text: &[u8], own: &mut Vec<Own>) {
+        let stamp = last_stamp(text).filter(|at| *at <= head.length);
+        let is_short = text.len() < head.length;
+        let told = stamp.unwrap_or(text.len().min(head.length));
+        self.owed = head.length - told;
+        let message = match stamp {
+            Some(stamp) => &text[stamp..],
+            None => &text[told..],
+        };
+        if is_short && stamp.is_some() {
+            self.held = Some(Own {
+                text: message.to_vec(),
+                torn: true,
+            });
+        } else {
+            push(own, message, true);
         }
-        is_end
+    }
+
+    /// Decides by the next line whether what was held is the kernel's: it goes on then, or the rest of the torn line comes.
+    fn decide(&mut self, line: &[u8], own: &mut Vec<Own>) {
+        if line.is_empty() {
+            return;
+        }
+        if let Some(held) = self.held.take() {
+            let head = Head::find(line, 0);
+            let is_next = head.is_some_and(|head| head.begin == 0);
+            let is_torn_again =
+                || head.is_none() && last_stamp(line).is_some_and(|at| at <= self.owed);
+            // The next line may have the missing length by chance.
+            let is_rest = || !is_next && (line.len() == self.owed || self.is_paid_by(line));
+            if begins_with_stamp(line) || is_rest() || is_torn_again() {
+                own.push(held);
+            } else {
+                self.owed = 0;
+            }
+        }
+    }
+
+    /// A line behind the beginning of its head that came before a message of the kernel.
+    fn joined(&mut self, line: &[u8]) -> Option<Vec<u8>> {
+        if self.begun.is_empty() || begins_with_stamp(line) {
+            return None;
+        }
+        let mut joined = std::mem::take(&mut self.begun);
+        joined.extend(line);
+        let head = Head::find(&joined, 0)?;
+        (head.begin == 0).then_some(joined)
+    }
+
+    /// Keeps the beginning of a head that stands before a message of the kernel.
+    fn begin_head(&mut self, text: &[u8]) {
+        if memchr::memchr(b'[', text).is_none() {
+            return;
+        }
+        let Some(stamp) = STAMP.find(text).filter(|stamp| stamp.start() > 0) else {
+            return;
+        };
+        if let Some(begun) = BEGUN.find(&text[..stamp.start()]) {
+            self.begun = begun.as_bytes().to_vec();
+        }
     }
 
     /// Takes the rest of a torn line off the beginning of `line`. The kernel's own lines come in between; a line of
@@ -140,27 +212,27 @@ impl Splitter {
             self.owed -= rest;
             return &line[rest..];
         }
-        if line.len() == self.owed {
-            self.owed = 0;
-            return &[];
+        if line.len() == self.owed || self.is_paid_by(line) {
+            return &line[std::mem::take(&mut self.owed)..];
         }
-        let next = Head::find(line, 0).map(|head| head.begin);
-        let stamp = STAMP.find(line).map(|stamp| stamp.start());
-        match (next, stamp) {
-            (_, Some(0)) => line,
-            (_, Some(torn)) if torn <= self.owed => {
+        if begins_with_stamp(line) {
+            return line;
+        }
+        match last_stamp(line).filter(|torn| *torn <= self.owed) {
+            Some(torn) => {
                 self.owed -= torn;
                 &line[torn..]
             }
-            (Some(next), _) if next == self.owed => {
-                self.owed = 0;
-                &line[next..]
-            }
-            _ => {
+            None => {
                 self.owed = 0;
                 line
             }
         }
+    }
+
+    /// Whether `line` begins with the rest of the torn line and goes on with something of its own.
+    fn is_paid_by(&self, line: &[u8]) -> bool {
+        line.len() > self.owed && follows(&line[self.owed..])
     }
 }
 
@@ -173,9 +245,34 @@ fn push(own: &mut Vec<Own>, text: &[u8], torn: bool) {
     }
 }
 
+/// Where the agent's next line begins inside the text of one that lost its end.
+fn successor(line: &[u8], head: Head) -> Option<usize> {
+    // After the last line, the agent may repeat all of them.
+    Head::find(line, head.text)
+        .filter(|next| next.number == 1 || Some(next.number) == head.number.checked_add(1))
+        .map(|next| next.begin)
+}
+
+/// Whether a line is one of the job's that lost its first characters: its length tells.
+fn is_beheaded(line: &[u8]) -> bool {
+    // Of a flood's lines, few have one so near their beginning.
+    let near = &line[..line.len().min("earth:".len() + 20)];
+    memchr::memchr(b':', near).is_some()
+        && BEHEADED.iter().any(|pattern| {
+            pattern.captures(line).is_some_and(|found| {
+                let text = line.len() - found[0].len();
+                str::from_utf8(&found[1]).is_ok_and(|length| length.parse() == Ok(text))
+            })
+        })
+}
+
+fn begins_with_stamp(text: &[u8]) -> bool {
+    STAMP.find(text).is_some_and(|stamp| stamp.start() == 0)
+}
+
 /// Whether the bytes after a numbered line's text are something of their own, and not the text's end.
 fn follows(rest: &[u8]) -> bool {
-    rest.starts_with(PREFIX) || STAMP.find(rest).is_some_and(|stamp| stamp.start() == 0)
+    rest.starts_with(PREFIX) || begins_with_stamp(rest)
 }
 
 /// Where the last message of the kernel begins in `text`.
@@ -244,15 +341,42 @@ mod tests {
     }
 
     #[test]
-    fn a_line_whose_head_is_torn_is_still_the_jobs() {
-        assert_eq!(
-            own(&[
-                "heareboot: Restarting system",
-                "rth:7:32:[    0.000000] Linux version 6.1",
-                "next"
-            ]),
-            ["heareboot: Restarting system", "next"]
-        );
+    fn a_head_that_is_torn_or_lost_its_beginning_is_still_the_jobs() {
+        let line = numbered("[   12.000000] Kernel panic - not syncing: an old log");
+        let message = "[   98.000000] usb 1-1: new device";
+        for at in 1..12 {
+            let (before, rest) = line.split_at(at);
+            let said = own(&[&format!("{before}{message}"), message, rest]);
+            assert_eq!(said.last().map(String::as_str), Some(message), "{at}");
+            // The length must be whole to tell.
+            assert!(at > 9 || own(&[rest]).is_empty(), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_message_in_a_line_that_is_too_short_is_told_from_a_line_without_its_end() {
+        let panic = "[   12.345678] Kernel panic - not syncing: x";
+        for begin in ["", "dmesg said: "] {
+            let short = format!("hearth:7:99:{begin}{panic}");
+            let next = numbered("next").replace(":7:", ":8:");
+            // The job goes on: it was its own text.
+            assert!(own(&[&short, &next]).is_empty());
+            assert!(own(&[&format!("{short}{next}")]).is_empty());
+            let missing = 99 - begin.len();
+            let chance = format!("hearth:8:{}:{}", missing - 12, "n".repeat(missing - 12));
+            assert!(own(&[&short, &chance]).is_empty());
+            // The kernel goes on, or the rest comes.
+            let after = "[   12.345679] CPU: 0";
+            assert_eq!(own(&[&short, "", after]), [panic, after]);
+            let rest = "r".repeat(99 - begin.len());
+            assert_eq!(own(&[&short, &rest]), [panic]);
+            assert_eq!(
+                own(&[&short, &format!("rr{after}"), &rest[2..]]),
+                [panic, after]
+            );
+        }
+        // Longer than what the job printed: the kernel's from its first byte.
+        assert_eq!(own(&[&format!("hearth:7:9:{panic}")]), [panic]);
     }
 
     #[test]

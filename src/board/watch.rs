@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::{Regex, RegexSet};
 
-use super::numbered::{Head, Splitter, TORN_HEAD};
+use super::numbered::{Head, Own, Splitter};
 
 /// A line longer than this, in bytes, is cut in two: a board may send noise without an end.
 const LONGEST_LINE: usize = 8 << 10;
@@ -57,7 +57,8 @@ const PATTERNS: [(Kind, Source, &str); 23] = [
     (
         Kind::Bootloader,
         Source::Firmware,
-        r"^U-Boot (SPL )?20\d\d\.\d\d",
+        // A reset leaves noise on the line.
+        r"^[^ -~]*U-Boot ([STV]PL )?20\d\d\.\d\d",
     ),
     (
         Kind::BootloaderTrouble,
@@ -129,7 +130,7 @@ const PATTERNS: [(Kind, Source, &str); 23] = [
     (
         Kind::Crash("soft lockup"),
         Source::Stamped,
-        r"(?P<message>watchdog: BUG: soft lockup - CPU#\d+.*|watchdog: (CPU\d+: )?Watchdog detected hard LOCKUP.*)",
+        r"(?P<message>(NMI )?watchdog: BUG: soft lockup - CPU#\d+.*|(NMI )?watchdog: (CPU\d+: )?Watchdog detected hard LOCKUP.*)",
     ),
     (
         Kind::Crash("hung task"),
@@ -178,6 +179,9 @@ enum Source {
     /// Programs that write to the console.
     Program,
 }
+
+/// What may stand before a line of another program: the agent's own line was written in two pieces.
+const TORN_HEAD: &str = r"(?:hearth:[\d:]*|hearth|heart|hear|hea|he|h)?";
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -285,13 +289,18 @@ impl Watch {
             raw,
         });
         for part in own {
-            let text = clean(&part.text);
-            // Several patterns may know one line; the first one names it.
-            let seen = SET.matches(&text).into_iter();
-            let told = seen.filter_map(|index| self.told(index, &text, part.torn));
-            if let Some(index) = { told }.next() {
-                events.push(self.event(index, &text));
-            }
+            self.judge(&part, events);
+        }
+    }
+
+    /// Adds what a part of a line that is the board's own means.
+    fn judge(&mut self, part: &Own, events: &mut Vec<Event>) {
+        let text = clean(&part.text);
+        // Several patterns may know one line; the first one names it.
+        let seen = SET.matches(&text).into_iter();
+        let told = seen.filter_map(|index| self.told(index, &text, part.torn));
+        if let Some(index) = { told }.next() {
+            events.push(self.event(index, &text));
         }
     }
 
@@ -355,7 +364,7 @@ impl Watch {
             return;
         }
         // The job's own text, the agent's line of which is not whole yet.
-        if Head::find(&self.partial, 0).is_some() {
+        if self.splitter.owes() || Head::find(&self.partial, 0).is_some() {
             return;
         }
         let text = clean(&self.partial);
@@ -490,6 +499,10 @@ mod tests {
                 format!("{line}\r\n"),
                 format!("{line}\r\n{line}\r\n"),
                 format!("{line}{line}\r\n"),
+                // Characters lost at its end, with and without the line's end, and at its beginning.
+                format!("{}\r\nhearth:4:2:ok\r\n", &line[..line.len() - 2]),
+                format!("{}hearth:4:2:ok\r\n", &line[..line.len() - 2]),
+                format!("{}\r\n", &line[4..]),
                 // Its end is not there yet.
                 line.clone(),
                 format!(
@@ -524,6 +537,10 @@ mod tests {
             "hearth:3:5:hello[   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
             "neo1 login: [   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
             "hearth:3:60:half of a li\r\n[   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
+            "hearth:3:30:[   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
+            "hearth:3:99:half[   99.000000] Kernel panic - not syncing: Fatal exception\r\n[   99.100000] CPU: 0\r\n",
+            "hearth:3:99:[   99.000000] Kernel panic - not syncing: Fatal exception\r\n[   99.100000] CPU: 0\r\n",
+            "hea[   99.000000] Kernel panic - not syncing: Fatal exception\r\n",
         ] {
             assert_eq!(
                 after_boot(console),
@@ -531,8 +548,12 @@ mod tests {
                 "{console}"
             );
         }
-        let reset = "hearth:3:60:half of a li\r\nU-Boot SPL 2025.01 (Apr 01 2025)\r\n";
-        assert_eq!(after_boot(reset), [Event::Bootloader]);
+        for reset in [
+            "hearth:3:60:half of a li\r\nU-Boot SPL 2025.01 (Apr 01 2025)\r\n",
+            "hearth:3:60:half of\u{0}\u{fffd}\r\n\u{fffd}\u{fffd}U-Boot TPL 2025.01 (Apr 01 2025)\r\n",
+        ] {
+            assert_eq!(after_boot(reset), [Event::Bootloader], "{reset}");
+        }
     }
 
     #[test]

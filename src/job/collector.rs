@@ -310,19 +310,25 @@ impl Collector {
             self.shell = Some(shell.trim().to_string());
             return;
         }
+        let found = self
+            .pattern()
+            .map_or_else(Vec::new, |pattern| pattern.line(line));
         let tap = if self.strict {
             None
         } else {
             self.ktap.line(line)
         };
-        let is_tap = tap.is_some();
         for case in tap.into_iter().flatten() {
-            self.ktap_case(case, at);
+            // What the definition's own pattern makes of the line is LAVA's result; the same one counts once.
+            let is_known = found.iter().any(|found| {
+                found
+                    .as_ref()
+                    .is_ok_and(|known| known.id == case.id && known.outcome == case.outcome)
+            });
+            if !is_known {
+                self.ktap_case(case, at);
+            }
         }
-        let found = match self.pattern() {
-            Some(pattern) if !is_tap => pattern.line(line),
-            _ => Vec::new(),
-        };
         for found in found {
             match found {
                 Ok(case) => self.result(case, None, at),
@@ -477,6 +483,39 @@ no route to host
         assert_eq!(suites[0].duration, None);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("unknown signal NONSENSE"));
+    }
+
+    #[test]
+    fn a_pattern_reads_tap_too_and_the_same_result_counts_once() {
+        let pattern = |pattern: &str| {
+            let fixups = [("ok", "pass"), ("not ok", "fail")]
+                .map(|(word, result)| (word.to_string(), result.to_string()));
+            let pattern = Pattern::new(pattern, fixups.into()).unwrap();
+            let mut collector = Collector::new([("0_a".to_string(), pattern)].into(), Vec::new());
+            for line in [
+                "<LAVA_SIGNAL_STARTRUN 0_a 1>",
+                "TAP version 13",
+                "1..2",
+                "ok 1 - link",
+                "not ok 2 - ping",
+                "<LAVA_SIGNAL_ENDRUN 0_a 1>",
+            ] {
+                collector.line(line, 0.0);
+            }
+            let cases = collector.finish(1.0).0.remove(0).cases;
+            cases
+                .into_iter()
+                .map(|case| format!("{}={}", case.id, case.outcome))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            pattern(r"^(?P<result>ok|not ok) \d+ - (?P<test_case_id>\S+)$"),
+            ["link=pass", "ping=fail"]
+        );
+        assert_eq!(
+            pattern(r"^(?P<result>ok|not ok) (?P<test_case_id>\d+)"),
+            ["link=pass", "1=pass", "ping=fail", "2=fail"]
+        );
     }
 
     #[test]

@@ -31,9 +31,22 @@ pub struct Ktap {
     subtest: Option<String>,
     /// Where the YAML block that is open began: nothing in it counts.
     yaml: Option<Place>,
-    /// Whether the last line was a result, which a YAML block may follow.
-    after_report: bool,
+    /// Where the last line stood if it was a result, which a YAML block may follow.
+    after_report: Option<Place>,
     diagnostics: Vec<String>,
+    /// Whether kselftest's runner prints this document: `# ` nests then also what has no version line and no plan.
+    is_kselftest: bool,
+    /// The document that ended last, until another one begins.
+    ended: Option<Ended>,
+}
+
+/// A document whose plan was fulfilled.
+#[derive(Debug)]
+struct Ended {
+    place: Place,
+    planned: u64,
+    /// How many results came after its end.
+    more: u64,
 }
 
 /// A test with subtests; the outermost one is the document.
@@ -45,6 +58,8 @@ struct Level {
     /// Why the plan says that all is skipped.
     skipped: Option<String>,
     numbers: BTreeSet<u64>,
+    /// A number that came twice.
+    repeated: Option<u64>,
     /// How many results had no number.
     unnumbered: u64,
     /// Whether a case inside has failed.
@@ -63,6 +78,7 @@ impl Level {
             planned: None,
             skipped: None,
             numbers: BTreeSet::new(),
+            repeated: None,
             unnumbered: 0,
             failed: false,
             has_version,
@@ -75,18 +91,30 @@ impl Level {
         self.numbers.len() as u64 + self.unnumbered
     }
 
+    /// How many of the planned results came; those with other numbers are none of them.
+    fn fulfilled(&self, planned: u64) -> u64 {
+        let numbered = self.numbers.iter().filter(|n| (1..=planned).contains(*n));
+        numbered.count() as u64 + self.unnumbered
+    }
+
     /// The case that says that there are more or fewer results than planned.
     fn miscount(&self, is_outermost: bool) -> Option<(&'static str, String)> {
         let seen = self.seen();
         match self.planned {
-            Some(planned) if seen < planned => Some((
+            Some(planned) if self.fulfilled(planned) < planned => Some((
                 "missing",
-                format!("the plan was {planned} tests, and {seen} reported"),
+                format!(
+                    "the plan was {planned} tests, and {} reported",
+                    self.fulfilled(planned)
+                ),
             )),
             Some(planned) if seen > planned => Some((
                 "plan",
                 format!("the plan was {planned} tests, and {seen} reported"),
             )),
+            Some(_) if let Some(number) = self.repeated => {
+                Some(("plan", format!("two results have the number {number}")))
+            }
             // What began without a version line may be prose.
             None if is_outermost && self.has_version => Some((
                 "plan",
@@ -106,14 +134,20 @@ impl Ktap {
     /// Takes one line and gives the cases that it completes; `None` if the line is not TAP, such as another message of
     /// the kernel in between.
     pub fn line(&mut self, line: &str) -> Option<Vec<KtapCase>> {
-        let line = Line::read(line, self.levels.last().map(|top| top.place.hashes));
+        let depth = self.levels.last().map(|top| top.place.hashes);
+        let line = Line::read(line, depth, self.is_kselftest);
         if self.is_in_yaml(&line) {
             return Some(Vec::new());
+        }
+        if let Item::Report(report) = &line.item
+            && let Some(cases) = self.after_the_end(line.place, report)
+        {
+            return Some(cases);
         }
         if !self.is_open() && !line.item.begins_a_document() {
             return None;
         }
-        let after_report = std::mem::replace(&mut self.after_report, false);
+        let after_report = self.after_report.take();
         let mut cases = Vec::new();
         match line.item {
             Item::Version => self.version(line.place, &mut cases),
@@ -122,10 +156,16 @@ impl Ktap {
             Item::BailOut(reason) => self.bail_out(&reason, &mut cases),
             Item::Report(report) => {
                 self.report(line.place, &report, &mut cases);
-                self.after_report = true;
+                self.after_report = Some(line.place);
             }
-            Item::Diagnostic(text) => self.diagnostics.push(text),
-            Item::YamlBegin if after_report => self.yaml = Some(line.place),
+            Item::Diagnostic(text) => {
+                self.is_kselftest |= text.starts_with("selftests: ");
+                self.diagnostics.push(text);
+            }
+            // At the result's own indent it is output, such as a diff.
+            Item::YamlBegin if after_report.is_some_and(|report| line.place.is_inside(report)) => {
+                self.yaml = Some(line.place);
+            }
             Item::YamlBegin | Item::YamlEnd | Item::Other => return None,
         }
         Some(cases)
@@ -141,9 +181,34 @@ impl Ktap {
         while !self.levels.is_empty() {
             self.close(&mut cases);
         }
-        self.subtest = None;
-        self.diagnostics.clear();
+        self.leave();
+        self.ended = None;
         cases
+    }
+
+    /// Forgets what belonged to the document that is over.
+    fn leave(&mut self) {
+        self.subtest = None;
+        self.is_kselftest = false;
+        self.diagnostics.clear();
+    }
+
+    /// A result that goes on counting after the plan was fulfilled is one too many. With the number 1 it begins another
+    /// document, and with one far away it may be prose.
+    fn after_the_end(&mut self, place: Place, report: &Report) -> Option<Vec<KtapCase>> {
+        let ended = self.ended.as_mut().filter(|ended| ended.place == place)?;
+        let next = ended.planned.saturating_add(ended.more).saturating_add(1);
+        let number = report.number.filter(|n| (2..=next).contains(n))?;
+        ended.more += 1;
+        let problem = format!(
+            "the plan was {} tests, and then test {number} reported",
+            ended.planned
+        );
+        let mut cases = Vec::new();
+        let (outcome, why) = report.outcome();
+        self.tell(&report.name, outcome, why, &mut cases);
+        self.tell("plan", Outcome::Fail, Some(problem), &mut cases);
+        Some(cases)
     }
 
     /// Whether a line belongs to the YAML block that is open. A line further to the left ends one that has no end.
@@ -221,7 +286,9 @@ impl Ktap {
         if let Some(top) = self.levels.last_mut() {
             match report.number {
                 Some(number) => {
-                    top.numbers.insert(number);
+                    if !top.numbers.insert(number) {
+                        top.repeated = Some(number);
+                    }
                 }
                 None => top.unnumbered += 1,
             }
@@ -238,6 +305,10 @@ impl Ktap {
             }
             Some(inside) if outcome == Outcome::Pass && inside.skipped.is_some() => {
                 self.tell(&report.name, Outcome::Skip, inside.skipped, cases);
+            }
+            Some(inside) if outcome == Outcome::Pass && inside.has_version => {
+                let problem = "its subtests began, and none reported";
+                self.tell(&report.name, Outcome::Fail, Some(problem.into()), cases);
             }
             _ => self.tell(&report.name, outcome, problem, cases),
         }
@@ -258,6 +329,7 @@ impl Ktap {
         let name = if self.is_open() {
             self.subtest.take()
         } else {
+            self.ended = None;
             None
         };
         self.levels.push(Level::new(place, name, has_version));
@@ -322,12 +394,16 @@ impl Ktap {
 
     fn end_if_fulfilled(&mut self, cases: &mut Vec<KtapCase>) {
         if let [outermost] = &self.levels[..]
-            && outermost
-                .planned
-                .is_some_and(|planned| outermost.seen() >= planned)
+            && let Some(planned) = outermost.planned
+            && outermost.fulfilled(planned) >= planned
         {
+            self.ended = Some(Ended {
+                place: outermost.place,
+                planned,
+                more: 0,
+            });
             self.close(cases);
-            self.diagnostics.clear();
+            self.leave();
         }
     }
 

@@ -33,6 +33,13 @@ pub struct Place {
     pub indent: usize,
 }
 
+impl Place {
+    /// Whether it is further in than `other`, in the same `# `.
+    pub fn is_inside(self, other: Place) -> bool {
+        self.hashes == other.hashes && self.indent > other.indent
+    }
+}
+
 /// A line, without what printk and kselftest's runner put before it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Line {
@@ -80,14 +87,14 @@ struct Directive {
 }
 
 impl Line {
-    /// Reads a line. `depth`: in how many `# ` a document is open.
-    pub fn read(line: &str, depth: Option<usize>) -> Line {
+    /// Reads a line. `depth`: in how many `# ` a document is open. `nests`: whether results alone are nested by `# ` too.
+    pub fn read(line: &str, depth: Option<usize>, nests: bool) -> Line {
         let line = line.trim_end();
         let mut text = &line[PRINTK.find(line).map_or(0, |prefix| prefix.end())..];
         let mut hashes = 0;
         while let Some(inner) = text.strip_prefix("# ") {
             let is_open = depth.is_some_and(|depth| depth > hashes);
-            if inner.starts_with("Subtest:") || !(is_open || begins_nesting(inner)) {
+            if inner.starts_with("Subtest:") || !(is_open || begins_nesting(inner, nests)) {
                 break;
             }
             text = inner;
@@ -111,9 +118,14 @@ impl Line {
 }
 
 /// Whether what follows `# ` is another document, which kselftest's runner nests so.
-fn begins_nesting(inner: &str) -> bool {
+fn begins_nesting(inner: &str, nests: bool) -> bool {
     let inner = inner.trim_start_matches("# ").trim_start();
-    VERSION.is_match(inner) || PLAN.is_match(inner)
+    let is_result = || {
+        REPORT
+            .captures(inner)
+            .is_some_and(|found| found.get(2).is_some())
+    };
+    VERSION.is_match(inner) || PLAN.is_match(inner) || (nests && is_result())
 }
 
 fn item(text: &str) -> Item {
@@ -151,8 +163,11 @@ fn item(text: &str) -> Item {
 fn report(found: &regex::Captures<'_>) -> Report {
     let text = found.get(4).map_or("", |rest| rest.as_str());
     let hashes: Vec<usize> = unescaped_hashes(text).collect();
+    let passed = found.get(1).is_none();
+    // Behind another `#` it is part of the description, which must not excuse a failure.
     let directive = hashes
         .iter()
+        .take(if passed { usize::MAX } else { 1 })
         .find_map(|at| Some((*at, DIRECTIVE.captures(&text[*at..])?)));
     let (name, directive, note) = match directive {
         Some((at, words)) => {
@@ -173,7 +188,7 @@ fn report(found: &regex::Captures<'_>) -> Report {
         .get(2)
         .map(|number| number.as_str().parse().unwrap_or(u64::MAX));
     Report {
-        passed: found.get(1).is_none(),
+        passed,
         name: match number {
             Some(number) if name.is_empty() => number.to_string(),
             None if name.is_empty() => "unnamed".into(),

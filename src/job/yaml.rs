@@ -327,6 +327,23 @@ mod tests {
     }
 
     #[test]
+    fn comments_stand_anywhere_and_are_no_values() {
+        let many = "  # one of many\n".repeat(5000);
+        let text = format!(
+            "# first\na: # after a key\n  # before a value\n  - 1 # after a value\n  # between values\n{many}  - 2\n\
+             # between keys\nb: [3, # in a flow\n  4]\n# last\n"
+        );
+        let root = parse(&text).unwrap().root;
+        for (key, expected) in [("a", ["1", "2"]), ("b", ["3", "4"])] {
+            let Yaml::Sequence(values) = &root.get(key).unwrap().value else {
+                panic!("{key} is a list");
+            };
+            let values: Vec<_> = values.iter().filter_map(Node::text).collect();
+            assert_eq!(values, expected);
+        }
+    }
+
+    #[test]
     fn aliases_cannot_make_a_small_text_a_large_one() {
         let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
         for level in 1..10 {

@@ -127,6 +127,34 @@ fn what_a_test_prints_is_not_judged_as_the_boards_console() {
 }
 
 #[test]
+fn a_panic_that_tears_a_line_of_the_job_is_found() {
+    let panic = "printf 'hearth:99:60:half of'; echo '[   99.0] Kernel panic - not syncing: torn'; echo '[   99.1] CPU: 0'";
+    let script = format!("( until [ -e now ]; do sleep 0.1; done; {panic} ) & boot");
+    Board::new(&script)
+        .test("touch $HEARTH_WORK/../now\nsleep 20")
+        .failed(4, "infrastructure", "running", "kernel panic: torn");
+}
+
+#[test]
+fn a_failure_in_tap_fails_the_run_whatever_its_summary_says() {
+    let run = Board::new("boot").test(
+        "set +x\n\
+         printf 'TAP version 13\\n1..1\\n# selftests: net: a\\n# not ok 1 inner\\nok 1 selftests: net: a\\n'\n\
+         printf '1..1\\nok 1 a\\nok 2 b\\n'",
+    );
+    assert_eq!(run.code, 1, "{}", run.said);
+    assert_eq!(
+        run.cases(),
+        [
+            "selftests:-net:-a.inner=fail",
+            "a=pass",
+            "b=pass",
+            "plan=fail"
+        ]
+    );
+}
+
+#[test]
 fn a_full_overlay_is_not_the_tests_fault() {
     let script = "( until [ -e now ]; do sleep 0.1; done; echo 'hearth: the overlay is full: what the job wrote' ) & boot";
     Board::new(script)
