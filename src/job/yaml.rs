@@ -126,7 +126,9 @@ struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     fn next(&self, events: &mut Events<'a>) -> Result<Option<(Event<'a>, Span)>, YamlError> {
-        match events.next() {
+        // Comments stand anywhere, also where a value is missing.
+        let next = events.find(|event| !matches!(event, Ok((Event::Comment(..), _))));
+        match next {
             None => Ok(None),
             Some(Ok(found)) => Ok(Some(found)),
             Some(Err(error)) => {
@@ -165,7 +167,10 @@ impl<'a> Builder<'a> {
                 Yaml::Scalar {
                     text: text.into_owned(),
                     plain: style == ScalarStyle::Plain,
-                    tag: tag.map(|tag| tag.suffix().to_string()),
+                    // `!` alone changes nothing.
+                    tag: tag
+                        .map(|tag| tag.suffix().to_string())
+                        .filter(|tag| !tag.is_empty() && tag != "!"),
                 },
                 anchor,
             ),
@@ -337,6 +342,18 @@ mod tests {
         assert!(parse(&bomb).unwrap_err().message.contains("50000 values"));
         let deep = "[".repeat(10_000);
         assert!(parse(&deep).is_err());
+    }
+
+    #[test]
+    fn comments_may_stand_anywhere() {
+        let text = "# a\na: # b\n  # c\n  - x # d\n  # e\n  - {y: [z # f\n  ]} # g\nb: | # h\n  # text\nc: # i\n# j\nd: 1 # k\n...\n# l";
+        let root = parse(text).unwrap().root;
+        let Yaml::Sequence(values) = &root.get("a").unwrap().value else {
+            panic!("{root:?}");
+        };
+        assert_eq!(values.len(), 2);
+        assert_eq!(root.get("b").unwrap().text(), Some("# text\n"));
+        assert_eq!(root.get("d").unwrap().text(), Some("1"));
     }
 
     #[test]
