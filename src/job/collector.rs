@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::dispatcher::Dispatcher;
 use super::ktap::{Ktap, KtapCase};
 use super::pattern::Pattern;
 use super::result::{Case, Outcome, Suite};
 use super::signal::{
-    BadSignal, CaseSignal, CaseWords, Parsed, Signal, has_signal, outcome, scan, unfinished,
+    BadSignal, CaseSignal, CaseWords, Parsed, Piece, Signal, has_signal, outcome, pieces, scan,
+    unfinished,
 };
 
 /// How many lines of a case's output a report keeps.
@@ -33,8 +35,10 @@ pub struct Collector {
     expected: Vec<String>,
     /// The shell that the runner named for the suite that begins next.
     shell: Option<String>,
-    /// Whether only what LAVA's dispatcher would report is wanted.
-    strict: bool,
+    /// Reads in this one's place if only what LAVA's dispatcher would report is wanted.
+    dispatcher: Option<Dispatcher>,
+    /// Cases that the pattern found in lines of a TAP document, which may report them too.
+    matched: Vec<(String, Outcome)>,
     exited: bool,
 }
 
@@ -47,8 +51,8 @@ struct Held {
     following: Vec<String>,
 }
 
-/// How many line ends a signal may have inside.
-const SPLITS: usize = 3;
+/// How far from its beginning a signal may end, in bytes: LAVA's dispatcher sees that far.
+const LONGEST: usize = 4000;
 
 impl Collector {
     /// `patterns`: the `parse` sections of the definitions, by their suite's name (`0_smoke`). `expected`: all suites of
@@ -64,12 +68,20 @@ impl Collector {
     /// Reports what LAVA's dispatcher (2023.01) would and nothing else: no KTAP, and nothing malformed.
     #[must_use]
     pub fn strict(mut self, strict: bool) -> Self {
-        self.strict = strict;
+        if strict {
+            self.dispatcher = Some(Dispatcher::new(std::mem::take(&mut self.patterns)));
+        }
         self
     }
 
     /// Takes one line; `at` is the time in seconds since the run began.
     pub fn line(&mut self, line: &str, at: f64) {
+        if let Some(shell) = shell(line) {
+            self.shell = Some(shell.to_string());
+        }
+        if let Some(dispatcher) = &mut self.dispatcher {
+            return dispatcher.line(line, at, &mut self.shell);
+        }
         match self.held.take() {
             Some(held) => self.resume(held, line, at),
             None => self.fresh(line, at),
@@ -81,7 +93,7 @@ impl Collector {
             return self.whole(line, at);
         };
         let before = &line[..line.len() - open.len()];
-        if has_signal(before) {
+        if !before.trim().is_empty() {
             self.whole(before, at);
         }
         self.held = Some(Held {
@@ -93,14 +105,15 @@ impl Collector {
     /// Looks for the rest of a signal in the next line, as LAVA's dispatcher does, which reads over line ends.
     fn resume(&mut self, mut held: Held, line: &str, at: f64) {
         let end = line.find('>');
-        if !has_signal(line) && end.is_none() && held.following.len() + 1 < SPLITS {
+        let length = held.opening.len() + held.following.iter().map(String::len).sum::<usize>();
+        if !has_signal(line) && end.is_none() && length + line.len() < LONGEST {
             held.following.push(line.to_string());
             self.held = Some(held);
             return;
         }
         let before_next = end.filter(|end| !has_signal(&line[..*end]));
         if let Some(end) = before_next {
-            let following = held.following.concat();
+            let following = held.following.join(" ");
             let joined = format!("{} {following} {}", held.opening, &line[..=end]);
             if let [Parsed::Signal(_)] = scan(&joined)[..] {
                 self.whole(&joined, at);
@@ -125,18 +138,23 @@ impl Collector {
 
     /// A line in which no signal is to be continued.
     fn whole(&mut self, line: &str, at: f64) {
-        let signals = scan(line);
-        if signals.is_empty() {
+        if !has_signal(line) {
             self.plain(line, at);
             return;
         }
-        if let Some(pattern) = self.pattern() {
-            pattern.reset();
-        }
-        for signal in signals {
-            match signal {
-                Parsed::Signal(signal) => self.signal(signal, at),
-                Parsed::Bad(bad) => self.bad(bad, at),
+        for piece in pieces(line) {
+            match piece {
+                // A program that ends no line before its step reports.
+                Piece::Text(text) => self.plain(text, at),
+                Piece::Signal(parsed) => {
+                    if let Some(pattern) = self.pattern() {
+                        pattern.reset();
+                    }
+                    match parsed {
+                        Parsed::Signal(signal) => self.signal(signal, at),
+                        Parsed::Bad(bad) => self.bad(bad, at),
+                    }
+                }
             }
         }
     }
@@ -149,16 +167,21 @@ impl Collector {
 
     /// Whether the runner said that it did everything it was given.
     pub fn exited(&self) -> bool {
-        self.exited
+        self.exited || self.dispatcher.as_ref().is_some_and(|lava| lava.exited)
     }
 
     /// The cases so far, for a live view.
     pub fn suites(&self) -> &[Suite] {
-        &self.suites
+        self.dispatcher
+            .as_ref()
+            .map_or(&self.suites, |lava| &lava.suites)
     }
 
     /// Ends the reading. A suite without its end signal keeps no duration, and so does not pass.
     pub fn finish(mut self, at: f64) -> (Vec<Suite>, Vec<String>) {
+        if let Some(lava) = self.dispatcher.take() {
+            (self.suites, self.problems, self.exited) = (lava.suites, lava.problems, lava.exited);
+        }
         if let Some(held) = self.held.take() {
             self.give_up(held, at);
         }
@@ -272,24 +295,7 @@ impl Collector {
             .and_then(|current| self.patterns.get(&self.suites[current].name));
         let read = words.read(|word| pattern.map_or(word, |pattern| pattern.fixed(word)));
         match read {
-            Ok(case) => {
-                let upper = || words.word == words.word.to_ascii_uppercase();
-                let lower = || words.word == words.word.to_ascii_lowercase();
-                let translated = pattern.is_some_and(|p| p.fixed(&words.word) != words.word);
-                if !self.strict || upper() || lower() || translated {
-                    self.result(case, None, at);
-                }
-            }
-            // LAVA takes `nan` and `inf` for numbers.
-            Err(_) if self.strict && words.has_odd_float() => {
-                let case = CaseSignal {
-                    id: words.id.clone(),
-                    outcome: outcome(&words.word).unwrap_or(Outcome::Unknown),
-                    measurement: words.measurement.clone(),
-                    units: words.units.clone(),
-                };
-                self.result(case, None, at);
-            }
+            Ok(case) => self.result(case, None, at),
             Err(reason) => self.bad(
                 BadSignal {
                     case: Some(words.id.clone()),
@@ -303,44 +309,35 @@ impl Collector {
 
     /// A line without a signal: KTAP, or what the definition's pattern knows, or just output.
     fn plain(&mut self, line: &str, at: f64) {
-        if self.current.is_none()
-            && let Some((suite, shell)) = line.split_once(" runs under ")
-            && suite.starts_with("hearth: ")
-        {
-            self.shell = Some(shell.trim().to_string());
-            return;
-        }
-        let found = self
-            .pattern()
-            .map_or_else(Vec::new, |pattern| pattern.line(line));
-        let tap = if self.strict {
-            None
-        } else {
-            self.ktap.line(line)
+        // A definition's own pattern sees all lines, as in LAVA.
+        let found = match self.pattern() {
+            Some(pattern) => pattern.line(line),
+            None => Vec::new(),
         };
-        for case in tap.into_iter().flatten() {
-            // What the definition's own pattern makes of the line is LAVA's result; the same one counts once.
-            let is_known = found.iter().any(|found| {
-                found
-                    .as_ref()
-                    .is_ok_and(|known| known.id == case.id && known.outcome == case.outcome)
-            });
-            if !is_known {
-                self.ktap_case(case, at);
-            }
+        let tap = self.ktap.line(line);
+        if tap.is_some() {
+            let cases = found.iter().flatten();
+            self.matched
+                .extend(cases.map(|case| (case.id.clone(), case.outcome)));
         }
         for found in found {
             match found {
                 Ok(case) => self.result(case, None, at),
                 Err((id, reason)) => self.bad(
                     BadSignal {
-                        case: Some(id),
+                        case: id,
                         reason,
                         raw: line.into(),
                     },
                     at,
                 ),
             }
+        }
+        for case in tap.into_iter().flatten() {
+            self.ktap_case(case, at);
+        }
+        if !self.ktap.is_open() {
+            self.matched.clear();
         }
         self.output.push_back(line.trim_end().to_string());
         if self.output.len() > OUTPUT_LINES {
@@ -349,9 +346,6 @@ impl Collector {
     }
 
     fn bad(&mut self, bad: BadSignal, at: f64) {
-        if self.strict {
-            return;
-        }
         let problem = format!("{}: {}", bad.reason, bad.raw.trim());
         match bad.case {
             Some(id) => {
@@ -385,6 +379,11 @@ impl Collector {
     }
 
     fn ktap_case(&mut self, ktap: KtapCase, at: f64) {
+        let known = (ktap.id.clone(), ktap.outcome);
+        if let Some(index) = self.matched.iter().position(|matched| *matched == known) {
+            self.matched.swap_remove(index);
+            return;
+        }
         let case = Case {
             problem: ktap.problem,
             output: ktap.output,
@@ -397,6 +396,7 @@ impl Collector {
         for case in self.ktap.finish() {
             self.ktap_case(case, at);
         }
+        self.matched.clear();
     }
 
     fn case(&self, id: String, outcome: Outcome, at: f64) -> Case {
@@ -432,6 +432,12 @@ impl Collector {
         });
         self.suites[index].cases.push(case);
     }
+}
+
+/// The shell that hearth's runner names for the suite that begins next.
+fn shell(line: &str) -> Option<&str> {
+    let (suite, shell) = line.split_once(" runs under ")?;
+    suite.starts_with("hearth: ").then(|| shell.trim())
 }
 
 #[cfg(test)]
@@ -514,7 +520,7 @@ no route to host
         );
         assert_eq!(
             pattern(r"^(?P<result>ok|not ok) (?P<test_case_id>\d+)"),
-            ["link=pass", "1=pass", "ping=fail", "2=fail"]
+            ["1=pass", "link=pass", "2=fail", "ping=fail"]
         );
     }
 

@@ -3,6 +3,7 @@
 
 mod collector;
 mod definition;
+mod dispatcher;
 mod git;
 mod ktap;
 mod load;

@@ -205,14 +205,15 @@ impl<W: Write> Job<W> {
             self.add(&at("posix"), b"", 0o644)?;
         }
         let run = format!(
-            "{variables}export TESTRUN_ID={suite}\nUUID=$(cat uuid)\nset -ex\n{}\n",
+            "{variables}export TESTRUN_ID={suite}\nUUID=$(cat uuid)\nset -ex\n{}\nset +x\ntrue >\"$LAVA_RESULT_DIR/ended\"\n",
             lines(&definition.steps)
         );
-        // LAVA runs the steps with `-e`: a failing command ends the definition.
+        // LAVA runs the steps with `-e`: a failing command ends the definition, unless a step says `set +e`.
         self.add(&at("run.sh"), run.as_bytes(), 0o755)?;
         if !definition.install.steps.is_empty() {
             let steps = lines(&definition.install.steps);
-            let install = format!("{variables}set -ex\n{steps}\n");
+            // Without `-e`, as LAVA has it: the last command's status counts.
+            let install = format!("{variables}set -x\n{steps}\n");
             self.add(&at("install.sh"), install.as_bytes(), 0o755)?;
         }
         if !definition.install.packages.is_empty() {
@@ -299,16 +300,29 @@ fn lines(steps: &[String]) -> String {
     steps.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A value in which `$NAME` and `${NAME}` stand for parameters, the last of equal ones.
+/// A value in which a parameter's name alone, as LAVA has it, and `$NAME` and `${NAME}` anywhere stand for the
+/// parameter, the last of equal ones.
 fn substitute(text: &str, values: &[(&str, &str)]) -> String {
-    let mut out = text.to_string();
-    for (name, value) in values.iter().rev() {
-        out = out.replace(&format!("${{{name}}}"), value);
-        if out == format!("${name}") {
-            out = (*value).to_string();
+    let value = |name: &str| values.iter().rev().find(|(known, _)| *known == name);
+    if let Some((_, value)) = value(text) {
+        return (*value).to_string();
+    }
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push_str(before);
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let braced = after
+            .strip_prefix('{')
+            .and_then(|inside| inside.split_once('}'));
+        let end = after.find(|c| !is_word(c)).unwrap_or(after.len());
+        let (name, behind) = braced.unwrap_or((&after[..end], &after[end..]));
+        match value(name) {
+            Some((_, value)) => (out, rest) = (out + value, behind),
+            None => (out, rest) = (out + "$", after),
         }
     }
-    out
+    out + rest
 }
 
 fn check_directory(directory: &str) -> Result<()> {
@@ -463,6 +477,62 @@ mod tests {
             .output()
             .unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    #[test]
+    fn a_parameter_stands_for_a_branch_as_in_lava_and_as_in_a_shell() {
+        let values = [("REV", "old"), ("REV", "v1"), ("A", "a")];
+        for (text, expected) in [
+            ("REV", "v1"),
+            ("$REV", "v1"),
+            ("${REV}", "v1"),
+            ("https://x/$A/${REV}.git", "https://x/a/v1.git"),
+            ("REVISION", "REVISION"),
+            ("$REVISION", "$REVISION"),
+            ("a$", "a$"),
+            ("${REV", "${REV"),
+        ] {
+            assert_eq!(substitute(text, &values), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_exits_ends_its_definition_alone_and_is_told() {
+        for (steps, expected) in [
+            (
+                "    - set +e\n    - lava-test-case a --result pass\n    - false\n",
+                &["a=pass"][..],
+            ),
+            (
+                "    - lava-test-case a --result pass\n    - exit 0\n    - x\n",
+                &["a=pass", "run-steps=fail"],
+            ),
+            ("    - exit 3\n", &["run-steps=fail"]),
+            (
+                "    - lava-test-case a --result\n    - lava-test-case b --result pass --measurement\n",
+                &["a=unknown", "b=unknown"],
+            ),
+        ] {
+            let said = run(
+                "dash",
+                &[
+                    loaded(steps),
+                    loaded("    - lava-test-case z --result pass\n"),
+                ],
+            );
+            let mut collector = crate::job::Collector::default();
+            for line in said.lines() {
+                collector.line(line, 0.0);
+            }
+            let (suites, _) = collector.finish(1.0);
+            let cases: Vec<String> = suites[0]
+                .cases
+                .iter()
+                .map(|case| format!("{}={}", case.id, case.outcome.name()))
+                .collect();
+            assert_eq!(cases, expected, "{steps}{said}");
+            assert_eq!(suites[1].cases[0].id, "z");
+        }
     }
 
     #[test]

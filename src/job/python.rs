@@ -28,6 +28,10 @@ static TIME: LazyLock<Regex> = LazyLock::new(|| {
     .expect("the pattern is a constant")
 });
 
+/// What `repr()` escapes in a string: all that `str.isprintable` does not hold for.
+static UNPRINTABLE: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"[\p{C}\p{Z}--[ ]]").expect("the pattern is a constant"));
+
 /// A value of Python.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Python {
@@ -110,9 +114,8 @@ fn scalar(text: &str, plain: bool, tag: Option<&str>) -> Python {
         Some(tag) if !["int", "float", "bool", "null", "timestamp"].contains(&tag) => {
             return Python::Str(text.into());
         }
-        Some("float") if text.parse::<i64>().is_ok() => {
-            return Python::Float(text.parse().unwrap_or_default());
-        }
+        Some("float") if let Ok(value) = text.parse() => return Python::Float(value),
+        Some("null") => return Python::None,
         None if !plain => return Python::Str(text.into()),
         _ => {}
     }
@@ -281,6 +284,20 @@ fn time(text: &str) -> Option<Python> {
         repr.push_str(", tzinfo=datetime.timezone.utc");
     } else if let Some(sign) = found.get(9) {
         shown.push_str(&format!("{}{:02}:{:02}", sign.as_str(), part(10), part(11)));
+        let distance = part(10) * 3600 + part(11) * 60;
+        let zone = match (sign.as_str(), distance) {
+            (_, 0) => "datetime.timezone.utc".to_string(),
+            ("-", _) => {
+                let rest = distance.rem_euclid(86400);
+                let days = -(distance + 86399) / 86400;
+                format!(
+                    "datetime.timezone(datetime.timedelta(days={days}, seconds={}))",
+                    86400 - rest
+                )
+            }
+            _ => format!("datetime.timezone(datetime.timedelta(seconds={distance}))"),
+        };
+        repr.push_str(&format!(", tzinfo={zone}"));
     }
     Some(Python::Time(shown, format!("datetime.datetime({repr})")))
 }
@@ -303,7 +320,13 @@ fn quoted(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if UNPRINTABLE.is_match(c.encode_utf8(&mut [0; 4])) => {
+                out.push_str(&match u32::from(c) {
+                    code @ 0..=0xff => format!("\\x{code:02x}"),
+                    code @ 0x100..=0xffff => format!("\\u{code:04x}"),
+                    code => format!("\\U{code:08x}"),
+                });
+            }
             c => out.push(c),
         }
     }
@@ -343,7 +366,15 @@ print(json.dumps(out))";
         serde_json::from_slice(&output.stdout).expect("PyYAML, of the package python3-yaml")
     }
 
-    const TEXTS: [&str; 74] = [
+    const TEXTS: [&str; 82] = [
+        "1 # a comment",
+        "[a, # a comment\n  b]",
+        "!!null x",
+        "!!float 1e3",
+        "! yes",
+        "[2001-12-14t21:59:43.10-05:00, 2001-12-14 21:59:43 +5:30]",
+        "[2001-12-14t21:59:43-00:00]",
+        "[\"\\u00a0\\u200b\\x85\\u2028\\ue000\\U0001F600e\\u0301\"]",
         "yes",
         "No",
         "ON",

@@ -87,29 +87,53 @@ pub enum Parsed {
     Bad(BadSignal),
 }
 
+/// A part of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// What stands around signals, never empty.
+    Text(&'a str),
+    Signal(Parsed),
+}
+
 /// Finds the signals in one line of console output, in order. Text around them is of no matter.
 pub fn scan(line: &str) -> Vec<Parsed> {
+    let signal = |piece| match piece {
+        Piece::Signal(parsed) => Some(parsed),
+        Piece::Text(_) => None,
+    };
+    pieces(line).into_iter().filter_map(signal).collect()
+}
+
+/// A line's signals and the text around them, in order.
+pub fn pieces(line: &str) -> Vec<Piece<'_>> {
     let mut found = Vec::new();
     let mut rest = line;
+    let text = |text: &'_ str| !text.trim().is_empty();
     while let Some(start) = next_opening(rest) {
+        if text(&rest[..start]) {
+            found.push(Piece::Text(&rest[..start]));
+        }
         rest = &rest[start..];
         // A signal ends at the first `>`; if another one opens before that, this one was torn.
         let end = rest.find('>');
         let torn_at = next_opening(&rest[1..]).map(|next| next + 1);
         match (end, torn_at) {
             (Some(end), torn) if torn.is_none_or(|torn| end < torn) => {
-                found.push(parse(&rest[..=end]));
+                found.push(Piece::Signal(parse(&rest[..=end])));
                 rest = &rest[end + 1..];
             }
             (_, Some(torn)) => {
-                found.push(torn_signal(&rest[..torn]));
+                found.push(Piece::Signal(torn_signal(&rest[..torn])));
                 rest = &rest[torn..];
             }
             (_, None) => {
-                found.push(torn_signal(rest));
-                break;
+                found.push(Piece::Signal(torn_signal(rest)));
+                rest = "";
             }
         }
+    }
+    if text(rest) {
+        found.push(Piece::Text(rest));
     }
     found
 }
@@ -249,15 +273,6 @@ fn case(parameters: &[&str]) -> Result<CaseWords, String> {
 }
 
 impl CaseWords {
-    /// Whether the measurement is no number for a report, and one for Python's `float`.
-    pub fn has_odd_float(&self) -> bool {
-        let Some(measurement) = &self.measurement else {
-            return false;
-        };
-        let odd = |value: f64| !value.is_finite();
-        measurement.parse().is_ok_and(odd) && outcome(&self.word).is_ok()
-    }
-
     /// The result, with the word for it translated by the definition's `fixupdict`.
     ///
     /// # Errors
@@ -283,11 +298,10 @@ pub fn outcome(word: &str) -> Result<Outcome, String> {
 /// If Python's `decimal.Decimal` would not take it, or it is not finite.
 pub fn number(text: &str) -> Result<String, String> {
     let wrong = || format!("measurement `{text}` is not a number");
+    // `Decimal` takes `_` anywhere.
     let grouped = text.replace('_', "");
-    // Python allows `_` between digits alone.
-    let lonely = text.starts_with('_') || text.ends_with('_') || text.contains("__");
     let value: f64 = grouped.parse().map_err(|_| wrong())?;
-    if !value.is_finite() || lonely {
+    if !value.is_finite() {
         return Err(wrong());
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -416,13 +430,14 @@ mod tests {
             ("5.", "5.0"),
             ("+1", "1.0"),
             ("1_000", "1000.0"),
+            ("_1__0_", "10.0"),
             ("-3", "-3"),
             ("0.1000000000000000055511", "0.1000000000000000055511"),
         ] {
             let case = read(&format!("TEST_CASE_ID=a RESULT=pass MEASUREMENT={written}"));
             assert_eq!(case.measurement.as_deref(), Some(shown), "{written}");
         }
-        for wrong in ["nan", "inf", "-inf", "x", "", "1__0", "_1", "0x10"] {
+        for wrong in ["nan", "inf", "-inf", "x", "", "_", "1,5", "0x10"] {
             assert!(number(wrong).is_err(), "{wrong}");
         }
     }

@@ -165,7 +165,10 @@ impl<'a> Builder<'a> {
                 Yaml::Scalar {
                     text: text.into_owned(),
                     plain: style == ScalarStyle::Plain,
-                    tag: tag.map(|tag| tag.suffix().to_string()),
+                    // `!` alone changes nothing.
+                    tag: tag
+                        .map(|tag| tag.suffix().to_string())
+                        .filter(|tag| !tag.is_empty() && tag != "!"),
                 },
                 anchor,
             ),
@@ -354,6 +357,18 @@ mod tests {
         assert!(parse(&bomb).unwrap_err().message.contains("50000 values"));
         let deep = "[".repeat(10_000);
         assert!(parse(&deep).is_err());
+    }
+
+    #[test]
+    fn comments_may_stand_anywhere() {
+        let text = "# a\na: # b\n  # c\n  - x # d\n  # e\n  - {y: [z # f\n  ]} # g\nb: | # h\n  # text\nc: # i\n# j\nd: 1 # k\n...\n# l";
+        let root = parse(text).unwrap().root;
+        let Yaml::Sequence(values) = &root.get("a").unwrap().value else {
+            panic!("{root:?}");
+        };
+        assert_eq!(values.len(), 2);
+        assert_eq!(root.get("b").unwrap().text(), Some("# text\n"));
+        assert_eq!(root.get("d").unwrap().text(), Some("1"));
     }
 
     #[test]
