@@ -25,7 +25,7 @@ use crate::dirs;
 use crate::error::Fault;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
-use crate::sandbox::Namespaces;
+use crate::sandbox::{Namespaces, owners};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
@@ -169,7 +169,8 @@ impl<'a> Pipeline<'a> {
         let plan = self.plan;
         let mut key = Key::new("unpack", UNPACK_REVISION)
             .with("architecture", plan.recipe.arch.debian())
-            .with("epoch", plan.epoch.to_string());
+            .with("epoch", plan.epoch.to_string())
+            .with("owners on this host", owners()?);
         for (package, _) in plan.of_role(Role::Root) {
             key = key.with(format!("package {}", package.name), &package.sha256);
         }

@@ -9,7 +9,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,6 +26,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::confine::{self, Guardian, Ward};
 use super::events::{Event, Failure, Sender};
 use super::root::{Program, Root, Work};
 use super::{binfmt, environment, filter, ids, loopback, mounts, terminal};
@@ -86,9 +86,11 @@ impl Step {
 /// What `main` calls before anything else: does the work of the hidden subcommand if that is what the
 /// process was started for, and gives its exit code.
 pub fn inside(steps: &[&[Step]]) -> Option<Result<ExitCode>> {
-    let arguments: Vec<OsString> = env::args_os().skip(1).take(3).collect();
-    let [hidden, role, entry] = &arguments[..] else {
-        return None;
+    let arguments: Vec<OsString> = env::args_os().skip(1).take(4).collect();
+    let (hidden, role, entry, ends) = match &arguments[..] {
+        [hidden, role, entry] => (hidden, role, entry, None),
+        [hidden, role, entry, ends] => (hidden, role, entry, ends.to_str()),
+        _ => return None,
     };
     if hidden != HIDDEN {
         return None;
@@ -98,9 +100,8 @@ pub fn inside(steps: &[&[Step]]) -> Option<Result<ExitCode>> {
         (Some("init"), Some(entry)) => parse(entry).and_then(|parsed| init(parsed, steps)),
         (Some("ids"), Some(pid)) => give_ids(pid),
         (Some("program"), Some(entry)) => unshare_for_program(entry),
-        (Some("root"), Some(entry)) => {
-            parse(entry).and_then(|(root, work)| in_root(&root, work, steps))
-        }
+        (Some("root"), Some(entry)) => parse(entry)
+            .and_then(|(root, work)| in_root(&root, work, ends.unwrap_or_default(), steps)),
         _ => Err(anyhow!("hearth runs {HIDDEN} itself; it is not for people")),
     })
 }
@@ -122,6 +123,7 @@ fn outer(entry: &Entry) -> Result<ExitCode> {
 }
 
 fn unshare_all(entry: &Entry) -> Result<ExitCode> {
+    confine::close_inherited()?;
     let mut helper = Command::new(EXECUTABLE)
         .arg0("hearth")
         .args([HIDDEN, "ids", &std::process::id().to_string()])
@@ -286,35 +288,43 @@ fn unshare_for_program(entry: &str) -> Result<ExitCode> {
     }
     unshare(flags).context("cannot make a pid and network namespace")?;
     leave_interrupts_to_the_program()?;
-    let status = Command::new(EXECUTABLE)
+    let guardian = Guardian::new()?;
+    let mut child = Command::new(EXECUTABLE)
         .arg0("hearth")
-        .args([HIDDEN, "root", entry])
+        .args([HIDDEN, "root", entry, &guardian.argument()])
         .env_clear()
         .envs(env::var_os("TERM").map(|term| ("TERM", term)))
-        .status()
+        .spawn()
         .context("cannot run hearth again")?;
+    let made = guardian.serve()?;
+    let status = child.wait()?;
+    if made && !root.throw_away {
+        mounts::give_back(&root.directory)?;
+    }
     Ok(passed_on(status))
 }
 
-/// Pid 1 of a program's pid namespace: enters the root, and does the work.
-fn in_root(root: &Root, work: Work, steps: &[&[Step]]) -> Result<ExitCode> {
+/// Pid 1 of a program's pid namespace: enters the root, and does the work. A step is hearth's own code and keeps its
+/// ids; a program gets those of images only.
+fn in_root(root: &Root, work: Work, ends: &str, steps: &[&[Step]]) -> Result<ExitCode> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let ward = Ward::take(ends)?;
     match work {
         Work::Program(program) => {
             leave_interrupts_to_the_program()?;
             let made = enter(root)?;
-            let code = run_program(root, &program)?;
-            made.map_or(Ok(()), mounts::give_back)?;
-            Ok(code)
+            ward.confine(made)?;
+            run_program(root, &program)
         }
         Work::Step(step) => {
+            drop(ward);
             answer(&step, steps, || enter(root).map(drop));
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn enter(root: &Root) -> Result<Option<&'static Path>> {
+fn enter(root: &Root) -> Result<bool> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     let made = mounts::enter(root)?;
     if !root.network {

@@ -42,6 +42,7 @@
 //! it must not print.
 
 mod binfmt;
+mod confine;
 mod environment;
 mod events;
 mod filter;
@@ -55,6 +56,7 @@ mod terminal;
 
 pub use binfmt::architecture_of;
 pub use environment::PATH;
+pub use ids::{hand_over, owners};
 pub use inside::{Step, inside};
 pub use mounts::overlay;
 pub use namespaces::Namespaces;
