@@ -13,7 +13,7 @@ use super::compare::{Difference, compare};
 use super::exports_file::exported_paths;
 use super::extract::extract;
 use crate::error::Fault;
-use crate::output::AtomicDir;
+use crate::output::{AtomicDir, Replaces};
 use crate::progress::{Progress, Unit};
 use crate::rootfs::index::Image;
 
@@ -72,7 +72,7 @@ impl Provision {
         self.sweep()?;
         let image = Image::open(tar)?;
         let stage = progress.stage("lay out", Some(image.count()), Unit::Items);
-        let output = AtomicDir::create(&self.version(id))?;
+        let output = AtomicDir::create(&self.version(id), Replaces::Nothing)?;
         let root = File::open(output.path())?;
         extract(&image, &root, &*stage)?;
         output.commit()?;

@@ -23,6 +23,7 @@ use super::tools;
 use crate::clock;
 use crate::dirs;
 use crate::error::Fault;
+use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
 use crate::sandbox::{Namespaces, owners};
@@ -81,6 +82,7 @@ pub struct StageReport {
 /// # Errors
 /// The first that a stage meets. What was at `out` stays then; stages that are done stay in the cache.
 pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> {
+    refuse_no_output(out)?;
     let mut pipeline = Pipeline::start(plan, progress)?;
     let unpacked = pipeline.unpack()?;
     let configured = pipeline.configure(&unpacked)?;

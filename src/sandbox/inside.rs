@@ -21,7 +21,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, sethostname, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, sethostname, setresgid, setresuid, setsid};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -154,7 +154,7 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
     if let Some(parent) = entry.parent {
         die_with(parent, getppid().as_raw())?;
     }
-    let has_terminal = matches!(entry.job, Job::Program { .. });
+    let has_terminal = matches!(entry.job, Job::Program { .. }) && terminal::is_interactive();
     if has_terminal {
         leave_interrupts_to_the_program()?;
     }
@@ -168,7 +168,7 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
         .args([HIDDEN, "init", &serde_json::to_string(&inner)?])
         .status()
         .context("cannot run hearth again")?;
-    if has_terminal && terminal::is_interactive() {
+    if has_terminal {
         terminal::take_back();
     }
     Ok(passed_on(status))
@@ -251,7 +251,9 @@ fn init(entry: Entry, steps: &[&[Step]]) -> Result<ExitCode> {
         }
         Job::Program { root, program } => {
             prepare()?;
-            leave_interrupts_to_the_program()?;
+            if terminal::is_interactive() {
+                leave_interrupts_to_the_program()?;
+            }
             let status = root.command(program)?.status()?;
             Ok(passed_on(status))
         }
@@ -287,7 +289,9 @@ fn unshare_for_program(entry: &str) -> Result<ExitCode> {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     unshare(flags).context("cannot make a pid and network namespace")?;
-    leave_interrupts_to_the_program()?;
+    if terminal::is_interactive() {
+        leave_interrupts_to_the_program()?;
+    }
     let guardian = Guardian::new()?;
     let mut child = Command::new(EXECUTABLE)
         .arg0("hearth")
@@ -311,8 +315,14 @@ fn in_root(root: &Root, work: Work, ends: &str, steps: &[&[Step]]) -> Result<Exi
     let ward = Ward::take(ends)?;
     match work {
         Work::Program(program) => {
-            leave_interrupts_to_the_program()?;
             let made = enter(root)?;
+            if program.terminal && terminal::is_interactive() {
+                leave_interrupts_to_the_program()?;
+            } else {
+                // A session of its own: the caller's terminal is not its, whatever it opens. Ctrl-C ends hearth, and
+                // with hearth everything.
+                setsid().context("cannot leave the terminal")?;
+            }
             ward.confine(made)?;
             run_program(root, &program)
         }

@@ -1,7 +1,7 @@
 //! Owns the mounts of a root: what a program of the image sees. Never mounts anything on the host.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use super::ids::IDS;
 use super::root::Root;
 use crate::error::Fault;
 
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Files of `/proc` that would reach the host's kernel: user 0 of root's user namespace is the host's.
 const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
 
@@ -111,8 +111,12 @@ impl Host {
             let path = Path::new("/dev").join(name);
             devices.push((name, path_only(&path)?));
         }
+        // Only a program that is used by hand has a terminal at all, and so `/dev/tty`.
         let terminal = match ttyname(io::stdin()) {
-            Ok(path) if io::stdin().is_terminal() => path_only(&path).ok(),
+            Ok(path) if super::terminal::is_interactive() => {
+                devices.push(("tty", path_only(Path::new("/dev/tty"))?));
+                path_only(&path).ok()
+            }
             _ => None,
         };
         let resolv_conf = root
