@@ -130,11 +130,13 @@ impl Ward {
     }
 
     /// Gives up everything: from now on this process and those that it starts have the image's ids and nothing else, in a
-    /// mount namespace whose mounts are locked together, so that none can be lifted off what it covers. `made` is for the parent.
-    pub fn confine(mut self, made: bool) -> Result<()> {
+    /// mount namespace whose mounts are locked together, so that none can be lifted off what it covers. `made` is for the parent; no file
+    /// gets larger than `file_size`.
+    pub fn confine(mut self, made: bool, file_size: u64) -> Result<()> {
         // Before the namespace is made: it bounds all of the namespace's users together.
         setrlimit(Resource::RLIMIT_NPROC, PROCESSES, PROCESSES)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        setrlimit(Resource::RLIMIT_FSIZE, file_size, file_size)?;
         unshare(CloneFlags::CLONE_NEWUSER).context("cannot make a second user namespace")?;
         write!(self.say, "{} {made}", self.pid)?;
         drop(self.say);

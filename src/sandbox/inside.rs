@@ -323,7 +323,7 @@ fn in_root(root: &Root, work: Work, ends: &str, steps: &[&[Step]]) -> Result<Exi
                 // with hearth everything.
                 setsid().context("cannot leave the terminal")?;
             }
-            ward.confine(made)?;
+            ward.confine(made, root.limits.disk)?;
             run_program(root, &program)
         }
         Work::Step(step) => {
