@@ -581,7 +581,8 @@ busybox mknod /tmp/mem c 1 1 && echo GOT mknod
 busybox hostname owned && echo GOT hostname
 busybox ls /proc/1/root/ && echo GOT pid1-root
 busybox cat /proc/1/environ && echo GOT pid1-environ
-busybox ls /proc/1/fd/ && echo GOT pid1-fd
+busybox readlink /proc/1/fd/1 && echo GOT pid1-fd
+{ echo x >/proc/1/fd/1; } && echo GOT pid1-fd-open
 for file in /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /proc/sysrq-trigger /sys/kernel/uevent_helper \
             /proc/sys/fs/binfmt_misc/register /proc/sys/user/max_user_namespaces; do
     { echo x >$file; } && echo GOT $file

@@ -187,4 +187,37 @@ mod tests {
         });
         assert_eq!(filtered.join().unwrap(), (Ok(()), Ok(())));
     }
+
+    /// What perl gets for an ioctl(2) on a terminal: the error's number, 0 without one.
+    fn ioctl(request: u64, slave: &std::os::fd::OwnedFd) -> String {
+        let script = format!("ioctl(STDIN, {request}, my $x = 'x') or print $!+0");
+        let output = std::process::Command::new("perl")
+            .args(["-e", &script])
+            .stdin(slave.try_clone().unwrap())
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn typing_into_a_terminal_and_making_namespaces_is_refused_and_threads_still_start() {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        const TCGETS: u64 = 0x5401;
+        let filtered = std::thread::spawn(move || {
+            forbid().unwrap();
+            let flags = nix::sched::CloneFlags::CLONE_NEWUSER;
+            (
+                TYPING.map(|request| ioctl(request, &pty.slave)),
+                ioctl(TCGETS, &pty.slave),
+                nix::sched::unshare(flags),
+                std::thread::spawn(|| 7).join().unwrap(),
+            )
+        });
+        let (typed, harmless, namespace, thread) = filtered.join().unwrap();
+        assert_eq!(typed, ["1", "1"], "EPERM");
+        assert_eq!(harmless, "");
+        assert_eq!(namespace, Err(nix::errno::Errno::EPERM));
+        assert_eq!(thread, 7);
+    }
 }
