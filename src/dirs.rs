@@ -2,13 +2,30 @@
 //! Never creates a directory that was only asked about.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 /// The directory for what can be made again: `HEARTH_CACHE`, else `$XDG_CACHE_HOME/hearth`, else
 /// `~/.cache/hearth`. Relative values of the environment are taken as the XDG specification
 /// says: as unset.
 pub fn cache() -> PathBuf {
     from_environment("HEARTH_CACHE", "XDG_CACHE_HOME", ".cache")
+}
+
+/// Makes the cache and keeps everybody else out, also where it was made before: images hold setuid programs, which nobody but
+/// their boards is to start.
+///
+/// # Errors
+/// If it cannot be made, or belongs to somebody else.
+pub fn make_private(cache: &Path) -> io::Result<()> {
+    fs::create_dir_all(cache)?;
+    let mode = fs::metadata(cache)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(cache, Permissions::from_mode(0o700))?;
+    }
+    Ok(())
 }
 
 /// The directory for what must not be lost: `HEARTH_STATE`, else `$XDG_STATE_HOME/hearth`, else
@@ -58,4 +75,21 @@ pub fn data() -> Vec<PathBuf> {
         found.push(prefix.join("share/hearth"));
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_closed_to_others_also_when_it_was_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("a/cache");
+        for _ in 0..2 {
+            make_private(&cache).unwrap();
+            let mode = fs::metadata(&cache).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+            fs::set_permissions(&cache, Permissions::from_mode(0o755)).unwrap();
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Owns how results reach the disk: whole or not at all. Never truncates what is already there.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsRawFd;
@@ -7,9 +8,12 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, RenameFlags, renameat2};
 use nix::unistd::linkat;
 use tempfile::{NamedTempFile, TempDir, TempPath};
+
+use crate::error::Fault;
 
 /// A file that appears under its name only by [`AtomicFile::commit`]: it is written without a name, synced, and then
 /// takes its place. Dropping it, or killing hearth, leaves what was there before and nothing else. (Where the file
@@ -40,7 +44,7 @@ impl AtomicFile {
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let sink = match fs::metadata(&target) {
             Ok(meta) if meta.is_dir() => {
-                return Err(crate::error::Fault::input(format!(
+                return Err(Fault::input(format!(
                     "{} is a directory, not a file to write",
                     path.display()
                 ))
@@ -222,27 +226,55 @@ impl Batch {
     }
 }
 
+/// What an [`AtomicDir`] may take the place of, besides an empty directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replaces {
+    Nothing,
+    /// What hearth has made, as a `manifest.json` of hearth's tells: it names every file that is there.
+    Output,
+    /// What the caller has looked at itself.
+    Checked,
+}
+
 /// A directory that appears under its name only by [`AtomicDir::commit`]. Dropping it removes it.
 #[derive(Debug)]
 pub struct AtomicDir {
+    /// Where a symbolic link leads to: the link keeps its place.
     path: PathBuf,
     beside: TempDir,
+    replaces: Replaces,
+    /// Tells other runs that somebody is at it; see [`sweep`].
+    _lock: Flock<File>,
 }
 
+/// What [`AtomicDir`] calls directories that are not whole yet, or that it has just replaced.
+const BESIDE: &str = ".hearth-dir-";
+
 impl AtomicDir {
-    /// Missing parents of `path` are made.
-    pub fn create(path: &Path) -> Result<Self> {
-        let parent = parent_of(path);
+    /// Missing parents of `path` are made. What a killed run has left beside it is removed.
+    ///
+    /// # Errors
+    /// If something is at `path` that may not be replaced, or its directory cannot be written to.
+    pub fn create(path: &Path, replaces: Replaces) -> Result<Self> {
+        refuse_foreign(path, path, replaces)?;
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let parent = parent_of(&path);
         fs::create_dir_all(parent)
             .with_context(|| format!("cannot make the directory {}", parent.display()))?;
+        sweep(parent);
         let beside = tempfile::Builder::new()
-            .prefix(".hearth-")
+            .prefix(BESIDE)
             .permissions(Permissions::from_mode(0o777))
             .tempdir_in(parent)
             .with_context(|| format!("cannot write in {}", parent.display()))?;
+        let lock = Flock::lock(File::open(beside.path())?, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| io::Error::from(errno))
+            .with_context(|| format!("cannot lock {}", beside.path().display()))?;
         Ok(AtomicDir {
-            path: path.to_path_buf(),
+            path,
             beside,
+            replaces,
+            _lock: lock,
         })
     }
 
@@ -252,25 +284,162 @@ impl AtomicDir {
     }
 
     /// Puts the directory in its place; what was there before is exchanged in one step, then removed.
+    ///
+    /// # Errors
+    /// As [`AtomicDir::create`], if what is at the path has changed meanwhile; it is then left as it is.
     pub fn commit(self) -> Result<()> {
-        use nix::fcntl::{RenameFlags, renameat2};
         let failed = || format!("cannot put {} in its place", self.path.display());
         nix::unistd::syncfs(File::open(self.beside.path())?).with_context(failed)?;
-        if fs::symlink_metadata(&self.path).is_ok() {
+        let beside = self.beside.path().to_path_buf();
+        match renameat2(
+            AT_FDCWD,
+            &beside,
+            AT_FDCWD,
+            &self.path,
+            RenameFlags::RENAME_NOREPLACE,
+        ) {
+            Ok(()) => {
+                let _ = self.beside.keep();
+                return sync_directory(parent_of(&self.path)).with_context(failed);
+            }
+            Err(Errno::EEXIST) => {}
+            // Not every file system knows the flag.
+            Err(Errno::EINVAL) if fs::symlink_metadata(&self.path).is_err() => {
+                fs::rename(self.beside.keep(), &self.path).with_context(failed)?;
+                return sync_directory(parent_of(&self.path)).with_context(failed);
+            }
+            Err(errno) => return Err(errno).with_context(failed),
+        }
+        let exchange = || {
             renameat2(
                 AT_FDCWD,
-                self.beside.path(),
+                &beside,
                 AT_FDCWD,
                 &self.path,
                 RenameFlags::RENAME_EXCHANGE,
             )
-            .with_context(failed)?;
-            sync_directory(parent_of(&self.path)).with_context(failed)?;
-            self.beside.close().with_context(failed)
-        } else {
-            let made = self.beside.keep();
-            fs::rename(&made, &self.path).with_context(failed)?;
-            sync_directory(parent_of(&self.path)).with_context(failed)
+            .with_context(failed)
+        };
+        refuse_foreign(&self.path, &self.path, self.replaces)?;
+        exchange()?;
+        // Whoever put something else there between the look and the exchange gets it back.
+        if let Err(error) = refuse_foreign(&beside, &self.path, self.replaces) {
+            exchange()?;
+            return Err(error);
+        }
+        sync_directory(parent_of(&self.path)).with_context(failed)?;
+        self.beside.close().with_context(failed)
+    }
+}
+
+/// Refuses, before long work, a directory that is no output of hearth's at all. A file too many in one that is up to date
+/// does no harm.
+///
+/// # Errors
+/// As [`AtomicDir::create`].
+pub fn refuse_no_output(path: &Path) -> Result<()> {
+    if names_in_manifest(path).is_some() {
+        return Ok(());
+    }
+    refuse_foreign(path, path, Replaces::Output)
+}
+
+/// Refuses what hearth must not remove, at `place`, which the user calls `name`.
+fn refuse_foreign(place: &Path, name: &Path, replaces: Replaces) -> Result<()> {
+    let Ok(meta) = fs::metadata(place) else {
+        return match fs::symlink_metadata(place) {
+            Ok(_) => Err(foreign(name, "is a link that leads nowhere")),
+            Err(_) => Ok(()),
+        };
+    };
+    if !meta.is_dir() {
+        return Err(foreign(name, "is not a directory"));
+    }
+    let failed = || format!("cannot read {}", name.display());
+    let is_empty = fs::read_dir(place).with_context(failed)?.next().is_none();
+    match replaces {
+        _ if is_empty => Ok(()),
+        Replaces::Checked => Ok(()),
+        Replaces::Nothing => Err(foreign(name, "is not empty")),
+        Replaces::Output => {
+            let Some(names) = names_in_manifest(place) else {
+                return Err(foreign(name, "is not empty and not an output of hearth's"));
+            };
+            match unnamed(place, Path::new(""), &names).with_context(failed)? {
+                Some(file) => Err(foreign(
+                    name,
+                    &format!("holds {}, which hearth did not put there", file.display()),
+                )),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+fn foreign(name: &Path, why: &str) -> anyhow::Error {
+    Fault::input(format!("{} {why}: it is not replaced", name.display()))
+        .remedy("name a new directory, or move away what is there")
+        .into()
+}
+
+/// The file of an output directory that says what is in it.
+const MANIFEST: &str = "manifest.json";
+
+/// What a manifest of hearth's lists; nothing for a file of that name that somebody else has made.
+fn names_in_manifest(directory: &Path) -> Option<BTreeSet<PathBuf>> {
+    #[derive(serde::Deserialize)]
+    struct Manifest {
+        #[serde(rename = "hearth")]
+        _version: String,
+        artifacts: BTreeMap<PathBuf, serde::de::IgnoredAny>,
+    }
+    let path = directory.join(MANIFEST);
+    if !fs::symlink_metadata(&path).ok()?.is_file() {
+        return None;
+    }
+    let manifest: Manifest = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let mut names: BTreeSet<PathBuf> = manifest.artifacts.into_keys().collect();
+    names.insert(MANIFEST.into());
+    Some(names)
+}
+
+/// The first file below `directory` that is not among `names`.
+fn unnamed(
+    directory: &Path,
+    below: &Path,
+    names: &BTreeSet<PathBuf>,
+) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(directory.join(below))? {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            if let Some(found) = unnamed(directory, &path, names)? {
+                return Ok(Some(found));
+            }
+        } else if !names.contains(&path) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Removes what killed runs have left in a directory: nobody holds its lock. What cannot be removed stays.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let is_ours = entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(BESIDE.as_bytes())
+            && entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !is_ours {
+            continue;
+        }
+        let path = entry.path();
+        let lock = File::open(&path).map(|file| Flock::lock(file, FlockArg::LockExclusiveNonblock));
+        if let Ok(Ok(_lock)) = lock
+            && let Err(error) = fs::remove_dir_all(&path)
+        {
+            log::warn!("cannot remove {}: {error}", path.display());
         }
     }
 }
@@ -329,17 +498,75 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
+    fn put(path: &Path, name: &str) -> Result<()> {
+        let out = AtomicDir::create(path, Replaces::Output)?;
+        fs::write(out.path().join(name), name).unwrap();
+        let manifest = format!("{{\"hearth\": \"1\", \"artifacts\": {{\"{name}\": {{}}}}}}");
+        fs::write(out.path().join(MANIFEST), manifest).unwrap();
+        out.commit()
+    }
+
     #[test]
     fn a_directory_replaces_the_old_one_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
-        for generation in ["one", "two"] {
-            let out = AtomicDir::create(&path).unwrap();
-            fs::write(out.path().join(generation), generation).unwrap();
-            out.commit().unwrap();
-        }
+        fs::create_dir(&path).unwrap();
+        put(&path, "one").unwrap();
+        put(&path, "two").unwrap();
         assert!(path.join("two").exists() && !path.join("one").exists());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        // A link stays one.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("out", &link).unwrap();
+        put(&link, "three").unwrap();
+        assert!(link.is_symlink() && path.join("three").exists());
+    }
+
+    #[test]
+    fn what_hearth_did_not_make_is_never_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docs");
+        let thesis = path.join("thesis.odt");
+        for manifest in [
+            None,
+            Some("{}"),
+            Some("{\"hearth\": \"1\", \"artifacts\": {}}"),
+        ] {
+            fs::create_dir_all(&path).unwrap();
+            fs::write(&thesis, "five years").unwrap();
+            if let Some(text) = manifest {
+                fs::write(path.join(MANIFEST), text).unwrap();
+            }
+            let error = put(&path, "x").unwrap_err();
+            assert!(error.to_string().contains("not replaced"), "{error}");
+            assert_eq!(fs::read(&thesis).unwrap(), b"five years");
+        }
+        for place in ["/", "/etc", "/etc/passwd"] {
+            assert!(AtomicDir::create(Path::new(place), Replaces::Output).is_err());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_comes_between_the_question_and_the_exchange_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let out = AtomicDir::create(&path, Replaces::Output).unwrap();
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("thesis.odt"), "five years").unwrap();
+        assert!(out.commit().is_err());
+        assert_eq!(fs::read(path.join("thesis.odt")).unwrap(), b"five years");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_beside_goes_and_what_is_being_made_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = dir.path().join(format!("{BESIDE}left"));
+        fs::create_dir_all(left.join("deep")).unwrap();
+        let busy = AtomicDir::create(&dir.path().join("a"), Replaces::Output).unwrap();
+        put(&dir.path().join("b"), "x").unwrap();
+        assert!(!left.exists() && busy.path().exists());
     }
 
     #[test]

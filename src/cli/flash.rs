@@ -35,15 +35,16 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
-    let device = Host::default().probe(&arguments.device)?;
-    terminal.say(&device.to_string());
-    overcome_doubts(&device, arguments.force)?;
-    let image = arguments.card.image(Some(device.size), terminal)?;
+    // Held from here to the last byte: what is asked about is what is written to.
+    let mut claimed = media::claim(&Host::default(), &arguments.device)?;
+    terminal.say(&claimed.device.to_string());
+    overcome_doubts(&claimed.device, arguments.force)?;
+    let image = arguments.card.image(Some(claimed.device.size), terminal)?;
     confirm(arguments)?;
     if arguments.update {
-        media::update(&image, &arguments.device, terminal)?;
+        media::update(&image, &mut claimed, terminal)?;
     } else {
-        media::flash(&image, &arguments.device, terminal)?;
+        media::flash(&image, &mut claimed, terminal)?;
     }
     Ok(ExitCode::SUCCESS)
 }

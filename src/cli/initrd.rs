@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use hearth::error::Fault;
 use hearth::initrd::{self, Difference, Listing, Options};
-use hearth::output::AtomicDir;
+use hearth::output::{AtomicDir, Replaces};
 use hearth::progress::{Progress, Unit};
 use hearth::recipe::{self, BoardType, Builder, Recipe, RecipeFile};
 use hearth::rootfs::index::Image;
@@ -317,7 +317,7 @@ impl Extract {
                     .into(),
             );
         }
-        let directory = AtomicDir::create(&self.directory)?;
+        let directory = AtomicDir::create(&self.directory, Replaces::Nothing)?;
         let extracted = initrd::extract(open(&self.file)?, directory.path())
             .with_context(|| format!("cannot extract {}", self.file.display()))?;
         directory.commit()?;

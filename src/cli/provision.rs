@@ -46,6 +46,9 @@ pub struct Arguments {
     /// Remove versions that no exports file names
     #[arg(long, conflicts_with = "check")]
     gc: bool,
+    /// Let every user of this host into the trees, whose setuid programs they can start then
+    #[arg(long)]
+    open: bool,
     /// Compare the tree with the image, and change nothing
     #[arg(long)]
     check: bool,
@@ -70,7 +73,8 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         refuse_unread(file)?;
         exports(Path::new("/"), &[], &hosts)?;
     }
-    let provision = Provision::at(&arguments.to)?;
+    let mut provision = Provision::at(&arguments.to)?;
+    provision.open = arguments.open;
     let path = provision.version(&build.image);
     if provision.lay_out(&build.image, &build.rootfs(), terminal)? {
         terminal.say(&format!("laid out {}", path.display()));

@@ -20,7 +20,7 @@ use crate::progress::{NoProgress, Progress};
 use crate::recipe::ModuleSet;
 use crate::rootfs::index::Image;
 use crate::rootfs::{Mounted, tools};
-use crate::sandbox::{Namespaces, Program, Root, Step};
+use crate::sandbox::{Namespaces, Program, Root, Step, hand_over};
 
 /// What is done inside the namespaces, and in the image's root there, for `main` to register.
 pub const STEPS: &[Step] = &[
@@ -249,8 +249,9 @@ fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
         .into());
     }
     // The copy's files may belong to other ids, and go with it.
-    fs::copy(mounted.root.join(RESULT), input.directory.join(RESULT))
-        .context("cannot take what mkinitramfs made")?;
+    let result = input.directory.join(RESULT);
+    fs::copy(mounted.root.join(RESULT), &result).context("cannot take what mkinitramfs made")?;
+    hand_over(&fs::File::open(&result)?)?;
     mounted.discard()?;
     Ok(Value::Null)
 }

@@ -1,12 +1,15 @@
 //! Owns what is known about a card before it is overwritten: what `sysfs` and the mount table say.
 //! Never opens the device.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::fs::{self, File, Metadata};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::sys::stat::{major, minor};
 
 use super::layout::Size;
 use crate::error::Fault;
@@ -78,10 +81,22 @@ impl Host {
     /// If it is neither, is a partition, is in use, holds no card, or is write-protected: nothing
     /// that telling twice could make good.
     pub fn probe(&self, path: &Path) -> Result<Device> {
-        let real = fs::canonicalize(path)
+        let meta = fs::metadata(path)
             .map_err(|error| Fault::input(format!("cannot find {}: {error}", path.display())))?;
-        let meta = fs::metadata(&real)?;
+        self.look(path, &meta)
+    }
+
+    /// The same for a file that is open: `path` is only what the user calls it.
+    ///
+    /// # Errors
+    /// As [`Host::probe`].
+    pub fn probe_open(&self, path: &Path, file: &File) -> Result<Device> {
+        self.look(path, &file.metadata()?)
+    }
+
+    fn look(&self, path: &Path, meta: &Metadata) -> Result<Device> {
         if meta.is_file() {
+            self.refuse_backing(path, meta)?;
             return Ok(Device {
                 path: path.to_path_buf(),
                 model: "a regular file".into(),
@@ -92,9 +107,11 @@ impl Host {
         if !meta.file_type().is_block_device() {
             return Err(Fault::input(format!("{} is not a disk", path.display())).into());
         }
-        let name = real
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
+        // By number: a node of any name may be the disk that the system runs from.
+        let number = format!("{}:{}", major(meta.rdev()), minor(meta.rdev()));
+        let name = fs::read_link(self.sys.join("dev/block").join(&number))
+            .ok()
+            .and_then(|target| Some(target.file_name()?.to_string_lossy().into_owned()))
             .unwrap_or_default();
         self.disk(path, &name)
     }
@@ -111,7 +128,7 @@ impl Host {
             );
         }
         let sys = self.sys.join("block").join(name);
-        if !sys.exists() {
+        if name.is_empty() || !sys.exists() {
             return Err(
                 Fault::input(format!("{shown} is not a disk that the kernel knows")).into(),
             );
@@ -130,6 +147,13 @@ impl Host {
             );
         }
         self.refuse_used(path, name, &sys)?;
+        if let Some(slave) = names_in(&sys.join("slaves")).first() {
+            return Err(Fault::input(format!(
+                "{shown} is no disk but made of others, {slave} among them (LVM, RAID or encryption)"
+            ))
+            .remedy("name a card's own device")
+            .into());
+        }
         let model = [attribute(&sys, "device/vendor"), model(&sys)]
             .join(" ")
             .trim()
@@ -164,6 +188,34 @@ impl Host {
             .filter_map(|name| self.disk(&Path::new("/dev").join(name), name).ok())
             .filter(|device| device.doubts.is_empty())
             .collect()
+    }
+
+    /// Refuses a file that is a disk or swap at this moment.
+    fn refuse_backing(&self, path: &Path, meta: &Metadata) -> Result<()> {
+        let is_it = |other: &Path| {
+            fs::metadata(other)
+                .is_ok_and(|other| (other.dev(), other.ino()) == (meta.dev(), meta.ino()))
+        };
+        for name in names_in(&self.sys.join("block")) {
+            let backing = attribute(&self.sys.join("block").join(&name), "loop/backing_file");
+            if !backing.is_empty() && is_it(&unescaped(&backing)) {
+                return Err(in_use(
+                    path,
+                    &format!("{name} is made of it"),
+                    &format!("losetup -d /dev/{name}"),
+                ));
+            }
+        }
+        let swaps = fs::read_to_string(&self.swaps).unwrap_or_default();
+        for file in swaps
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+        {
+            if file.starts_with('/') && is_it(&unescaped(file)) {
+                return Err(in_use(path, "it is swap", &format!("swapoff {file}")));
+            }
+        }
+        Ok(())
     }
 
     fn refuse_used(&self, path: &Path, name: &str, sys: &Path) -> Result<()> {
@@ -230,6 +282,33 @@ fn mount_point(mounts: &str, numbers: &str, part: &str) -> Option<String> {
         let by_name = source == Some(&format!("/dev/{part}").as_str());
         (by_number || by_name).then(|| fields.get(4).unwrap_or(&"?").to_string())
     })
+}
+
+/// Names in a directory, sorted; none if it is not there.
+fn names_in(directory: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A path as the kernel shows it, with `\040` for a blank (proc(5)).
+fn unescaped(shown: &str) -> PathBuf {
+    let mut path = Vec::new();
+    let mut rest = shown.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let code = tail
+            .get(..3)
+            .filter(|_| *first == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        path.push(code.unwrap_or(*first));
+        rest = if code.is_some() { &tail[3..] } else { tail };
+    }
+    PathBuf::from(OsString::from_vec(path))
 }
 
 /// An SD card says so by its type, since the kernel calls a built-in slot not removable.
@@ -369,5 +448,36 @@ mod tests {
         fixture.write("swaps", "");
         fixture.write("sys/class/block/sdb1/holders/dm-0/size", "1\n");
         assert!(fixture.refusal("sdb").contains("part of dm-0"));
+    }
+
+    #[test]
+    fn a_file_behind_a_loop_device_or_swap_is_refused_under_any_name() {
+        let fixture = Fixture::new();
+        let file = fixture.dir.path().join("a card.img");
+        let other = fixture.dir.path().join("link.img");
+        fs::write(&file, [0; 512]).unwrap();
+        fs::hard_link(&file, &other).unwrap();
+        assert!(fixture.host().probe(&other).is_ok());
+        let shown = file.display().to_string();
+        fixture.write("sys/block/loop0/loop/backing_file", &format!("{shown}\n"));
+        let refusal = || fixture.host().probe(&other).unwrap_err().to_string();
+        assert!(refusal().contains("loop0 is made of it"), "{}", refusal());
+        fixture.write("sys/block/loop0/loop/backing_file", "/elsewhere\n");
+        fixture.write(
+            "swaps",
+            &format!(
+                "Filename Type\n{} file 1 0 -2\n",
+                shown.replace(' ', "\\040")
+            ),
+        );
+        assert!(refusal().contains("is swap"), "{}", refusal());
+    }
+
+    #[test]
+    fn what_is_made_of_other_disks_is_refused() {
+        let fixture = Fixture::new();
+        fixture.write("sys/block/dm-0/size", "100\n");
+        fixture.write("sys/block/dm-0/slaves/sda2/size", "100\n");
+        assert!(fixture.refusal("dm-0").contains("sda2 among them"));
     }
 }

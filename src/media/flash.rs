@@ -1,14 +1,15 @@
-//! Owns writing an image to a card and proving that it arrived. Never asks whether the card is the
-//! right one: [`super::Host::probe`] has told its caller.
+//! Owns writing an image to a card and proving that it arrived: to what was opened, whatever its name leads to later.
+//! Never asks whether the card is the right one: [`claim`] has told its caller.
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 
+use super::device::{Device, Host};
 use super::image::{CardImage, Extent, first_difference};
 use super::layout::Size;
 use super::table;
@@ -18,13 +19,32 @@ use crate::progress::{Progress, Unit};
 /// Bytes written between two reports of progress.
 const CHUNK: usize = 1 << 20;
 
+/// A card that is open for writing, and nobody else's.
+#[derive(Debug)]
+pub struct Claimed {
+    pub device: Device,
+    card: File,
+}
+
+/// Opens a card, alone, and looks at what was opened: a link may lead elsewhere a moment later.
+///
+/// # Errors
+/// As [`Host::probe`]; if the device cannot be opened alone.
+pub fn claim(host: &Host, path: &Path) -> Result<Claimed> {
+    // First by name, which explains more than the kernel's refusal to open it.
+    host.probe(path)?;
+    let card = open(path)?;
+    let device = host.probe_open(path, &card)?;
+    Ok(Claimed { device, card })
+}
+
 /// Writes what the image maps, the partition table last, then reads everything back and compares.
 ///
 /// # Errors
 /// If the device cannot be opened alone, is too small, fails, or holds something else afterwards.
-pub fn flash(image: &CardImage, device: &Path, progress: &dyn Progress) -> Result<()> {
-    let mut card = open(device)?;
-    check_size(&card, image, device)?;
+pub fn flash(image: &CardImage, claimed: &mut Claimed, progress: &dyn Progress) -> Result<()> {
+    let (device, card) = (&claimed.device.path, &mut claimed.card);
+    check_size(card, image, device)?;
     // A card whose writing is cut off has no table, neither its old one nor the new: no board starts from half of it.
     let mut order: Vec<&Extent> = image.extents().iter().collect();
     if let Some(table) = order.first() {
@@ -34,7 +54,7 @@ pub fn flash(image: &CardImage, device: &Path, progress: &dyn Progress) -> Resul
     }
     let tables = order.len().min(1);
     order.rotate_left(tables);
-    write(&mut card, &order, device, progress)
+    write(card, &order, device, progress)
 }
 
 /// Writes only the FAT, on a card that hearth wrote before: the rest of it, the test partition among it,
@@ -42,9 +62,9 @@ pub fn flash(image: &CardImage, device: &Path, progress: &dyn Progress) -> Resul
 ///
 /// # Errors
 /// As [`flash`], and if the card's first partition is not where the image has it.
-pub fn update(image: &CardImage, device: &Path, progress: &dyn Progress) -> Result<()> {
-    let mut card = open(device)?;
-    check_size(&card, image, device)?;
+pub fn update(image: &CardImage, claimed: &mut Claimed, progress: &dyn Progress) -> Result<()> {
+    let (device, card) = (&claimed.device.path, &mut claimed.card);
+    check_size(card, image, device)?;
     let layout = &image.layout;
     let wanted = table::first_partition(layout.table, |number| Ok(image.sector(number)))?;
     let found = table::first_partition(layout.table, |number| {
@@ -66,7 +86,7 @@ pub fn update(image: &CardImage, device: &Path, progress: &dyn Progress) -> Resu
         .iter()
         .filter_map(|extent| overlap(extent, layout.fat.start, layout.fat.end))
         .collect();
-    write(&mut card, &fat.iter().collect::<Vec<_>>(), device, progress)
+    write(card, &fat.iter().collect::<Vec<_>>(), device, progress)
 }
 
 fn overlap(extent: &Extent, start: u64, end: u64) -> Option<Extent> {
@@ -78,13 +98,13 @@ fn overlap(extent: &Extent, start: u64, end: u64) -> Option<Extent> {
 }
 
 fn open(device: &Path) -> Result<File> {
-    let mut options = File::options();
-    options.read(true).write(true);
-    // The kernel then refuses a block device that anybody uses.
-    if std::fs::metadata(device).is_ok_and(|meta| meta.file_type().is_block_device()) {
-        options.custom_flags(nix::libc::O_EXCL);
-    }
-    options.open(device).map_err(|error| {
+    // The kernel refuses a block device that anybody uses; without O_CREAT the flag means nothing for a file.
+    let flags = OFlag::O_EXCL | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(flags.bits())
+        .open(device).map_err(|error| {
         let fault = Fault::host(format!("cannot write to {}: {error}", device.display()));
         match error.kind() {
             std::io::ErrorKind::PermissionDenied => fault.remedy(
@@ -188,7 +208,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let card = dir.path().join("card");
         std::fs::write(&card, vec![9; 40_000]).unwrap();
-        flash(&image(1), &card, &NoProgress).unwrap();
+        let claimed = || claim(&Host::default(), &card).unwrap();
+        flash(&image(1), &mut claimed(), &NoProgress).unwrap();
         let flashed = std::fs::read(&card).unwrap();
         assert_eq!(flashed.len(), 40_000);
         assert_eq!((flashed[0], flashed[4096], flashed[8192]), (1, 9, 1));
@@ -196,7 +217,7 @@ mod tests {
             (flashed[13_191], flashed[13_192], flashed[16384]),
             (1, 0, 9)
         );
-        update(&image(2), &card, &NoProgress).unwrap();
+        update(&image(2), &mut claimed(), &NoProgress).unwrap();
         let updated = std::fs::read(&card).unwrap();
         assert_eq!((updated[0], updated[8192]), (1, 2));
     }
@@ -206,8 +227,25 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let card = dir.path().join("card");
         std::fs::write(&card, vec![9; 20_000]).unwrap();
-        let error = flash(&image(1), &card, &NoProgress).unwrap_err();
+        let mut claimed = claim(&Host::default(), &card).unwrap();
+        let error = flash(&image(1), &mut claimed, &NoProgress).unwrap_err();
         assert!(error.to_string().contains("19.5 KiB") || error.to_string().contains("20 KiB"));
         assert!(std::fs::read(&card).unwrap().iter().all(|&byte| byte == 9));
+    }
+
+    #[test]
+    fn a_link_that_moves_after_the_question_does_not_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        let [card, disk, link] = ["card", "disk", "link"].map(|name| dir.path().join(name));
+        for path in [&card, &disk] {
+            std::fs::write(path, vec![9; 40_000]).unwrap();
+        }
+        std::os::unix::fs::symlink(&card, &link).unwrap();
+        let mut claimed = claim(&Host::default(), &link).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(&disk, &link).unwrap();
+        flash(&image(1), &mut claimed, &NoProgress).unwrap();
+        assert_eq!(std::fs::read(&card).unwrap()[0], 1);
+        assert_eq!(std::fs::read(&disk).unwrap(), vec![9; 40_000]);
     }
 }

@@ -18,7 +18,7 @@ pub use bmap::bmap;
 pub use card::{BoardCard, CardRequest, Contents, Sources, compose, contents};
 pub use device::{Device, Doubt, Host};
 pub use fat::{FatFile, build as build_fat};
-pub use flash::{flash, update};
+pub use flash::{Claimed, claim, flash, update};
 pub use image::{BLOCK, CardImage, Extent};
 pub use layout::{Layout, RawBlob, TestPartition, parse_size};
 

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use super::compare::{Difference, compare};
 use super::exports_file::exported_paths;
 use super::extract::extract;
 use crate::error::Fault;
-use crate::output::AtomicDir;
+use crate::output::{AtomicDir, Replaces};
 use crate::progress::{Progress, Unit};
 use crate::rootfs::index::Image;
 
@@ -27,6 +27,8 @@ const UNFINISHED: &str = ".hearth-";
 #[derive(Debug)]
 pub struct Provision {
     directory: PathBuf,
+    /// Every user of the host may reach the trees, and start their setuid programs.
+    pub open: bool,
 }
 
 impl Provision {
@@ -36,6 +38,7 @@ impl Provision {
             .with_context(|| format!("cannot make the directory {}", directory.display()))?;
         Ok(Provision {
             directory: fs::canonicalize(directory)?,
+            open: false,
         })
     }
 
@@ -64,6 +67,9 @@ impl Provision {
                 .remedy("run it with sudo, or serve the image with `hearth serve`, which needs no root")
                 .into());
         }
+        if !self.open {
+            self.keep_others_out()?;
+        }
         let _lock = self.lock()?;
         if self.is_laid_out(id) {
             // Somebody else did it meanwhile; what they made may be in use already.
@@ -72,7 +78,7 @@ impl Provision {
         self.sweep()?;
         let image = Image::open(tar)?;
         let stage = progress.stage("lay out", Some(image.count()), Unit::Items);
-        let output = AtomicDir::create(&self.version(id))?;
+        let output = AtomicDir::create(&self.version(id), Replaces::Nothing)?;
         let root = File::open(output.path())?;
         extract(&image, &root, &*stage)?;
         output.commit()?;
@@ -82,6 +88,31 @@ impl Provision {
             image.total_size() >> 20
         ));
         Ok(true)
+    }
+
+    /// An image's setuid programs have their true owners here and would serve every user of the host: nobody but root may
+    /// enter the directory. nfsd needs no more.
+    ///
+    /// # Errors
+    /// If the directory is open to others and holds something else as well, which they may need.
+    fn keep_others_out(&self) -> Result<()> {
+        let mode = fs::metadata(&self.directory)?.permissions().mode();
+        if mode & 0o077 == 0 {
+            return Ok(());
+        }
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name != CURRENT && !name.starts_with(UNFINISHED) && !is_image_id(&name) {
+                return Err(Fault::input(format!(
+                    "every user of this host could start the image's setuid programs: {} is open to all",
+                    self.directory.display()
+                ))
+                .remedy("name a directory of its own, which becomes root's alone, or give --open")
+                .into());
+            }
+        }
+        fs::set_permissions(&self.directory, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot close {} to others", self.directory.display()))
     }
 
     /// Makes `current` lead to version `id`, in one step; boards that run keep theirs.
@@ -229,5 +260,22 @@ mod tests {
         assert_eq!(provision.versions().unwrap(), [id(2), id(3)]);
         assert!(dir.path().join("mine").exists());
         assert!(!dir.path().join(".hearth-left").exists());
+    }
+
+    #[test]
+    fn a_directory_that_others_can_enter_is_closed_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let mode = || fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777;
+        let provision = Provision::at(dir.path()).unwrap();
+        fs::create_dir(provision.version("trixie-armhf-0123456789ab")).unwrap();
+        open();
+        provision.keep_others_out().unwrap();
+        assert_eq!(mode(), 0o700);
+        open();
+        fs::create_dir(dir.path().join("home")).unwrap();
+        let error = provision.keep_others_out().unwrap_err();
+        assert!(error.to_string().contains("setuid"), "{error}");
+        assert_eq!(mode(), 0o755);
     }
 }

@@ -7,13 +7,14 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::error::Fault;
-use crate::output::AtomicDir;
+use crate::output::{AtomicDir, Replaces};
 use crate::progress::{Progress, Unit};
 use crate::recipe::{Board, LabSettings};
 use crate::uboot::bootscript::{BootScript, image_arch};
@@ -59,7 +60,7 @@ impl Tree<'_> {
         refuse_foreign(output)?;
         let files = self.artifacts();
         let stage = progress.stage("netboot", Some(files.len() as u64), Unit::Items);
-        let directory = AtomicDir::create(output)?;
+        let directory = AtomicDir::create(output, Replaces::Checked)?;
         for (from, to) in &files {
             stage.message(to);
             copy(from, &directory.path().join(to))?;
@@ -142,6 +143,15 @@ impl Tree<'_> {
 
 /// The output takes the place of what is there: that must be a tree of ours.
 fn refuse_foreign(output: &Path) -> Result<()> {
+    let is_empty = fs::read_dir(output).map_or(true, |mut entries| entries.next().is_none());
+    if !is_empty && !is_boot_script(&output.join("boot.scr")) {
+        return Err(Fault::input(format!(
+            "{} is not empty and not a netboot tree: it is not replaced",
+            output.display()
+        ))
+        .remedy("name a directory of its own")
+        .into());
+    }
     for entry in fs::read_dir(output).into_iter().flatten() {
         let name = entry?.file_name();
         if !TOP.iter().any(|ours| name == *ours) {
@@ -155,6 +165,13 @@ fn refuse_foreign(output: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether it begins as a uImage does.
+fn is_boot_script(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
+        && magic == [0x27, 0x05, 0x19, 0x56]
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -23,9 +23,10 @@ use super::tools;
 use crate::clock;
 use crate::dirs;
 use crate::error::Fault;
+use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
-use crate::sandbox::Namespaces;
+use crate::sandbox::{Namespaces, owners};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
@@ -81,6 +82,7 @@ pub struct StageReport {
 /// # Errors
 /// The first that a stage meets. What was at `out` stays then; stages that are done stay in the cache.
 pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> {
+    refuse_no_output(out)?;
     let mut pipeline = Pipeline::start(plan, progress)?;
     let unpacked = pipeline.unpack()?;
     let configured = pipeline.configure(&unpacked)?;
@@ -169,7 +171,8 @@ impl<'a> Pipeline<'a> {
         let plan = self.plan;
         let mut key = Key::new("unpack", UNPACK_REVISION)
             .with("architecture", plan.recipe.arch.debian())
-            .with("epoch", plan.epoch.to_string());
+            .with("epoch", plan.epoch.to_string())
+            .with("owners on this host", owners()?);
         for (package, _) in plan.of_role(Role::Root) {
             key = key.with(format!("package {}", package.name), &package.sha256);
         }

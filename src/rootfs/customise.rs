@@ -506,7 +506,7 @@ fn run(context: &Context<'_>, script: &str, network: bool) -> Result<()> {
     };
     let mut lines: Vec<String> = Vec::new();
     let status = root.run(&Program::shell(script), &mut |line| {
-        log::info!("{line}");
+        log::info!("  | {line}");
         lines.push(line.to_string());
     })?;
     if status.success() {

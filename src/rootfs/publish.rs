@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 
 use super::manifest::{Artifact, Manifest};
-use crate::output::AtomicDir;
+use crate::output::{AtomicDir, Replaces};
 
 /// Hashes all files below `directory`, by relative path.
 pub fn collect(
@@ -63,7 +63,7 @@ pub fn publish<'a>(
         return Ok(false);
     }
     log::debug!("writing {}", out.display());
-    let directory = AtomicDir::create(out)?;
+    let directory = AtomicDir::create(out, Replaces::Output)?;
     for (name, from) in artifacts {
         let target = directory.path().join(name);
         if let Some(parent) = target.parent() {

@@ -21,7 +21,7 @@ use super::unpack::unpack_first;
 use super::{customise, dpkg, merged_usr, normalise, tarball, tools};
 use crate::progress::{Progress, Unit};
 use crate::recipe::Arch;
-use crate::sandbox::{Step, overlay};
+use crate::sandbox::{Step, hand_over, overlay};
 
 /// What runs inside the namespaces, for `main` to register.
 pub const STEPS: &[Step] = &[
@@ -136,6 +136,7 @@ fn image(input: ImageInput, progress: &dyn Progress) -> Result<ImageMade> {
 fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
     let failed = || format!("cannot write {}", path.display());
     let mut file = File::create(path).with_context(failed)?;
+    hand_over(&file)?;
     let (sender, receiver) = sync_channel::<Vec<u8>>(PENDING);
     thread::scope(|scope| {
         // Hashing and writing take about as long as reading the tree.

@@ -13,6 +13,7 @@ use nix::unistd::syncfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::dirs;
 use crate::error::Fault;
 use crate::output::write_atomically;
 
@@ -112,6 +113,8 @@ impl Store {
             stages: cache.join("stages"),
             work: cache.join("tmp"),
         };
+        dirs::make_private(cache)
+            .with_context(|| format!("cannot make {} private", cache.display()))?;
         for directory in [&store.stages, &store.work] {
             fs::create_dir_all(directory)
                 .with_context(|| format!("cannot make the directory {}", directory.display()))?;

@@ -6,10 +6,9 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,12 +22,13 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{
-    Gid, Pid, Uid, chroot, fchdir, getppid, setgroups, sethostname, setresgid, setresuid,
+    Gid, Pid, Uid, chroot, getppid, setgroups, sethostname, setresgid, setresuid, setsid,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::confine::{self, Guardian, Ward};
 use super::events::{Event, Failure, Sender};
 use super::root::{Program, Root, Work};
 use super::{binfmt, environment, filter, ids, loopback, mounts, terminal};
@@ -88,9 +88,11 @@ impl Step {
 /// What `main` calls before anything else: does the work of the hidden subcommand if that is what the
 /// process was started for, and gives its exit code.
 pub fn inside(steps: &[&[Step]]) -> Option<Result<ExitCode>> {
-    let arguments: Vec<OsString> = env::args_os().skip(1).take(3).collect();
-    let [hidden, role, entry] = &arguments[..] else {
-        return None;
+    let arguments: Vec<OsString> = env::args_os().skip(1).take(4).collect();
+    let (hidden, role, entry, ends) = match &arguments[..] {
+        [hidden, role, entry] => (hidden, role, entry, None),
+        [hidden, role, entry, ends] => (hidden, role, entry, ends.to_str()),
+        _ => return None,
     };
     if hidden != HIDDEN {
         return None;
@@ -100,9 +102,8 @@ pub fn inside(steps: &[&[Step]]) -> Option<Result<ExitCode>> {
         (Some("init"), Some(entry)) => parse(entry).and_then(|parsed| init(parsed, steps)),
         (Some("ids"), Some(pid)) => give_ids(pid),
         (Some("program"), Some(entry)) => unshare_for_program(entry),
-        (Some("root"), Some(entry)) => {
-            parse(entry).and_then(|(root, work)| in_root(&root, work, steps))
-        }
+        (Some("root"), Some(entry)) => parse(entry)
+            .and_then(|(root, work)| in_root(&root, work, ends.unwrap_or_default(), steps)),
         _ => Err(anyhow!("hearth runs {HIDDEN} itself; it is not for people")),
     })
 }
@@ -124,6 +125,7 @@ fn outer(entry: &Entry) -> Result<ExitCode> {
 }
 
 fn unshare_all(entry: &Entry) -> Result<ExitCode> {
+    confine::close_inherited()?;
     let mut helper = Command::new(EXECUTABLE)
         .arg0("hearth")
         .args([HIDDEN, "ids", &std::process::id().to_string()])
@@ -154,7 +156,7 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
     if let Some(parent) = entry.parent {
         die_with(parent, getppid().as_raw())?;
     }
-    let has_terminal = matches!(entry.job, Job::Program { .. });
+    let has_terminal = matches!(entry.job, Job::Program { .. }) && terminal::is_interactive();
     if has_terminal {
         leave_interrupts_to_the_program()?;
     }
@@ -168,7 +170,7 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
         .args([HIDDEN, "init", &serde_json::to_string(&inner)?])
         .status()
         .context("cannot run hearth again")?;
-    if has_terminal && terminal::is_interactive() {
+    if has_terminal {
         terminal::take_back();
     }
     Ok(passed_on(status))
@@ -251,7 +253,9 @@ fn init(entry: Entry, steps: &[&[Step]]) -> Result<ExitCode> {
         }
         Job::Program { root, program } => {
             prepare()?;
-            leave_interrupts_to_the_program()?;
+            if terminal::is_interactive() {
+                leave_interrupts_to_the_program()?;
+            }
             let status = root.command(program)?.status()?;
             Ok(passed_on(status))
         }
@@ -287,36 +291,52 @@ fn unshare_for_program(entry: &str) -> Result<ExitCode> {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     unshare(flags).context("cannot make a pid and network namespace")?;
-    leave_interrupts_to_the_program()?;
-    let status = Command::new(EXECUTABLE)
+    if terminal::is_interactive() {
+        leave_interrupts_to_the_program()?;
+    }
+    let guardian = Guardian::new()?;
+    let mut child = Command::new(EXECUTABLE)
         .arg0("hearth")
-        .args([HIDDEN, "root", entry])
+        .args([HIDDEN, "root", entry, &guardian.argument()])
         .env_clear()
         .envs(env::var_os("TERM").map(|term| ("TERM", term)))
-        .status()
+        .spawn()
         .context("cannot run hearth again")?;
+    let made = guardian.serve()?;
+    let status = child.wait()?;
+    if made && !root.throw_away {
+        mounts::give_back(&root.directory)?;
+    }
     Ok(passed_on(status))
 }
 
-/// Pid 1 of a program's pid namespace: enters the root, and does the work.
-fn in_root(root: &Root, work: Work, steps: &[&[Step]]) -> Result<ExitCode> {
+/// Pid 1 of a program's pid namespace: enters the root, and does the work. A step is hearth's own code and keeps its
+/// ids; a program gets those of images only.
+fn in_root(root: &Root, work: Work, ends: &str, steps: &[&[Step]]) -> Result<ExitCode> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let ward = Ward::take(ends)?;
     match work {
         Work::Program(program) => {
-            leave_interrupts_to_the_program()?;
             let made = enter(root)?;
-            let code = run_program(root, &program)?;
-            made.map_or(Ok(()), mounts::give_back)?;
-            Ok(code)
+            if program.terminal && terminal::is_interactive() {
+                leave_interrupts_to_the_program()?;
+            } else {
+                // A session of its own: the caller's terminal is not its, whatever it opens. Ctrl-C ends hearth, and
+                // with hearth everything.
+                setsid().context("cannot leave the terminal")?;
+            }
+            ward.confine(made, root.limits.disk)?;
+            run_program(root, &program)
         }
         Work::Step(step) => {
+            drop(ward);
             answer(&step, steps, || enter(root).map(drop));
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn enter(root: &Root) -> Result<Option<&'static Path>> {
+fn enter(root: &Root) -> Result<bool> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     let made = mounts::enter(root)?;
     if !root.network {
@@ -344,7 +364,6 @@ fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
         return Err(Fault::input(format!("the image has no directory {directory}")).into());
     }
     let interactive = program.terminal && terminal::is_interactive();
-    let image = File::open("/").context("cannot open the image's root")?;
     let mut command = Command::new(name);
     if interactive {
         command.process_group(0);
@@ -367,17 +386,15 @@ fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
     if interactive {
         terminal::give_to(child)?;
     }
-    let code = wait_for(child)?;
-    fchdir(image).context("cannot go back to the image's root")?;
-    chroot(".").context("cannot go back to the image's root")?;
-    Ok(code)
+    wait_for(child)
 }
 
 /// Takes another root for pid 1 than the programs have. By this difference `ischroot`, `systemctl`, `udevadm` and
 /// `systemd-detect-virt --chroot` know a chroot (they compare `/proc/1/root` with `/`), where they leave services and
-/// devices alone.
+/// devices alone. To compare, they must be able to look at pid 1, which by now has nothing that they have not.
 fn look_like_a_chroot() -> Result<()> {
-    chroot("/proc").context("cannot take another root for pid 1")
+    chroot("/proc").context("cannot take another root for pid 1")?;
+    prctl::set_dumpable(true).context("cannot let programs look at pid 1")
 }
 
 fn cannot_run(name: &str, error: io::Error) -> anyhow::Error {

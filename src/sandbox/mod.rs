@@ -8,9 +8,12 @@
 //!    that its own code can unpack packages and write tars with the right owners, whoever the caller is.
 //!    The host's files are seen under their usual paths. qemu-user is registered in a `binfmt_misc`
 //!    instance of the user namespace.
+//!    Ids 0 to 65535 are subordinate ids of the caller's, root's too; the caller itself is 65536 there.
 //! 2. **The root** ([`Root`]): what runs a program of the image. It is entered from layer 1 only: a mount
 //!    namespace more, pivoted into the image's directory, with its own `/proc`, `/sys`, `/dev`, `/run` and
-//!    `/tmp`, a fixed environment, and a filter that makes `fsync` cheap.
+//!    `/tmp`, a fixed environment, and a filter that makes `fsync` cheap. When all is mounted, it enters a second user
+//!    namespace with the image's ids only and a second mount namespace, in which all mounts are locked, and gives up
+//!    capabilities, system calls and the terminal (`confine`).
 //!
 //! ```text
 //! hearth build ── A: unshares, is given its ids ── B: pid 1, runs the step ── qemu-arm /bin/sh …
@@ -42,6 +45,7 @@
 //! it must not print.
 
 mod binfmt;
+mod confine;
 mod environment;
 mod events;
 mod filter;
@@ -51,11 +55,15 @@ pub(crate) mod loopback;
 mod mounts;
 mod namespaces;
 mod root;
+mod said;
 mod terminal;
+mod watch;
 
 pub use binfmt::architecture_of;
 pub use environment::PATH;
+pub use ids::{hand_over, owners};
 pub use inside::{Step, inside};
 pub use mounts::overlay;
 pub use namespaces::Namespaces;
 pub use root::{Program, Root};
+pub use watch::Limits;

@@ -1,23 +1,24 @@
 //! Owns the mounts of a root: what a program of the image sees. Never mounts anything on the host.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{chdir, pivot_root, ttyname};
+use nix::unistd::{UnlinkatFlags, chdir, pivot_root, ttyname, unlinkat};
 
+use super::ids::IDS;
 use super::root::Root;
 use crate::error::Fault;
 
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Files of `/proc` that would reach the host's kernel: user 0 of root's user namespace is the host's.
 const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
 
@@ -37,12 +38,12 @@ pub fn make_private() -> Result<()> {
 }
 
 /// Makes the image's directory the root directory of this process, which has a mount namespace, a pid namespace and, unless it
-/// keeps the host's network, a net namespace of its own. Gives the file that it had to make in the image for something to be
-/// mounted on, and that is not to stay.
+/// keeps the host's network, a net namespace of its own. Says whether it had to make `/etc/resolv.conf` in the image for the
+/// host's to be mounted on, which is not to stay.
 ///
 /// # Errors
 /// [`Fault::input`] if the directory is no root file system.
-pub fn enter(root: &Root) -> Result<Option<&'static Path>> {
+pub fn enter(root: &Root) -> Result<bool> {
     make_private()?;
     let host = Host::open(root)?;
     let directory = fs::canonicalize(&root.directory)
@@ -70,7 +71,7 @@ pub fn enter(root: &Root) -> Result<Option<&'static Path>> {
     )?;
     let made = match &host.resolv_conf {
         Some(resolv_conf) => names(resolv_conf)?,
-        None => None,
+        None => false,
     };
     for (source, target) in &host.binds {
         bind_read_only(source, target)?;
@@ -81,12 +82,14 @@ pub fn enter(root: &Root) -> Result<Option<&'static Path>> {
     Ok(made)
 }
 
-/// Unmounts and removes a file that [`enter`] has made.
-pub fn give_back(made: &Path) -> Result<()> {
-    umount2(made, MntFlags::MNT_DETACH)
-        .map_err(io::Error::from)
-        .and_then(|()| fs::remove_file(made))
-        .with_context(|| format!("cannot remove the image's {}", made.display()))
+/// Removes the `/etc/resolv.conf` that [`enter`] has made in an image, when its mounts are gone; follows no link.
+pub fn give_back(image: &Path) -> Result<()> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_BENEATH);
+    let etc = openat2(path_only(image)?, "etc", how)?;
+    unlinkat(&etc, "resolv.conf", UnlinkatFlags::NoRemoveDir)
+        .context("cannot remove the image's /etc/resolv.conf")
 }
 
 const SAFE: MsFlags = MsFlags::MS_NOSUID
@@ -108,8 +111,12 @@ impl Host {
             let path = Path::new("/dev").join(name);
             devices.push((name, path_only(&path)?));
         }
+        // Only a program that is used by hand has a terminal at all, and so `/dev/tty`.
         let terminal = match ttyname(io::stdin()) {
-            Ok(path) if io::stdin().is_terminal() => path_only(&path).ok(),
+            Ok(path) if super::terminal::is_interactive() => {
+                devices.push(("tty", path_only(Path::new("/dev/tty"))?));
+                path_only(&path).ok()
+            }
             _ => None,
         };
         let resolv_conf = root
@@ -195,8 +202,11 @@ fn throw_away(layers: &[PathBuf]) -> Result<PathBuf> {
         fs::create_dir(at.join(name))?;
     }
     let upper = at.join("upper");
-    // The upper directory's mode and owner become those of the merged root.
-    chown(&upper, Some(attributes.uid()), Some(attributes.gid())).or_else(not_mapped)?;
+    // The upper directory's mode and owner become those of the merged root. A tree whose owner is no id of an image, such as
+    // one that a user of the host unpacked, is still good enough to look at.
+    if attributes.uid() < IDS && attributes.gid() < IDS {
+        chown(&upper, Some(attributes.uid()), Some(attributes.gid())).or_else(not_mapped)?;
+    }
     fs::set_permissions(&upper, attributes.permissions())?;
     let merged = at.join("merged");
     overlay_of(
@@ -208,7 +218,7 @@ fn throw_away(layers: &[PathBuf]) -> Result<PathBuf> {
     Ok(merged)
 }
 
-/// A tree whose owner has no id in the namespace, such as one that root unpacked, is still good enough to look at.
+/// What a user of the host owns that has no id in the namespace looks like nobody's, and cannot be given to nobody.
 fn not_mapped(error: io::Error) -> io::Result<()> {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
         Errno::EINVAL => Ok(()),
@@ -274,9 +284,9 @@ fn bind_device(device: &OwnedFd, target: &Path) -> Result<()> {
     )
 }
 
-/// Puts the host's `resolv.conf` in the image's place for it; a link into `/run` is kept. Gives its path if the image has
-/// none.
-fn names(resolv_conf: &[u8]) -> Result<Option<&'static Path>> {
+/// Puts the host's `resolv.conf` in the image's place for it; a link into `/run` is kept. Says whether the image
+/// had none.
+fn names(resolv_conf: &[u8]) -> Result<bool> {
     let place = Path::new("/etc/resolv.conf");
     if let Ok(target) = fs::read_link(place) {
         let target = Path::new("/etc").join(target);
@@ -285,7 +295,7 @@ fn names(resolv_conf: &[u8]) -> Result<Option<&'static Path>> {
         }
         fs::write(&target, resolv_conf)
             .with_context(|| format!("cannot write {}", target.display()))?;
-        return Ok(None);
+        return Ok(false);
     }
     let source = Path::new("/run/resolv.conf");
     fs::write(source, resolv_conf)?;
@@ -293,12 +303,12 @@ fn names(resolv_conf: &[u8]) -> Result<Option<&'static Path>> {
     if missing {
         match File::create(place) {
             // A tree whose owner has no id here: nothing can be made in it.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
             other => other.context("cannot make the image's /etc/resolv.conf")?,
         };
     }
     bind(source, place)?;
-    Ok(missing.then_some(place))
+    Ok(missing)
 }
 
 fn bind_read_only(source: &OwnedFd, target: &Path) -> Result<()> {

@@ -1,7 +1,6 @@
 //! Owns what a caller inside the namespaces says about a root directory and the programs to run in it.
 //! Never mounts anything itself.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -13,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::events;
 use super::inside::{EXECUTABLE, HIDDEN, StepName};
+use super::watch::{self, Limits};
 use crate::progress::Progress;
 
 /// The directory of an image, and how programs see it. Enter it from inside [`super::Namespaces`] only.
@@ -36,6 +36,8 @@ pub struct Root {
     pub ignore_syncs: bool,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
     pub epoch: u64,
+    /// Of what [`Root::run`] runs.
+    pub limits: Limits,
 }
 
 impl Root {
@@ -50,14 +52,15 @@ impl Root {
             network: false,
             ignore_syncs: true,
             epoch: 0,
+            limits: Limits::default(),
         }
     }
 
     /// Runs a program to its end; its standard input is empty. `output` gets each line of what it writes
-    /// to standard output and standard error, in order, without the line feed.
+    /// to standard output and standard error, in order, without the line feed and without what controls a terminal.
     ///
     /// # Errors
-    /// If the root cannot be entered, the status is that of hearth itself (2 or 3) and the reason is the last line.
+    /// If it goes beyond the root's limits, it is ended. If the root cannot be entered, the status is that of hearth itself (2 or 3) and the reason is the last line.
     pub fn run(&self, program: &Program, output: &mut dyn FnMut(&str)) -> Result<ExitStatus> {
         let (reader, writer) = std::io::pipe()?;
         let mut command = self.command(program)?;
@@ -70,13 +73,19 @@ impl Root {
             .with_context(|| format!("cannot run {}", program.name()))?;
         // It holds our copies of the pipe's writing end.
         drop(command);
-        let mut reader = BufReader::new(reader);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line)? > 0 {
-            output(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']));
-            line.clear();
+        let followed = watch::follow(
+            reader,
+            program.name(),
+            &self.directory,
+            &self.limits,
+            output,
+        );
+        if followed.is_err() {
+            // What it has started ends with it.
+            child.kill()?;
         }
-        Ok(child.wait()?)
+        let status = child.wait()?;
+        followed.map(|()| status)
     }
 
     /// Runs a [`super::Step`] in the root: its paths are the image's, and none leads out of it. `throw_away` does not
