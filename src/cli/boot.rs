@@ -14,7 +14,7 @@ use hearth::error::{Class, Fault};
 use hearth::lab::{Booted, Store};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::console::interact;
+use super::console::{Shown, interact};
 use super::live::Live;
 use super::serving::Serving;
 use super::target::TargetArguments;
@@ -72,7 +72,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     // The prompt was shown to hearth, not to the user.
     board.console().0.write(b"\r")?;
     let (console, log) = board.console();
-    interact(console, log, begun)?;
+    interact(console, log, begun, &mut Shown::Raw)?;
     board.off()?;
     store.hold(&target.board.name, 0.0)?;
     Ok(ExitCode::SUCCESS)
