@@ -12,7 +12,7 @@ use clap::Args;
 use hearth::board::ConsoleLog;
 use hearth::error::{Class, Fault};
 use hearth::lab::{Booted, Store};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::console::{Shown, interact};
 use super::live::Live;
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let begun = Instant::now();
     let mut log = ConsoleLog::create(&directory.join("console.log"))?;
     let cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
     }
     let mut board = Booted::boot(

@@ -21,6 +21,8 @@ pub(super) struct Attended<'a> {
     begun: Instant,
     told: State,
     lost: Option<String>,
+    /// How many bytes the console brought.
+    heard: u64,
 }
 
 impl<'a> Attended<'a> {
@@ -45,12 +47,18 @@ impl<'a> Attended<'a> {
             begun,
             told: State::Off,
             lost: None,
+            heard: 0,
         })
     }
 
     /// Seconds since the run began.
     pub(super) fn at(&self) -> f64 {
         self.begun.elapsed().as_secs_f64()
+    }
+
+    /// How many bytes the console brought since the power was switched on.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
     }
 
     /// Why the console can be read no more, if it is so.
@@ -70,6 +78,7 @@ impl<'a> Attended<'a> {
         let mut buffer = [0; 16 << 10];
         match self.board.console().read(&mut buffer, READ) {
             Ok(count) => {
+                self.heard += count as u64;
                 let events = self.watch.feed(&buffer[..count]);
                 self.take(&events)?;
                 self.log.flush()?;
