@@ -271,10 +271,12 @@ impl<'a> Session<'a> {
             return Ok(None);
         };
         self.identity = identity(&boot);
+        if boot.claim.board == self.order.board {
+            self.board.machine.checked_in(self.board.at());
+        }
         if let Some(problem) = &boot.problem {
             return Ok(Some(self.failed(FailureClass::Configuration, problem)));
         }
-        self.board.machine.checked_in(self.board.at());
         self.board.board.light(Light::Master);
         self.boot = Some(boot);
         Ok(None)

@@ -317,7 +317,8 @@ impl Store {
         transaction.execute(
             "INSERT INTO boot (token, hash, claim, board, boot, problem, checked_in, seen)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)
-             ON CONFLICT (token) DO UPDATE SET seen = ?7, problem = ?6",
+             ON CONFLICT (token) DO UPDATE SET seen = ?7, problem = ?6,
+                 superseded = NULL, over = 0, dismissed = 0",
             params![
                 secret::hash(&token),
                 hash,
@@ -360,7 +361,8 @@ impl Store {
     /// The boots that this board's console confirmed since it was switched on, newest first, whoever they say they are.
     pub fn confirmed(&self, board: &str) -> Result<Vec<Boot>> {
         self.query_boots(
-            "WHERE hash IN (SELECT hash FROM confirmation WHERE confirmation.board = ?1) ORDER BY id DESC",
+            "WHERE hash IN (SELECT hash FROM confirmation WHERE confirmation.board = ?1) AND over = 0
+             ORDER BY id DESC",
             [board],
         )
     }
