@@ -22,7 +22,7 @@ const BEAT: f64 = 15.0;
 const BOOTS: u32 = 1024;
 const UNCONFIRMED: u32 = 8;
 /// How much of a job's output is read at once, in bytes.
-const LOOK: usize = 1 << 20;
+const LOOK: usize = 256 << 10;
 
 /// Where a job is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +208,7 @@ impl Store {
         Ok(Some(end))
     }
 
-    /// The job's output from byte `start` on, as far as it has come, and at most about a MiB of it.
+    /// The job's output from byte `start` on, as far as it has come, and at most a part that is read in a moment.
     pub fn output(&self, id: i64, start: u64) -> Result<Vec<u8>> {
         let connection = self.lock();
         let mut query =
