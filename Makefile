@@ -59,6 +59,6 @@ FUZZ_SECONDS ?= 60
 fuzz: deps
 	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
 	cp Cargo.lock fuzz/Cargo.lock
-	for target in image_show rpc dhcp tftp http ktap definition; do \
+	for target in image_show rpc dhcp tftp http ktap definition sanitise; do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run --dev $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit; \
 	done

@@ -22,4 +22,5 @@ pub mod progress;
 pub mod recipe;
 pub mod rootfs;
 pub mod sandbox;
+pub mod sanitise;
 pub mod uboot;

@@ -64,6 +64,21 @@ impl Agent {
         Agent { child, dir }
     }
 
+    /// Plays the lab that follows this board's console: waits for the hash that it shows.
+    fn confirm(&self, store: &Store, board: &str) {
+        let mut hash = None;
+        wait_for("the hash on the console", || {
+            let console = self.console();
+            hash = console
+                .lines()
+                .find_map(|line| line.strip_prefix("hearth: check-in "))
+                .filter(|hash| hash.len() == 64)
+                .map(String::from);
+            hash.is_some()
+        });
+        store.confirm(board, &hash.unwrap()).unwrap();
+    }
+
     fn console(&self) -> String {
         fs::read_to_string(self.dir.path().join("console")).unwrap()
     }
@@ -146,6 +161,7 @@ fn the_agent_runs_a_job_under_dash_and_busybox_and_then_powers_off() {
             .submit("neo1", &job("    - lava-test-case one --shell true\n    - seq 20000\n    - lava-test-case two --result fail\n"))
             .unwrap();
         let agent = Agent::start(shell, at, "neo1");
+        agent.confirm(&store, "neo1");
         wait_for("the job's end", || finished(&store, id));
         let output = String::from_utf8(store.output(id, 0).unwrap()).unwrap();
         let mut collector = Collector::default();
@@ -183,10 +199,11 @@ fn an_interface_that_is_renamed_while_the_agent_looks_at_it_is_found_by_its_new_
         // The old name is listed, and cannot be read any more.
         let net = dir.path().join("net");
         fs::create_dir_all(net.join("eth0")).unwrap();
-        let _agent = Agent::start_in(dir, shell, at, "neo1");
+        let agent = Agent::start_in(dir, shell, at, "neo1");
         std::thread::sleep(Duration::from_millis(1500));
         fs::create_dir(net.join("enp0s2")).unwrap();
         fs::write(net.join("enp0s2/address"), common::MAC).unwrap();
+        agent.confirm(&store, "neo1");
         wait_for("the job's end", || finished(&store, id));
         assert!(store.strangers().unwrap().is_empty(), "{shell}");
     }
@@ -200,7 +217,8 @@ fn a_lab_that_is_killed_and_restarted_loses_nothing_of_a_running_job() {
     let id = store
         .submit("neo1", &job("    - for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 1; done\n    - lava-test-case end --result pass\n"))
         .unwrap();
-    let _agent = Agent::start("dash", at, "neo1");
+    let agent = Agent::start("dash", at, "neo1");
+    agent.confirm(&store, "neo1");
     wait_for("the first line", || {
         String::from_utf8_lossy(&store.output(id, 0).unwrap()).contains("\nline 2\n")
     });

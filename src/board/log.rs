@@ -17,6 +17,8 @@ const TAIL: usize = 20;
 pub struct ConsoleLog {
     file: BufWriter<File>,
     written: u64,
+    /// Whether writing failed once, as on a full disk: the run goes on without a log.
+    broken: bool,
     tail: VecDeque<String>,
 }
 
@@ -27,6 +29,7 @@ impl ConsoleLog {
         Ok(ConsoleLog {
             file: BufWriter::new(file),
             written: 0,
+            broken: false,
             tail: VecDeque::new(),
         })
     }
@@ -37,7 +40,13 @@ impl ConsoleLog {
             self.tail.pop_front();
         }
         self.tail.push_back(text.to_string());
-        if self.written > LARGEST {
+        let result = self.write(at, text);
+        self.note(result);
+        Ok(())
+    }
+
+    fn write(&mut self, at: f64, text: &str) -> std::io::Result<()> {
+        if self.broken || self.written > LARGEST {
             return Ok(());
         }
         self.written += text.len() as u64 + 15;
@@ -54,7 +63,20 @@ impl ConsoleLog {
 
     /// Writes what is still in memory: somebody may be following the file.
     pub fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
+        if !self.broken {
+            let result = self.file.flush();
+            self.note(result);
+        }
+        Ok(())
+    }
+
+    /// Says once that the log cannot be written: a board under test must not stay on for that.
+    fn note(&mut self, result: std::io::Result<()>) {
+        if let Err(error) = result
+            && !std::mem::replace(&mut self.broken, true)
+        {
+            log::error!("the console log ends here, it cannot be written: {error}");
+        }
     }
 
     /// The last lines, oldest first.
@@ -79,6 +101,16 @@ mod tests {
         log.line(2.0, "last").unwrap();
         log.flush().unwrap();
         assert!(std::fs::metadata(&path).unwrap().len() < LARGEST + (2 << 20));
+        assert_eq!(log.tail().last().unwrap(), "last");
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_log_and_not_the_run() {
+        let mut log = ConsoleLog::create(Path::new("/dev/full")).unwrap();
+        log.line(1.0, &"x".repeat(100_000)).unwrap();
+        log.flush().unwrap();
+        log.line(2.0, "last").unwrap();
+        log.flush().unwrap();
         assert_eq!(log.tail().last().unwrap(), "last");
     }
 }

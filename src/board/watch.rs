@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use regex::{Regex, RegexSet};
 
 use super::numbered::{Head, Own, Splitter};
+use crate::sanitise::is_unsafe;
 
 /// A line longer than this, in bytes, is cut in two: a board may send noise without an end.
 const LONGEST_LINE: usize = 8 << 10;
@@ -385,7 +386,7 @@ fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = CONTROL.replace_all(&text, "");
     text.chars()
-        .filter(|c| !c.is_control() || *c == '\t')
+        .filter(|c| *c == '\t' || !is_unsafe(*c))
         .collect()
 }
 

@@ -12,9 +12,9 @@ use clap::Args;
 use hearth::board::ConsoleLog;
 use hearth::error::{Class, Fault};
 use hearth::lab::{Booted, Store};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::console::interact;
+use super::console::{Shown, interact};
 use super::live::Live;
 use super::serving::Serving;
 use super::target::TargetArguments;
@@ -46,7 +46,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let begun = Instant::now();
     let mut log = ConsoleLog::create(&directory.join("console.log"))?;
     let cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
     }
     let mut board = Booted::boot(
@@ -72,7 +72,8 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     // The prompt was shown to hearth, not to the user.
     board.console().0.write(b"\r")?;
     let (console, log) = board.console();
-    interact(console, log, begun, target.timeouts().silence)?;
+    let patience = target.timeouts().silence;
+    interact(console, log, begun, patience, &mut Shown::Raw)?;
     board.off()?;
     store.hold(&target.board.name, 0.0)?;
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! `hearth console`: a board's console on this terminal.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -14,6 +15,7 @@ use hearth::board::console::{self, Console};
 use hearth::board::{ConsoleLog, Event, Timeouts, Watch};
 use hearth::error::Fault;
 use hearth::recipe::board_or_type;
+use hearth::sanitise;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
@@ -31,6 +33,9 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct Arguments {
     /// A board of the lab
     board: String,
+    /// Show control characters instead of letting the board control this terminal
+    #[arg(long)]
+    safe: bool,
     /// The lab file; HEARTH_LAB, else lab.toml, by default
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
@@ -45,7 +50,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             "a run has {}: showing its console; Ctrl-C leaves",
             board.name
         ));
-        return follow(&directory.join("console.log"));
+        return follow(&directory.join("console.log"), shown(arguments.safe));
     }
     let entry = board.console.as_ref().ok_or_else(|| {
         Fault::input(format!(
@@ -61,12 +66,43 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let mut log = ConsoleLog::create(&directory.join(format!("{}.log", board.name)))?;
     terminal.say("~. at the beginning of a line leaves");
     let patience = Timeouts::default().with(&board.timeouts).silence;
-    interact(console.as_mut(), &mut log, Instant::now(), patience)?;
+    interact(
+        console.as_mut(),
+        &mut log,
+        Instant::now(),
+        patience,
+        &mut shown(arguments.safe),
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a person sees of a console.
+pub enum Shown {
+    /// All of it: the board may control the terminal.
+    Raw,
+    /// What only writes text.
+    Safe(sanitise::Stream),
+}
+
+impl Shown {
+    fn bytes<'a>(&mut self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
+        match self {
+            Shown::Raw => Cow::Borrowed(bytes),
+            Shown::Safe(stream) => Cow::Owned(stream.feed(bytes).into_bytes()),
+        }
+    }
+}
+
+fn shown(safe: bool) -> Shown {
+    if safe {
+        Shown::Safe(sanitise::Stream::default())
+    } else {
+        Shown::Raw
+    }
+}
+
 /// Shows a growing file until the run that writes it is over.
-fn follow(path: &Path) -> Result<ExitCode> {
+fn follow(path: &Path, mut shown: Shown) -> Result<ExitCode> {
     let mut file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     file.seek(SeekFrom::End(-4096))
         .or_else(|_| file.rewind().map(|()| 0))?;
@@ -74,7 +110,7 @@ fn follow(path: &Path) -> Result<ExitCode> {
     loop {
         match file.read(&mut buffer)? {
             0 => sleep(Duration::from_millis(200)),
-            count => io::stdout().write_all(&buffer[..count])?,
+            count => io::stdout().write_all(&shown.bytes(&buffer[..count]))?,
         }
     }
 }
@@ -86,6 +122,7 @@ pub fn interact(
     log: &mut ConsoleLog,
     begun: Instant,
     patience: f64,
+    shown: &mut Shown,
 ) -> Result<()> {
     let _raw = RawTerminal::enter()?;
     let mut watch = Watch::default();
@@ -104,7 +141,7 @@ pub fn interact(
         }
         await_return(console, &mut gone, patience)?;
         let mut stdout = io::stdout().lock();
-        stdout.write_all(&buffer[..count])?;
+        stdout.write_all(&shown.bytes(&buffer[..count]))?;
         stdout.flush()?;
         log_lines(log, at, &watch.feed(&buffer[..count]))?;
         if count > 0 {

@@ -8,6 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use hearth::recipe::Lock;
 use hearth::rootfs::diff::{self, What};
+use hearth::sanitise;
 
 use super::changes;
 
@@ -48,9 +49,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         for file in diff::files(&old, &new)? {
             different = true;
             match file.what {
-                What::Added => writeln!(out, "+ {}", file.path)?,
-                What::Removed => writeln!(out, "- {}", file.path)?,
-                What::Changed(what) => writeln!(out, "! {} ({})", file.path, what.join(", "))?,
+                What::Added => writeln!(out, "+ {}", sanitise::line(&file.path))?,
+                What::Removed => writeln!(out, "- {}", sanitise::line(&file.path))?,
+                What::Changed(what) => writeln!(
+                    out,
+                    "! {} ({})",
+                    sanitise::line(&file.path),
+                    what.join(", ")
+                )?,
             }
         }
     }

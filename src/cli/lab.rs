@@ -10,6 +10,7 @@ use hearth::dirs;
 use hearth::error::Fault;
 use hearth::lab::{Boot, Store, adopt, choose, strangers};
 use hearth::recipe::{LoadedLab, suggestion};
+use hearth::sanitise;
 
 use super::table::Table;
 use super::terminal::Terminal;
@@ -63,7 +64,8 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         let known: Vec<&str> = lab.types.keys().map(String::as_str).collect();
         return Err(Fault::input(format!(
             "which type of board is `{}`? It says: {}",
-            stranger.claim.mac, stranger.claim.model
+            sanitise::line(&stranger.claim.mac),
+            sanitise::line(&stranger.claim.model)
         ))
         .remedy(format!("add --type; {}", suggestion("", &known)))
         .into());

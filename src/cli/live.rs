@@ -3,6 +3,7 @@
 use hearth::board::State;
 use hearth::job::Case;
 use hearth::lab::Observer;
+use hearth::sanitise;
 
 use super::terminal::Terminal;
 
@@ -36,10 +37,11 @@ impl Observer for Live<'_> {
             "{:7.1}    {:7} {suite}/{set}{}{measured}",
             case.at, case.outcome, case.id
         );
-        self.terminal.say(line.trim_end());
+        self.terminal.say(&sanitise::line(line.trim_end()));
     }
 
     fn note(&mut self, text: &str) {
-        self.terminal.say(&format!("         ! {text}"));
+        self.terminal
+            .say(&format!("         ! {}", sanitise::line(text)));
     }
 }

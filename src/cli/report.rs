@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use hearth::error;
 use hearth::recipe::Diagnostic;
+use hearth::sanitise;
 
 /// Prints the error and gives the exit code of its class.
 pub fn failure(error: &anyhow::Error) -> ExitCode {
@@ -24,14 +25,20 @@ pub fn failure(error: &anyhow::Error) -> ExitCode {
                 .map(|d| &**d)
                 .or_else(|| cause.downcast_ref())
         }) {
-            Some(diagnostic) => writeln!(stderr, "{}", snippet(diagnostic)),
-            None => writeln!(stderr, "hearth: {error:#}"),
+            Some(diagnostic) => writeln!(stderr, "{}", lines(&snippet(diagnostic))),
+            None => writeln!(stderr, "hearth: {}", sanitise::block(&format!("{error:#}"))),
         };
         if let Some(help) = error::help_of(error) {
-            let _ = writeln!(stderr, "help: {help}");
+            let _ = writeln!(stderr, "help: {}", sanitise::block(help));
         }
     }
     ExitCode::from(error::class_of(error).exit_code())
+}
+
+/// A drawing of several lines, each fit for a terminal and where it was.
+fn lines(drawing: &str) -> String {
+    let lines: Vec<_> = drawing.split('\n').map(sanitise::line).collect();
+    lines.join("\n")
 }
 
 /// The message, the line it is about, and a caret under the place.

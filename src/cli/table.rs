@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use hearth::sanitise;
+
 /// Rows of `N` cells below a heading.
 pub struct Table<const N: usize> {
     rows: Vec<[String; N]>,
@@ -24,7 +26,8 @@ impl<const N: usize> Table<N> {
     }
 
     pub fn row(&mut self, cells: [&str; N]) {
-        self.rows.push(cells.map(str::to_string));
+        self.rows
+            .push(cells.map(|cell| sanitise::line(cell).into_owned()));
     }
 }
 

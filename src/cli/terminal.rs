@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use hearth::progress::{Progress, Stage, Unit};
+use hearth::sanitise;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
@@ -49,7 +50,7 @@ impl Terminal {
     pub fn say(&self, line: &str) {
         if !self.quiet {
             self.bars.suspend(|| {
-                let _ = writeln!(std::io::stderr().lock(), "{line}");
+                let _ = writeln!(std::io::stderr().lock(), "{}", sanitise::block(line));
             });
         }
     }
@@ -72,8 +73,10 @@ impl Log for Logger {
             Level::Debug => "debug: ",
             Level::Trace => "trace: ",
         };
+        let message = record.args().to_string();
+        let message = sanitise::line(&message);
         self.bars.suspend(|| {
-            let _ = writeln!(std::io::stderr().lock(), "{prefix}{}", record.args());
+            let _ = writeln!(std::io::stderr().lock(), "{prefix}{message}");
         });
     }
 
@@ -121,7 +124,7 @@ impl Stage for Line {
     }
 
     fn message(&self, text: &str) {
-        self.bar.set_message(text.to_string());
+        self.bar.set_message(sanitise::line(text).into_owned());
     }
 
     fn finish(self: Box<Self>, summary: &str) {

@@ -20,7 +20,7 @@ use hearth::job::{
 use hearth::lab::{self, Order, Ran, Store, network};
 use hearth::output::write_atomically;
 use hearth::rootfs::Manifest;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::live::Live;
 use super::serving::Serving;
@@ -190,7 +190,7 @@ fn test(
     let _serving = Serving::start(target, &store)?;
     let mut access = target.access(scratch.path())?;
     let cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
     }
     let mut timeouts = target.timeouts();
@@ -198,7 +198,6 @@ fn test(
     let image = Manifest::load(&target.build)?.image;
     let order = Order {
         board: &target.board.name,
-        mac: target.board.mac,
         image: &image,
         store: &store,
         payload: &job.tar,
@@ -210,6 +209,7 @@ fn test(
             Some(count) => Retries::all(count),
             None => Retries::all(1).with(&target.board.retries),
         },
+        largest_output: target.lab.settings.largest_output,
         directory,
         cancelled: &cancelled,
     };

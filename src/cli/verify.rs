@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use hearth::rootfs::diff::What;
 use hearth::rootfs::verify::{self, Verified};
+use hearth::sanitise;
 
 use super::build::{self, NetworkArguments};
 use super::terminal::Terminal;
@@ -48,9 +49,11 @@ fn tell(verified: &Verified) {
     }
     for file in verified.files.iter().take(SHOWN) {
         match &file.what {
-            What::Added => println!("+ {}", file.path),
-            What::Removed => println!("- {}", file.path),
-            What::Changed(what) => println!("! {} ({})", file.path, what.join(", ")),
+            What::Added => println!("+ {}", sanitise::line(&file.path)),
+            What::Removed => println!("- {}", sanitise::line(&file.path)),
+            What::Changed(what) => {
+                println!("! {} ({})", sanitise::line(&file.path), what.join(", "))
+            }
         }
     }
     match &verified.report {

@@ -10,6 +10,7 @@ use super::store::{Boot, Store};
 use crate::error::Fault;
 use crate::output::write_atomically;
 use crate::recipe::{LoadedLab, Mac, find, suggestion};
+use crate::sanitise;
 
 /// The last boot of each board that checked in with an Ethernet address that the lab does not know, newest first.
 pub fn strangers(store: &Store, lab: &LoadedLab) -> Result<Vec<Boot>> {
@@ -86,10 +87,7 @@ fn extended(path: &Path, boot: &Boot, name: &str, board_type: &str) -> Result<St
     }
     for (what, value) in [("model", &claim.model), ("serial number", &claim.serial)] {
         if !value.is_empty() {
-            text.push_str(&format!(
-                "# {what}: {}\n",
-                value.replace(char::is_control, " ")
-            ));
+            text.push_str(&format!("# {what}: {}\n", sanitise::line(value)));
         }
     }
     Ok(text)

@@ -1,7 +1,7 @@
 //! Owns the HTTP API that boards call: check in, fetch a job, send its output, say that it is done.
 //! Described by `openapi.json` beside this file. A board only ever calls out.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,10 +13,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::identity::{Claim, Known, check};
-use super::store::{Boot, Store, now};
+use super::store::{Boot, Store};
 
 /// The description of this API, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -25,10 +25,14 @@ pub const OPENAPI: &str = include_str!("openapi.json");
 const LARGEST_PIECE: usize = 1 << 20;
 /// How long a board may wait for a job in one request, in seconds.
 const LONGEST_WAIT: u64 = 60;
-/// How often a waiting request looks for a job.
-const LOOK: Duration = Duration::from_millis(200);
-/// A board that gave no sign for so long, in seconds, is not up any more.
-const GONE: f64 = 90.0;
+/// How large a check-in may be, in bytes; the agent's has some 400.
+const LARGEST_CLAIM: usize = 4 << 10;
+/// How often the lab looks whether another process, such as `hearth test`, changed the store: once for all boards.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often a request that waits counts as a sign of life.
+const BEAT: Duration = Duration::from_secs(15);
+/// What a board is told when the lab does not take it for what it says. What is wrong is the lab's to know.
+const NOT_KNOWN: &str = "the lab does not take this board for what it says: see the lab's log";
 
 /// Tells what the lab knows of its boards, as it is now.
 pub type Roster = Arc<dyn Fn() -> Vec<Known> + Send + Sync>;
@@ -38,6 +42,8 @@ struct Lab {
     store: Arc<Store>,
     roster: Roster,
     idle: f64,
+    /// Set once the store is being watched.
+    watched: Arc<OnceLock<()>>,
 }
 
 /// The routes below `/api/v1`.
@@ -45,7 +51,10 @@ struct Lab {
 pub fn router(store: Arc<Store>, roster: Roster, idle: f64) -> Router {
     Router::new()
         .route("/api/v1/openapi.json", get(openapi))
-        .route("/api/v1/checkin", post(check_in))
+        .route(
+            "/api/v1/checkin",
+            post(check_in).layer(DefaultBodyLimit::max(LARGEST_CLAIM)),
+        )
         .route("/api/v1/job", get(job))
         .route("/api/v1/jobs/{id}/output", post(output))
         .route("/api/v1/jobs/{id}/done", post(done))
@@ -55,6 +64,7 @@ pub fn router(store: Arc<Store>, roster: Roster, idle: f64) -> Router {
             store,
             roster,
             idle,
+            watched: Arc::default(),
         })
 }
 
@@ -96,7 +106,8 @@ async fn check_in(State(lab): State<Lab>, body: Bytes) -> Result<Response, Refus
     if let Some(problem) = &boot.problem {
         log::warn!("{problem}");
     }
-    Ok(Json(json!({ "token": boot.token, "problem": boot.problem })).into_response())
+    let problem = boot.problem.as_ref().map(|_| NOT_KNOWN);
+    Ok(Json(json!({ "token": boot.token, "problem": problem })).into_response())
 }
 
 /// Compares who a board says it is with what the lab knows by now.
@@ -104,15 +115,46 @@ async fn identify(lab: &Lab, claim: Claim) -> Result<Boot, Refusal> {
     let known = (lab.roster)();
     let store = Arc::clone(&lab.store);
     blocking(move || {
-        let others: Vec<Claim> = store
-            .others(&claim, now() - GONE)?
-            .into_iter()
-            .map(|boot| boot.claim)
-            .collect();
-        let problem = check(&claim, &known, &others);
+        let problem = check(&claim, &known);
         store.check_in(&claim, problem.as_deref())
     })
     .await
+}
+
+/// What is wrong with a boot by now: it may have been adopted, or its twin have come.
+fn problem(store: &Store, boot: &Boot, known: &[Known]) -> Result<Option<String>> {
+    if store.twin(boot)? {
+        let name = &boot.claim.board;
+        return Ok(Some(format!(
+            "two boards are `{name}`: one with MAC {} goes on talking after another with this name",
+            boot.claim.mac
+        )));
+    }
+    Ok(match boot.problem {
+        Some(_) => check(&boot.claim, known),
+        None => None,
+    })
+}
+
+/// Wakes waiting requests when another process has changed the store, until the lab is gone.
+fn watch_store(lab: &Lab) {
+    if lab.watched.set(()).is_err() {
+        return;
+    }
+    let store = Arc::downgrade(&lab.store);
+    tokio::spawn(async move {
+        let mut seen = None;
+        while let Some(store) = store.upgrade() {
+            let asked = Arc::clone(&store);
+            let version = blocking(move || asked.version()).await.ok();
+            if version != seen {
+                seen = version;
+                store.changed();
+            }
+            drop(store);
+            sleep(LOOK).await;
+        }
+    });
 }
 
 #[derive(Deserialize)]
@@ -128,13 +170,18 @@ async fn job(
     Query(wait): Query<Wait>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let mut boot = authenticate(&lab, &headers).await?;
-    if boot.problem.is_some() {
-        // It may have been adopted, or its twin may be gone.
-        boot = identify(&lab, boot.claim).await?;
-    }
-    if let Some(problem) = &boot.problem {
-        return Err(Refusal(StatusCode::CONFLICT, problem.clone()));
+    let boot = authenticate(&lab, &headers).await?;
+    watch_store(&lab);
+    let mut changes = lab.store.changes();
+    let (store, known, asks) = (Arc::clone(&lab.store), (lab.roster)(), boot.clone());
+    let problem = blocking(move || {
+        store.beat(&asks)?;
+        problem(&store, &asks, &known)
+    })
+    .await?;
+    if let Some(problem) = problem {
+        log::warn!("{problem}");
+        return Err(Refusal(StatusCode::CONFLICT, NOT_KNOWN.into()));
     }
     let end = Instant::now() + Duration::from_secs(wait.wait.min(LONGEST_WAIT));
     loop {
@@ -168,7 +215,8 @@ async fn job(
             };
             return Ok(status.into_response());
         }
-        sleep(LOOK).await;
+        // Ends with a change, or with the time that the board waits.
+        let _ = timeout_at(end.min(Instant::now() + BEAT), changes.changed()).await;
     }
 }
 

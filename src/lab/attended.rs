@@ -23,6 +23,8 @@ pub(super) struct Attended<'a> {
     lost: Option<String>,
     /// The times without console that are over.
     missed: Vec<String>,
+    /// How many bytes the console brought.
+    heard: u64,
 }
 
 impl<'a> Attended<'a> {
@@ -48,12 +50,18 @@ impl<'a> Attended<'a> {
             told: State::Off,
             lost: None,
             missed: Vec::new(),
+            heard: 0,
         })
     }
 
     /// Seconds since the run began.
     pub(super) fn at(&self) -> f64 {
         self.begun.elapsed().as_secs_f64()
+    }
+
+    /// How many bytes the console brought since the power was switched on.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard
     }
 
     /// Why the console can be read no more, if it is so.
@@ -83,6 +91,7 @@ impl<'a> Attended<'a> {
                 return Ok(Vec::new());
             }
         };
+        self.heard += count as u64;
         // A board that is done has no more to say.
         if self.machine.state() == State::Done {
             self.lost = self.gone();

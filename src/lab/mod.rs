@@ -10,8 +10,10 @@ pub mod emulated;
 mod identity;
 pub mod network;
 mod run;
+mod secret;
 mod session;
 mod store;
+mod store_file;
 
 pub use access::Access;
 pub use adopt::{adopt, choose, strangers};

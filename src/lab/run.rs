@@ -15,7 +15,6 @@ use super::store::Store;
 use crate::board::{ConsoleLog, Failure, FailureClass, Retries, Stage, State, Timeouts};
 use crate::error;
 use crate::job::{Attempt, Case, Identity, Pattern, Suite};
-use crate::recipe::Mac;
 
 /// Sees what happens, for a live view.
 pub trait Observer {
@@ -27,7 +26,6 @@ pub trait Observer {
 /// What is to be run.
 pub struct Order<'a> {
     pub board: &'a str,
-    pub mac: Mac,
     /// The id of the image that it is to boot.
     pub image: &'a str,
     pub store: &'a Arc<Store>,
@@ -42,17 +40,12 @@ pub struct Order<'a> {
     pub timeouts: Timeouts,
     /// How often a boot that fails for the infrastructure's sake is tried again.
     pub retries: Retries,
+    /// How much a board may print in one attempt, in bytes.
+    pub largest_output: u64,
     /// Where `console.log` goes.
     pub directory: &'a Path,
     /// Set by Ctrl-C.
     pub cancelled: &'a AtomicBool,
-}
-
-impl Order<'_> {
-    /// Whether an address, as a board's agent wrote it, is the board's own.
-    pub(super) fn is_own(&self, mac: &str) -> bool {
-        mac.parse().is_ok_and(|mac: Mac| mac == self.mac)
-    }
 }
 
 /// What came of it.

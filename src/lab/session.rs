@@ -9,7 +9,8 @@ use anyhow::Result;
 use super::access::Access;
 use super::attended::Attended;
 use super::run::{Observer, Order};
-use super::store::{Boot, JobState, now};
+use super::secret;
+use super::store::{Boot, JobState};
 use crate::board::power::Light;
 use crate::board::{ConsoleLog, Event, Failure, FailureClass, State};
 use crate::job::{Attempt, Collector, Identity, Merger, NumberedLine, Suite, has_signal};
@@ -38,9 +39,9 @@ pub(super) struct Session<'a> {
     order: &'a Order<'a>,
     board: Attended<'a>,
     job: i64,
-    /// When this attempt began, by the store's clock.
-    since: f64,
     looked: Instant,
+    /// When the board last gave a sign of life for the job, as of the last look at the store.
+    seen: Option<f64>,
     boot: Option<Boot>,
     /// Whether the board told the lab that the job is done, as of the last look at the store.
     finished: bool,
@@ -76,13 +77,14 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         order.store.cancel_all(order.board)?;
         let mut board = Attended::on(access, order.timeouts, begun, log)?;
+        order.store.powered_on(order.board)?;
         board.board.light(Light::Off);
         Ok(Session {
             order,
             board,
-            since: now(),
             job: order.store.submit(order.board, order.payload)?,
             looked: begun,
+            seen: None,
             boot: None,
             finished: false,
             identity: Identity::default(),
@@ -111,6 +113,7 @@ impl<'a> Session<'a> {
         self.read_what_is_left()?;
         self.order.store.cancel(self.job)?;
         let failure = failure.or_else(|| self.lost_lines());
+        self.tell_unconfirmed()?;
         let reached = self.board.machine.state();
         let failure = match failure {
             Some(failure) => {
@@ -158,6 +161,9 @@ impl<'a> Session<'a> {
                 }
             }
             self.tell(observer);
+            if let Some(failure) = self.flood() {
+                return Ok(Some(failure));
+            }
             if self.is_over()? {
                 // A crash counts though the tests went on to their end.
                 let crash = self.board.machine.crash();
@@ -185,6 +191,9 @@ impl<'a> Session<'a> {
                 }
                 _ => continue,
             };
+            if !of_job && let Some(hash) = secret::shown(&line) {
+                self.order.store.confirm(self.order.board, hash)?;
+            }
             let at = self.board.at();
             match NumberedLine::from_console(&raw) {
                 Some(numbered) => {
@@ -247,10 +256,8 @@ impl<'a> Session<'a> {
             self.board.machine.running(at);
             self.board.board.light(Light::Testing);
         }
-        if job
-            .seen
-            .is_some_and(|seen| now() - seen < LOOK.as_secs_f64() * 2.0)
-        {
+        if job.seen != self.seen {
+            self.seen = job.seen;
             self.board.machine.sign(at);
         }
         self.read_network(at)?;
@@ -258,45 +265,69 @@ impl<'a> Session<'a> {
     }
 
     fn read_check_in(&mut self) -> Result<Option<Failure>> {
-        let store = self.order.store;
-        let own = store
-            .boots(self.order.board, self.since)?
+        // Whoever this board's console confirmed is the board, whatever name it gives.
+        let Some(boot) = self
+            .order
+            .store
+            .confirmed(self.order.board)?
             .into_iter()
-            .next();
-        if let Some(boot) = own {
-            self.identity = identity(&boot);
+            .next()
+        else {
+            return Ok(None);
+        };
+        self.identity = identity(&boot);
+        if boot.claim.board == self.order.board {
             self.board.machine.checked_in(self.board.at());
-            self.board.board.light(Light::Master);
-            let problem = boot.problem.clone();
-            self.boot = Some(boot);
-            return Ok(problem.map(|problem| self.failed(FailureClass::Configuration, &problem)));
         }
-        // This board by its MAC, and by its name somebody else.
-        let stranger = store
-            .strangers()?
-            .into_iter()
-            .find(|boot| boot.checked_in >= self.since && self.order.is_own(&boot.claim.mac));
-        Ok(stranger.map(|stranger| {
-            self.identity = identity(&stranger);
-            self.failed(
-                FailureClass::Configuration,
-                stranger.problem.as_deref().unwrap_or_default(),
-            )
-        }))
+        if let Some(problem) = &boot.problem {
+            return Ok(Some(self.failed(FailureClass::Configuration, problem)));
+        }
+        self.board.board.light(Light::Master);
+        self.boot = Some(boot);
+        Ok(None)
     }
 
-    fn read_network(&mut self, at: f64) -> Result<()> {
+    /// A board that checked in and whose console did not show it: another host, or an agent of an older hearth.
+    fn tell_unconfirmed(&mut self) -> Result<()> {
+        if self.boot.is_some() {
+            return Ok(());
+        }
+        for boot in self.order.store.unconfirmed(self.order.board)? {
+            self.warnings.push(format!(
+                "something with MAC {} checked in as `{}` and got no job: this board's console did not show its secret's \
+                 hash. If it is the board, build its image again: the agent in it is older",
+                boot.claim.mac, boot.claim.board
+            ));
+        }
+        Ok(())
+    }
+
+    /// Reads a part of what the network brought; gives whether there was any.
+    fn read_network(&mut self, at: f64) -> Result<bool> {
         let fresh = self.order.store.output(self.job, self.output.read)?;
         self.output.network(&fresh, at);
+        Ok(!fresh.is_empty())
+    }
+
+    /// Nothing more will come: whatever is there counts, unless somebody stops the run.
+    fn read_what_is_left(&mut self) -> Result<()> {
+        while !self.order.cancelled.load(Ordering::Relaxed)
+            && self.output.read <= self.order.largest_output
+            && self.read_network(self.board.at())?
+        {}
+        self.output.take_waiting_lines(self.board.at());
         Ok(())
     }
 
-    /// Nothing more will come: whatever is there counts.
-    fn read_what_is_left(&mut self) -> Result<()> {
-        let at = self.board.at();
-        self.read_network(at)?;
-        self.output.take_waiting_lines(at);
-        Ok(())
+    /// Why the job is ended if it prints more than a job may.
+    fn flood(&self) -> Option<Failure> {
+        let largest = self.order.largest_output;
+        (self.output.read.max(self.board.heard()) > largest).then(|| {
+            self.failed(
+                FailureClass::Test,
+                &format!("the board printed more than {} MB: the job was ended (`largest-output` in the lab file)", largest / 1_000_000),
+            )
+        })
     }
 
     /// The job is over when the lab has all of it; or when the console saw its end and the network stays behind.
@@ -408,11 +439,13 @@ impl Output {
     /// Takes what the network brought since the last time.
     fn network(&mut self, fresh: &[u8], at: f64) {
         self.read += fresh.len() as u64;
-        self.partial.extend(fresh);
-        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
+        let mut rest = fresh;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            self.partial.extend(&rest[..end]);
+            rest = &rest[end + 1..];
             self.lines += 1;
-            let text = String::from_utf8_lossy(&line[..end]).into_owned();
+            let text = String::from_utf8_lossy(&self.partial).into_owned();
+            self.partial.clear();
             self.merge(
                 NumberedLine {
                     number: self.lines,
@@ -421,6 +454,7 @@ impl Output {
                 at,
             );
         }
+        self.partial.extend(rest);
     }
 
     /// Reads the lines that wait for one that is missing: it will not come any more.

@@ -38,6 +38,14 @@ pub struct LabSettings {
     /// How long, in seconds, a board stays on that has had nothing to do since it checked in or did its last job.
     #[serde(default = "idle")]
     pub idle: f64,
+    /// How much a board may print in one attempt at a job, in bytes; more ends the job.
+    #[serde(default = "largest_output")]
+    pub largest_output: u64,
+}
+
+/// A GB: as much as a serial console brings in a day.
+pub(super) fn largest_output() -> u64 {
+    1_000_000_000
 }
 
 /// Long enough for somebody to log in and say that the board is to stay on.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::find::{self, BOARD_TYPE, Source};
-use super::lab::{Network, idle};
+use super::lab::{Network, idle, largest_output};
 use super::{
     BoardEntry, BoardRetries, BoardTimeouts, BoardType, Console, Lab, LabSettings, Mac, Ports,
     Power, parse_toml,
@@ -128,6 +128,7 @@ impl LoadedLab {
             dhcp: None,
             allow: Vec::new(),
             idle: idle(),
+            largest_output: largest_output(),
         };
         let entry = BoardEntry {
             name: type_name.into(),

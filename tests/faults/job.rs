@@ -164,7 +164,7 @@ fn a_full_overlay_is_not_the_tests_fault() {
 
 #[test]
 fn a_console_that_is_lost_costs_no_result() {
-    let script = "uboot; linux; systemd; command_line; setsid timeout -s KILL 90 sh \"$AGENT\" >/dev/null 2>&1 & until [ -e now ]; do sleep 0.1; done";
+    let script = "uboot; linux; systemd; command_line; HEARTH_CONSOLE=$PWD/tty setsid timeout -s KILL 90 sh \"$AGENT\" >/dev/null 2>&1 & until grep -s check-in tty; do sleep 0.1; done; until [ -e now ]; do sleep 0.1; done";
     let run = Board::with(script, "timeouts = { shutdown = 5 }")
         .test("touch $HEARTH_WORK/../now\nsleep 2\nlava-test-case one --result pass");
     run.passed();

@@ -126,7 +126,9 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
     let said = board.path("said");
     let output = fs::File::create(&said).unwrap();
     let _stranger = Process::start(board.agent().stdout(output).stderr(Stdio::null()));
-    wait_for("the refusal", || shows(&said, "not a board of this lab"));
+    wait_for("the refusal", || {
+        shows(&said, "does not take this board for what it says")
+    });
 
     let adopt = |words: &[&str]| {
         let mut command = board.hearth();

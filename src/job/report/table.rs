@@ -1,51 +1,58 @@
 //! Owns the text form of a report, for a terminal of 80 columns.
 
 use crate::job::{Case, Report};
+use crate::sanitise;
 
 /// The report as text: timeline, cases, verdict.
 pub fn table(report: &Report) -> String {
     let mut text = format!(
         "{} ({})  {}\n\n",
-        report.board, report.board_type, report.image
+        sanitise::line(&report.board),
+        sanitise::line(&report.board_type),
+        sanitise::line(&report.image)
     );
     for (index, attempt) in report.attempts.iter().enumerate() {
         if report.attempts.len() > 1 {
             text.push_str(&format!("attempt {}\n", index + 1));
         }
         for stage in &attempt.stages {
-            text.push_str(&format!("  {:12} {:7.1} s\n", stage.name, stage.duration));
+            text.push_str(&format!(
+                "  {:12} {:7.1} s\n",
+                sanitise::line(&stage.name),
+                stage.duration
+            ));
         }
     }
     for suite in &report.suites {
-        text.push_str(&format!("\n{}\n", suite.name));
+        text.push_str(&format!("\n{}\n", sanitise::line(&suite.name)));
         for case in &suite.cases {
             text.push_str(&case_line(case));
         }
         for problem in &suite.problems {
-            text.push_str(&format!("  !        {problem}\n"));
+            text.push_str(&format!("  !        {}\n", sanitise::line(problem)));
         }
         if let Some(message) = &suite.raised {
-            text.push_str(&format!("  raised   {message}\n"));
+            text.push_str(&format!("  raised   {}\n", sanitise::line(message)));
         }
         if suite.duration.is_none() {
             text.push_str("  !        did not run to its end\n");
         }
     }
     for problem in &report.problems {
-        text.push_str(&format!("\n! {problem}\n"));
+        text.push_str(&format!("\n! {}\n", sanitise::line(problem)));
     }
     for warning in &report.warnings {
-        text.push_str(&format!("\nwarning: {warning}\n"));
+        text.push_str(&format!("\nwarning: {}\n", sanitise::line(warning)));
     }
     if let Some(failure) = report.failure()
         && !failure.console.is_empty()
     {
         text.push_str("\nthe console's last lines:\n");
         for line in &failure.console {
-            text.push_str(&format!("  | {line}\n"));
+            text.push_str(&format!("  | {}\n", sanitise::line(line)));
         }
     }
-    text.push_str(&format!("\n{}\n", super::summary(report)));
+    text.push_str(&format!("\n{}\n", sanitise::line(&super::summary(report))));
     text
 }
 
@@ -54,15 +61,14 @@ fn case_line(case: &Case) -> String {
         Some(set) => format!("{set}/{}", case.id),
         None => case.id.clone(),
     };
-    let mut line = format!("  {:8} {name}", case.outcome);
+    let mut line = format!("  {:8} {}", case.outcome, sanitise::line(&name));
     if let Some(measurement) = &case.measurement {
-        line.push_str(&format!(
-            "  {measurement} {}",
-            case.units.as_deref().unwrap_or_default()
-        ));
+        let units = case.units.as_deref().unwrap_or_default();
+        let measured = format!("{measurement} {units}");
+        line.push_str(&format!("  {}", sanitise::line(&measured)));
     }
     if let Some(problem) = &case.problem {
-        line.push_str(&format!("\n           {problem}"));
+        line.push_str(&format!("\n           {}", sanitise::line(problem)));
     }
     line.trim_end().to_string() + "\n"
 }
@@ -71,6 +77,25 @@ fn case_line(case: &Case) -> String {
 mod tests {
     use super::super::example;
     use super::*;
+
+    #[test]
+    fn what_the_board_said_neither_controls_the_terminal_nor_forges_a_line() {
+        let mut report = example::broken();
+        let hostile = "x\n  pass     forged\x1b[2K\u{202e}\u{9b}".to_string();
+        report.suites[0].cases[0].id = hostile.clone();
+        report.suites[0].cases[0].problem = Some(hostile.clone());
+        report.suites[0].cases[0].units = Some(hostile.clone());
+        report.problems.push(hostile.clone());
+        report.warnings.push(hostile);
+        for text in [table(&report), super::super::tap::tap(&report)] {
+            assert!(text.chars().all(|c| c == '\n' || !sanitise::is_unsafe(c)));
+            assert!(
+                !text
+                    .lines()
+                    .any(|line| line.starts_with("  pass     forged"))
+            );
+        }
+    }
 
     #[test]
     fn it_shows_stages_cases_and_the_verdict() {

@@ -1,6 +1,7 @@
 //! Owns the TAP form of a report. Format: TAP version 14.
 
 use crate::job::{Outcome, Report};
+use crate::sanitise;
 
 /// The report as TAP; measurements are diagnostics of their case.
 pub fn tap(report: &Report) -> String {
@@ -24,21 +25,22 @@ pub fn tap(report: &Report) -> String {
         text.push('\n');
         if let Some(measurement) = &case.measurement {
             let units = case.units.as_deref().unwrap_or_default();
-            text.push_str(&format!("# measurement: {measurement} {units}\n"));
+            let measured = format!("{measurement} {units}");
+            text.push_str(&format!("# measurement: {}\n", sanitise::line(&measured)));
         }
         if let Some(problem) = &case.problem {
-            text.push_str(&format!("# {}\n", problem.replace('\n', " ")));
+            text.push_str(&format!("# {}\n", sanitise::line(problem)));
         }
     }
     for warning in &report.warnings {
-        text.push_str(&format!("# warning: {}\n", warning.replace('\n', " ")));
+        text.push_str(&format!("# warning: {}\n", sanitise::line(warning)));
     }
     if let Some(failure) = report.failure() {
         text.push_str(&format!(
             "Bail out! {} failure in {}: {}\n",
             failure.class.name(),
             failure.stage,
-            failure.message.replace('\n', " ")
+            sanitise::line(&failure.message)
         ));
     }
     text
@@ -46,9 +48,9 @@ pub fn tap(report: &Report) -> String {
 
 /// `#` begins a directive and `\` an escape.
 fn escaped(name: &str) -> String {
-    name.replace('\\', r"\\")
+    sanitise::line(name)
+        .replace('\\', r"\\")
         .replace('#', r"\#")
-        .replace('\n', " ")
 }
 
 #[cfg(test)]

@@ -1,0 +1,165 @@
+//! Owns the store's file: who may read it, its tables, and what of it outlives a start of the host.
+//! Never knows what the tables are for.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+
+use super::secret;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS job (
+    id INTEGER PRIMARY KEY,
+    board TEXT NOT NULL,
+    state TEXT NOT NULL,
+    payload BLOB NOT NULL,
+    boot INTEGER,
+    created REAL NOT NULL,
+    seen REAL
+) STRICT;
+CREATE INDEX IF NOT EXISTS job_by_board ON job (board, state);
+CREATE INDEX IF NOT EXISTS job_by_boot ON job (boot);
+CREATE TABLE IF NOT EXISTS output (
+    job INTEGER NOT NULL REFERENCES job (id),
+    start INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (job, start)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS boot (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    token TEXT NOT NULL UNIQUE,
+    hash TEXT NOT NULL,
+    claim TEXT NOT NULL,
+    board TEXT NOT NULL,
+    boot TEXT NOT NULL,
+    problem TEXT,
+    checked_in REAL NOT NULL,
+    seen REAL NOT NULL,
+    superseded REAL,
+    over INTEGER NOT NULL DEFAULT 0,
+    dismissed INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX IF NOT EXISTS boot_by_board ON boot (board);
+CREATE INDEX IF NOT EXISTS boot_by_hash ON boot (hash);
+CREATE TABLE IF NOT EXISTS confirmation (
+    board TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    PRIMARY KEY (board, hash)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS confirmation_by_hash ON confirmation (hash);
+CREATE TABLE IF NOT EXISTS hold (board TEXT PRIMARY KEY, until REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+PRAGMA user_version = 2;
+";
+
+/// Makes the file, its directory and what SQLite keeps beside it readable for nobody else: jobs may hold secrets.
+pub(super) fn prepare(path: &Path) -> Result<()> {
+    if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
+        // One that others share, as /tmp is, stays theirs.
+        if fs::metadata(directory)?.mode() & 0o1000 == 0 {
+            restrict(directory, 0o700)?;
+        }
+    }
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("cannot make the lab's store {}", path.display()))?;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_os_string();
+        name.push(suffix);
+        let file = PathBuf::from(name);
+        if file.exists() {
+            restrict(&file, 0o600)?;
+        }
+    }
+    Ok(())
+}
+
+fn restrict(path: &Path, mode: u32) -> Result<()> {
+    if fs::metadata(path)?.mode() & 0o7777 != mode {
+        fs::set_permissions(path, Permissions::from_mode(mode))
+            .with_context(|| format!("cannot keep {} from other users", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes the tables. Times count from the start of the host: what was noted before its last one is void, and boards check in
+/// again.
+pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version == 1 {
+        // Nobody waits for a run of another hearth.
+        transaction.execute_batch(
+            "DROP TABLE output; DROP TABLE job; DROP TABLE boot; DROP TABLE hold;",
+        )?;
+    }
+    transaction.execute_batch(SCHEMA)?;
+    let host = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    if fact(&transaction, "host")?.as_deref() != Some(host.trim()) {
+        transaction.execute_batch(
+            "DELETE FROM boot; DELETE FROM hold; DELETE FROM confirmation; UPDATE job SET seen = NULL;",
+        )?;
+        set_fact(&transaction, "host", host.trim())?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// The lab's own random key.
+pub(super) fn key(transaction: &Transaction<'_>) -> Result<String> {
+    if let Some(key) = fact(transaction, "key")? {
+        return Ok(key);
+    }
+    let key = secret::random()?;
+    set_fact(transaction, "key", &key)?;
+    Ok(key)
+}
+
+fn fact(connection: &Connection, name: &str) -> Result<Option<String>> {
+    Ok(connection
+        .query_row("SELECT value FROM fact WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })
+        .optional()?)
+}
+
+fn set_fact(connection: &Connection, name: &str, value: &str) -> Result<()> {
+    connection.execute(
+        "INSERT INTO fact (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
+        [name, value],
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::Store;
+
+    #[test]
+    fn nobody_else_reads_the_store_even_one_that_was_made_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        let path = state.join("lab.sqlite");
+        drop(Store::open(&path).unwrap());
+        fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let _store = Store::open(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!(mode(&state), 0o700);
+        for file in fs::read_dir(&state).unwrap() {
+            let file = file.unwrap().path();
+            assert_eq!(mode(&file), 0o600, "{}", file.display());
+        }
+    }
+}
