@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::locale::{self, Locale};
-use super::strip;
 use super::tree::{Attributes, Kind, Tree};
 use super::users::{self, Users};
+use super::{secrets, strip};
 use crate::agent::{self, Content};
 use crate::error::Fault;
 use crate::recipe::{Arch, Command, FileEntry, Recipe, Strip, System, User};
@@ -183,10 +183,11 @@ fn check(file: &FileEntry) -> Result<()> {
     }
 }
 
-/// Applies everything, in a fixed order: what packages bring is stripped, then come users, settings, files, units,
+/// Applies everything, in a fixed order: scripts' keys are left out, what packages bring is stripped, then come users, settings, files, units,
 /// and the recipe's commands.
 pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<()> {
     let mut tree = Tree::open(context.root)?;
+    secrets::leave_out(&mut tree, context.epoch)?;
     strip::apply(&mut tree, &custom.strip, context.epoch)?;
     users::apply(&mut tree, &custom.users, context.epoch)?;
     apt(&mut tree, context, &custom.auto)?;
@@ -205,7 +206,12 @@ pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<()> {
     for command in &custom.commands {
         run(context, &command.run, command.network)?;
     }
-    Ok(())
+    let brought: Vec<&Path> = custom
+        .files
+        .iter()
+        .map(|file| Path::new(&file.path))
+        .collect();
+    secrets::remove_ssh_host_keys(&mut Tree::open(context.root)?, &brought)
 }
 
 /// What APT knows on the board: no mirror, and which packages nobody asked for.

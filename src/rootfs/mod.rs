@@ -18,6 +18,7 @@ mod normalise;
 mod package;
 mod publish;
 mod sbom;
+mod secrets;
 mod steps;
 mod store;
 mod strip;
