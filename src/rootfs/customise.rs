@@ -184,10 +184,10 @@ fn check(file: &FileEntry) -> Result<()> {
 }
 
 /// Applies everything, in a fixed order: scripts' keys are left out, what packages bring is stripped, then come users, settings, files, units,
-/// and the recipe's commands.
-pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<()> {
+/// and the recipe's commands. Gives the warnings for the user.
+pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<Vec<String>> {
     let mut tree = Tree::open(context.root)?;
-    secrets::leave_out(&mut tree, context.epoch)?;
+    let told = secrets::leave_out(&mut tree, context.epoch)?;
     strip::apply(&mut tree, &custom.strip, context.epoch)?;
     users::apply(&mut tree, &custom.users, context.epoch)?;
     apt(&mut tree, context, &custom.auto)?;
@@ -211,7 +211,8 @@ pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<()> {
         .iter()
         .map(|file| Path::new(&file.path))
         .collect();
-    secrets::remove_ssh_host_keys(&mut Tree::open(context.root)?, &brought)
+    secrets::remove_ssh_host_keys(&mut Tree::open(context.root)?, &brought)?;
+    Ok(told)
 }
 
 /// What APT knows on the board: no mirror, and which packages nobody asked for.

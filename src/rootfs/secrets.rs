@@ -109,15 +109,16 @@ impl Remade {
     }
 }
 
-/// Leaves out the private keys that no package ships, with their public halves, and warns of each. Where their package can
-/// make them, a unit does so when the board boots.
+/// Leaves out the private keys that no package ships, with their public halves. Where their package can
+/// make them, a unit does so when the board boots. Gives a sentence for the user about each.
 ///
 /// # Errors
 /// If the image cannot be read or changed.
-pub fn leave_out(tree: &mut Tree, epoch: i64) -> Result<()> {
+pub fn leave_out(tree: &mut Tree, epoch: i64) -> Result<Vec<String>> {
     let made = Unlisted::find(tree).context("cannot look for private keys in the image")?;
     let boots_systemd = tree.kind(Path::new("usr/lib/systemd/systemd")).is_some();
     let mut units = BTreeSet::new();
+    let mut told = Vec::new();
     for path in &made.files {
         let known = REMADE.iter().position(|remade| remade.is(path));
         if known.is_none() && !holds_key(tree, path)? {
@@ -139,16 +140,16 @@ pub fn leave_out(tree: &mut Tree, epoch: i64) -> Result<()> {
                      on the board"
                 .into(),
         };
-        log::warn!(
+        told.push(format!(
             "/{}, which a package's script made and all boards would share, is left out of the \
              image; {fate}",
             path.display()
-        );
+        ));
     }
     for unit in units {
         install(tree, &REMADE[unit], epoch)?;
     }
-    Ok(())
+    Ok(told)
 }
 
 fn install(tree: &mut Tree, remade: &Remade, epoch: i64) -> Result<()> {
@@ -451,7 +452,16 @@ mod tests {
         if !nix::unistd::Uid::effective().is_root() {
             return;
         }
-        leave_out(&mut tree, 1_000_000).unwrap();
+        let told = leave_out(&mut tree, 1_000_000).unwrap();
+        assert_eq!(told.len(), 3, "{told:?}");
+        let fates = [
+            "boards have none",
+            "hearth-ssl-cert.service",
+            "boards have none",
+        ];
+        for (told, fate) in told.iter().zip(fates) {
+            assert!(told.contains(fate), "{told}");
+        }
         for gone in [
             "etc/ssl/private/ssl-cert-snakeoil.key",
             "etc/ssl/certs/ssl-cert-snakeoil.pem",
