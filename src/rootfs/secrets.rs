@@ -121,7 +121,7 @@ pub fn leave_out(tree: &mut Tree, epoch: i64) -> Result<Vec<String>> {
     let mut told = Vec::new();
     for path in &made.files {
         let known = REMADE.iter().position(|remade| remade.is(path));
-        if known.is_none() && !holds_key(tree, path)? {
+        if known.is_none() && !is_named_as_key(tree, path)? && !holds_key(tree, path)? {
             continue;
         }
         let known = known.filter(|known| {
@@ -265,6 +265,22 @@ fn is_hash(link: &Path) -> bool {
     })
 }
 
+/// Whether a file is called as secrets are that have no format: a seed, Erlang's cookie, Kerberos' keys, or whatever
+/// key the world must not read, such as munge's.
+fn is_named_as_key(tree: &mut Tree, path: &Path) -> Result<bool> {
+    const NAMES: [&str; 4] = [
+        ".erlang.cookie",
+        "krb5.keytab",
+        "random-seed",
+        "random_seed",
+    ];
+    let is_listed = path
+        .file_name()
+        .is_some_and(|name| NAMES.iter().any(|listed| name == *listed));
+    let is_key = path.extension() == Some(OsStr::new("key"));
+    Ok(is_listed || is_key && tree.stat(path)?.st_mode & 0o007 == 0)
+}
+
 fn holds_key(tree: &mut Tree, path: &Path) -> Result<bool> {
     Ok(tree.read(path)?.is_some_and(|data| is_private_key(&data)))
 }
@@ -356,7 +372,7 @@ fn is_der(data: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::process::Command;
 
     use super::*;
@@ -438,10 +454,15 @@ mod tests {
                 ("srv/some/server.key", PEM.as_bytes()),
                 ("srv/some/server.crt", certificate),
                 ("srv/some/server.conf", b"port = 1\n"),
+                ("etc/munge/munge.key", b"\x8e\x01\xff"),
+                ("srv/public.key", b"\x8e\x01\xff"),
+                ("var/lib/rabbitmq/.erlang.cookie", b"ABCDEFGH"),
                 ("usr/share/shipped.key", PEM.as_bytes()),
             ],
             "/usr/share/shipped.key\n",
         );
+        let munge = dir.path().join("etc/munge/munge.key");
+        fs::set_permissions(munge, fs::Permissions::from_mode(0o600)).unwrap();
         let certs = dir.path().join("etc/ssl/certs");
         symlink("ssl-cert-snakeoil.pem", certs.join("ce275665.0")).unwrap();
         symlink("ca.pem", certs.join("ce275666.0")).unwrap();
@@ -453,10 +474,12 @@ mod tests {
             return;
         }
         let told = leave_out(&mut tree, 1_000_000).unwrap();
-        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told.len(), 5, "{told:?}");
         let fates = [
             "boards have none",
+            "boards have none",
             "hearth-ssl-cert.service",
+            "boards have none",
             "boards have none",
         ];
         for (told, fate) in told.iter().zip(fates) {
@@ -470,6 +493,8 @@ mod tests {
             "etc/dropbear/dropbear_rsa_host_key.pub",
             "srv/some/server.key",
             "srv/some/server.crt",
+            "etc/munge/munge.key",
+            "var/lib/rabbitmq/.erlang.cookie",
             // There is no dropbearkey.
             "usr/lib/systemd/system/hearth-dropbear-host-keys.service",
         ] {
@@ -480,6 +505,7 @@ mod tests {
             "etc/ssl/certs/ce275666.0",
             "etc/dovecot/dovecot.key",
             "srv/some/server.conf",
+            "srv/public.key",
             "usr/share/shipped.key",
             "usr/lib/systemd/system/hearth-ssl-cert.service",
             "usr/lib/systemd/system/multi-user.target.wants/hearth-ssl-cert.service",
