@@ -31,7 +31,7 @@ use crate::sandbox::Namespaces;
 const UNPACK_REVISION: u32 = 1;
 const TOOLS_REVISION: u32 = 5;
 const CONFIGURE_REVISION: u32 = 4;
-const IMAGE_REVISION: u32 = 8;
+const IMAGE_REVISION: u32 = 5;
 const BOOT_REVISION: u32 = 1;
 
 /// What to build, all of it read and checked.

@@ -187,7 +187,12 @@ fn check(file: &FileEntry) -> Result<()> {
 /// and the recipe's commands. Gives the warnings for the user.
 pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<Vec<String>> {
     let mut tree = Tree::open(context.root)?;
-    let told = secrets::leave_out(&mut tree, context.epoch)?;
+    let brought: Vec<&Path> = custom
+        .files
+        .iter()
+        .map(|file| Path::new(&file.path))
+        .collect();
+    let told = secrets::leave_out(&mut tree, &brought, context.epoch)?;
     strip::apply(&mut tree, &custom.strip, context.epoch)?;
     users::apply(&mut tree, &custom.users, context.epoch)?;
     apt(&mut tree, context, &custom.auto)?;
@@ -206,11 +211,6 @@ pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<Vec<String
     for command in &custom.commands {
         run(context, &command.run, command.network)?;
     }
-    let brought: Vec<&Path> = custom
-        .files
-        .iter()
-        .map(|file| Path::new(&file.path))
-        .collect();
     secrets::remove_ssh_host_keys(&mut Tree::open(context.root)?, &brought)?;
     Ok(told)
 }

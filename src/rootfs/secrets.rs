@@ -110,11 +110,12 @@ impl Remade {
 }
 
 /// Leaves out the private keys that no package ships, with their public halves. Where their package can
-/// make them, a unit does so when the board boots. Gives a sentence for the user about each.
+/// make them, a unit does so when the board boots. Gives a sentence for the user about each that is not
+/// at one of the paths in `brought`, or below one, where the recipe puts another.
 ///
 /// # Errors
 /// If the image cannot be read or changed.
-pub fn leave_out(tree: &mut Tree, epoch: i64) -> Result<Vec<String>> {
+pub fn leave_out(tree: &mut Tree, brought: &[&Path], epoch: i64) -> Result<Vec<String>> {
     let made = Unlisted::find(tree).context("cannot look for private keys in the image")?;
     let boots_systemd = tree.kind(Path::new("usr/lib/systemd/systemd")).is_some();
     let mut units = BTreeSet::new();
@@ -130,6 +131,9 @@ pub fn leave_out(tree: &mut Tree, epoch: i64) -> Result<Vec<String>> {
         for gone in made.companions(tree, path)?.iter().chain([path]) {
             tree.remove_file(gone)
                 .with_context(|| format!("cannot leave /{} out of the image", gone.display()))?;
+        }
+        if is_brought(path, brought) {
+            continue;
         }
         let fate = match known {
             Some(known) => {
@@ -178,15 +182,21 @@ pub fn remove_ssh_host_keys(tree: &mut Tree, brought: &[&Path]) -> Result<()> {
         return Ok(());
     }
     for name in tree.list(directory)? {
-        let path = Path::new("/").join(directory).join(&name);
+        let path = directory.join(&name);
         let is_key = name
             .to_str()
             .is_some_and(|name| name.starts_with("ssh_host_"));
-        if is_key && !brought.iter().any(|brought| path.starts_with(brought)) {
+        if is_key && !is_brought(&path, brought) {
             tree.remove_all(&path)?;
         }
     }
     Ok(())
+}
+
+/// Whether a recipe brings `path`, which is relative; the paths in `brought` are absolute.
+fn is_brought(path: &Path, brought: &[&Path]) -> bool {
+    let path = Path::new("/").join(path);
+    brought.iter().any(|brought| path.starts_with(brought))
 }
 
 /// What is in an image and in no package's list.
@@ -455,6 +465,8 @@ mod tests {
                 ("srv/some/server.crt", certificate),
                 ("srv/some/server.conf", b"port = 1\n"),
                 ("etc/munge/munge.key", b"\x8e\x01\xff"),
+                ("srv/mine/own.key", PEM.as_bytes()),
+                ("srv/mine/own.pem", certificate),
                 ("srv/public.key", b"\x8e\x01\xff"),
                 ("var/lib/rabbitmq/.erlang.cookie", b"ABCDEFGH"),
                 ("usr/share/shipped.key", PEM.as_bytes()),
@@ -469,11 +481,12 @@ mod tests {
         fs::create_dir_all(dir.path().join("etc/dovecot")).unwrap();
         let user = dir.path().join("etc/dovecot/dovecot.key");
         symlink("/etc/ssl/private/ssl-cert-snakeoil.key", &user).unwrap();
+        let brought = [Path::new("/srv/mine")];
         // Files in the image are root's.
         if !nix::unistd::Uid::effective().is_root() {
             return;
         }
-        let told = leave_out(&mut tree, 1_000_000).unwrap();
+        let told = leave_out(&mut tree, &brought, 1_000_000).unwrap();
         assert_eq!(told.len(), 5, "{told:?}");
         let fates = [
             "boards have none",
@@ -493,6 +506,8 @@ mod tests {
             "etc/dropbear/dropbear_rsa_host_key.pub",
             "srv/some/server.key",
             "srv/some/server.crt",
+            "srv/mine/own.key",
+            "srv/mine/own.pem",
             "etc/munge/munge.key",
             "var/lib/rabbitmq/.erlang.cookie",
             // There is no dropbearkey.
