@@ -119,12 +119,14 @@ impl Checker<'_> {
 
     fn system(&self, recipe: &Recipe) -> Checked {
         let system = &recipe.system;
-        let relative = |path: &str| {
-            let mut parts = Path::new(path).components();
-            !path.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
+        let plain = |text: &str, more: &str| {
+            text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && text
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
         };
         if let Some(zone) = &system.timezone
-            && !relative(zone)
+            && !zone.split('/').all(|part| plain(part, "+-_."))
         {
             let path = [Key("system"), Key("timezone")];
             return self.wrong(
@@ -133,7 +135,7 @@ impl Checker<'_> {
             );
         }
         if let Some(locale) = &system.locale
-            && (locale.is_empty() || locale.contains(['/', '\n', '"', '\'']))
+            && !plain(locale, "_.@-")
         {
             let path = [Key("system"), Key("locale")];
             return self.wrong(&path, format!("`{locale}` is no locale such as `C.UTF-8`"));
@@ -323,6 +325,18 @@ mod tests {
                 "system.timezone = \"/etc/x\"",
                 "r.toml:3:19: `/etc/x` is no time zone",
             ),
+            ("system.timezone = \"\"", "r.toml:3:19: `` is no time zone"),
+            (
+                "system.timezone = \"../etc/passwd\"",
+                "`../etc/passwd` is no time zone",
+            ),
+            (
+                "system.timezone = \"Europe//Berlin\"",
+                "`Europe//Berlin` is no time zone",
+            ),
+            ("system.locale = \"\"", "r.toml:3:17: `` is no locale"),
+            ("system.locale = \"de_DE .UTF-8\"", "is no locale"),
+            ("system.locale = \"../x\"", "`../x` is no locale"),
             (
                 "system.units.mask = [\"a/b\"]",
                 "r.toml:3:22: `a/b` is no unit's name",

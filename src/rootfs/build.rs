@@ -32,7 +32,7 @@ use crate::sandbox::{Namespaces, owners};
 const UNPACK_REVISION: u32 = 1;
 const TOOLS_REVISION: u32 = 5;
 const CONFIGURE_REVISION: u32 = 4;
-const IMAGE_REVISION: u32 = 4;
+const IMAGE_REVISION: u32 = 5;
 const BOOT_REVISION: u32 = 1;
 
 /// What to build, all of it read and checked.
@@ -87,6 +87,9 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     let unpacked = pipeline.unpack()?;
     let configured = pipeline.configure(&unpacked)?;
     let image = pipeline.image(&configured)?;
+    for warning in &image.facts.warnings {
+        log::warn!("{warning}");
+    }
     let boot = pipeline.boot(&image)?;
     let initrd = pipeline.initrd(&unpacked, &image, &boot, &plan.initrd())?;
     let manifest = plan.manifest(&image, &boot, &initrd);
@@ -138,6 +141,9 @@ pub(super) struct Made {
 pub(super) struct Facts {
     pub artifacts: BTreeMap<String, Artifact>,
     pub kernel: Option<String>,
+    /// Told by every build that uses the stage.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 pub(super) struct Pipeline<'a> {
@@ -257,7 +263,8 @@ impl<'a> Pipeline<'a> {
             };
             Ok(Facts {
                 artifacts: BTreeMap::from([("rootfs.tar".to_string(), tar)]),
-                kernel: None,
+                warnings: made.warnings,
+                ..Facts::default()
             })
         })
         .map(|made| made.with_layer("upper", &configured.layers))
@@ -298,7 +305,11 @@ impl<'a> Pipeline<'a> {
             let mut artifacts = BTreeMap::new();
             collect(&out, Path::new(""), &mut artifacts)?;
             stage.finish(&format!("kernel {}", kernel.as_deref().unwrap_or("none")));
-            Ok(Facts { artifacts, kernel })
+            Ok(Facts {
+                artifacts,
+                kernel,
+                ..Facts::default()
+            })
         })
     }
 

@@ -11,9 +11,10 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::strip;
+use super::locale::{self, Locale};
 use super::tree::{Attributes, Kind, Tree};
 use super::users::{self, Users};
+use super::{secrets, strip};
 use crate::agent::{self, Content};
 use crate::error::Fault;
 use crate::recipe::{Arch, Command, FileEntry, Recipe, Strip, System, User};
@@ -182,10 +183,16 @@ fn check(file: &FileEntry) -> Result<()> {
     }
 }
 
-/// Applies everything, in a fixed order: what packages bring is stripped, then come users, settings, files, units,
-/// and the recipe's commands.
-pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<()> {
+/// Applies everything, in a fixed order: scripts' keys are left out, what packages bring is stripped, then come users, settings, files, units,
+/// and the recipe's commands. Gives the warnings for the user.
+pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<Vec<String>> {
     let mut tree = Tree::open(context.root)?;
+    let brought: Vec<&Path> = custom
+        .files
+        .iter()
+        .map(|file| Path::new(&file.path))
+        .collect();
+    let told = secrets::leave_out(&mut tree, &brought, context.epoch)?;
     strip::apply(&mut tree, &custom.strip, context.epoch)?;
     users::apply(&mut tree, &custom.users, context.epoch)?;
     apt(&mut tree, context, &custom.auto)?;
@@ -199,12 +206,13 @@ pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<()> {
             .with_context(|| format!("the recipe's [[file]] for {}", file.path))?;
     }
     drop(tree);
-    locale(context, custom.system.locale.as_deref())?;
+    set_locale(context, custom.system.locale.as_deref())?;
     units(context, custom)?;
     for command in &custom.commands {
         run(context, &command.run, command.network)?;
     }
-    Ok(())
+    secrets::remove_ssh_host_keys(&mut Tree::open(context.root)?, &brought)?;
+    Ok(told)
 }
 
 /// What APT knows on the board: no mirror, and which packages nobody asked for.
@@ -313,12 +321,7 @@ fn timezone(tree: &mut Tree, zone: Option<&str>, epoch: i64) -> Result<()> {
         None if tree.kind(Path::new("usr/share/zoneinfo/Etc/UTC")).is_some() => "Etc/UTC",
         None => return Ok(()),
     };
-    let file = Path::new("/usr/share/zoneinfo").join(zone);
-    if tree.kind(&file).is_none_or(|kind| kind == Kind::Directory) {
-        return Err(Fault::input(format!("the image has no time zone {zone}"))
-            .remedy("check `timezone` in the recipe's [system], and that `packages` has tzdata")
-            .into());
-    }
+    let file = locale::zone(tree, zone)?;
     symlink(tree, Path::new("etc/localtime"), &file, epoch)?;
     if tree.kind(Path::new("etc/timezone")).is_some() {
         tree.write("etc/timezone", 0o644, format!("{zone}\n").as_bytes(), epoch)?;
@@ -326,17 +329,9 @@ fn timezone(tree: &mut Tree, zone: Option<&str>, epoch: i64) -> Result<()> {
     Ok(())
 }
 
-fn locale(context: &Context<'_>, locale: Option<&str>) -> Result<()> {
-    let locale = locale.unwrap_or("C.UTF-8");
+fn set_locale(context: &Context<'_>, asked: Option<&str>) -> Result<()> {
     let mut tree = Tree::open(context.root)?;
-    let built_in = ["C", "POSIX", "C.UTF-8", "C.utf8"].contains(&locale);
-    if !built_in && tree.kind(Path::new("usr/sbin/locale-gen")).is_none() {
-        return Err(
-            Fault::input(format!("the image cannot make the locale {locale}"))
-                .remedy("add the package locales to the recipe, or use C.UTF-8")
-                .into(),
-        );
-    }
+    let Locale { name, generate } = locale::locale(&mut tree, asked.unwrap_or("C.UTF-8"))?;
     // Trixie: /etc/default/locale is a link to it; bookworm: the other is the file itself.
     let link = Path::new("etc/default/locale");
     let place = match tree.kind(link) {
@@ -346,16 +341,13 @@ fn locale(context: &Context<'_>, locale: Option<&str>) -> Result<()> {
     tree.write(
         place,
         0o644,
-        format!("LANG={locale}\n").as_bytes(),
+        format!("LANG={name}\n").as_bytes(),
         context.epoch,
     )?;
-    if built_in {
+    let Some(charset) = generate else {
         return Ok(());
-    }
-    let charset = locale
-        .split_once('.')
-        .map_or("UTF-8", |(_, charset)| charset);
-    let line = format!("{locale} {charset}\n");
+    };
+    let line = format!("{name} {charset}\n");
     tree.write("etc/locale.gen", 0o644, line.as_bytes(), context.epoch)?;
     drop(tree);
     run(context, "locale-gen", false)

@@ -135,6 +135,7 @@ impl Pipeline<'_> {
             Ok(Facts {
                 artifacts,
                 kernel: None,
+                ..Facts::default()
             })
         })
     }

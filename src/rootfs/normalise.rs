@@ -1,5 +1,5 @@
-//! Owns what must not be in an image: traces of the build, of its machine and its hour, and secrets.
-//! Never removes what a board needs.
+//! Owns what must not be in an image: traces of the build, of its machine and its hour.
+//! Never removes what a board needs. Keys are `secrets`'.
 
 use std::path::Path;
 
@@ -68,9 +68,6 @@ pub fn apply(tree: &mut Tree, epoch: i64) -> Result<()> {
             }
         }
     }
-    remove_matching(tree, Path::new("etc/ssh"), &|name| {
-        name.starts_with("ssh_host_")
-    })?;
     remove_matching(tree, Path::new("var/cache/apt/archives"), &|name| {
         name.ends_with(".deb")
     })?;

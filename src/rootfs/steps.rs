@@ -104,6 +104,8 @@ pub struct ImageMade {
     pub entries: u64,
     pub size: u64,
     pub sha256: String,
+    /// What the user is to be told whenever the image is used.
+    pub warnings: Vec<String>,
 }
 
 /// Applies the recipe, removes what is not to be in an image, and writes `rootfs.tar`.
@@ -115,15 +117,18 @@ fn image(input: ImageInput, progress: &dyn Progress) -> Result<ImageMade> {
         arch: input.arch,
         epoch: input.epoch,
     };
-    customise::apply(&context, &input.customisation)?;
+    let warnings = customise::apply(&context, &input.customisation)?;
     normalise::apply(&mut Tree::open(&mounted.root)?, input.epoch)?;
     stage.finish("recipe applied");
     let stage = progress.stage("tar", None, Unit::Bytes);
-    let made = write_tar(
-        &mounted.root,
-        &input.directory.join("rootfs.tar"),
-        input.epoch,
-    )?;
+    let made = ImageMade {
+        warnings,
+        ..write_tar(
+            &mounted.root,
+            &input.directory.join("rootfs.tar"),
+            input.epoch,
+        )?
+    };
     mounted.close()?;
     stage.finish(&format!(
         "{} entries, {:.1} MiB",
@@ -160,6 +165,7 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
             entries: contents.entries,
             size: contents.size,
             sha256: hex::encode(hash),
+            warnings: Vec::new(),
         })
     })
 }
