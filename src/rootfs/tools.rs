@@ -110,8 +110,7 @@ pub fn or_emulated<T>(
 ) -> Result<T> {
     match run(tools) {
         Err(error) if tools.is_some() && class_of(&error) == Class::Input => {
-            let said = error.to_string();
-            log::warn!("{}", said.lines().next().unwrap_or_default());
+            log::warn!("{error:#}");
             log::warn!("trying again without native tools, which takes longer");
             let entries = fs::read_dir(work)?
                 .map(|entry| Ok(entry?.path()))
