@@ -145,7 +145,7 @@ impl Work<'_> {
             let claims = dpkg::claims(&mut Tree::open(root)?)?;
             let stage = (self.progress).stage("unpack", Some(packages.len() as u64), Unit::Items);
             let ready = match number {
-                0 => self.from_ahead(&packages, ahead.recv()?, &claims, &diversions)?,
+                0 => self.place_ahead(&packages, ahead.recv()?, &claims, &diversions)?,
                 _ => None,
             };
             let unpacked = match ready {
@@ -166,7 +166,7 @@ impl Work<'_> {
     }
 
     /// What [`Self::place`] gives. What failed ahead may work now: a preinst can have diverted another package's file.
-    fn from_ahead(
+    fn place_ahead(
         &self,
         packages: &[&Package],
         ahead: Result<Vec<Unpacked>>,

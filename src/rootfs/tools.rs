@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use object::LittleEndian;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -21,7 +21,7 @@ use super::package::{Package, below_usr, read_all};
 use super::steps::PackagesInput;
 use super::tree::Tree;
 use super::unpack::unpack_first;
-use crate::error::{Class, class_of};
+use crate::error::{Class, Fault, class_of};
 use crate::progress::{Progress, Unit};
 use crate::recipe::TOOLS;
 use crate::sandbox::PATH;
@@ -220,7 +220,7 @@ fn program(package: &str, path: &str) -> Option<PathBuf> {
 /// If there is.
 pub fn check_absent(upper: &Path) -> Result<()> {
     if fs::symlink_metadata(upper.join(LIBRARIES)).is_ok() {
-        bail!("a script has written into /{LIBRARIES}");
+        return Err(Fault::input(format!("a script has written into /{LIBRARIES}")).into());
     }
     let mut todo = vec![upper.to_path_buf()];
     while let Some(directory) = todo.pop() {
@@ -232,7 +232,10 @@ pub fn check_absent(upper: &Path) -> Result<()> {
             } else if kind.is_file() && is_native(File::open(entry.path())?)? {
                 let path = entry.path();
                 let path = path.strip_prefix(upper).unwrap_or(&path);
-                bail!("a script has put the host's /{} there", path.display());
+                let path = path.display();
+                return Err(
+                    Fault::input(format!("a script has put the host's /{path} there")).into(),
+                );
             }
         }
     }
