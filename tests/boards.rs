@@ -94,7 +94,7 @@ fn a_job_that_deletes_everything_leaves_the_master_image_as_it_was_and_the_next_
     assert!(warnings.contains("over the console alone"), "{warnings}");
     assert_eq!(hash(&image), before, "the master image has changed");
 
-    let smoke = repository().join("tests/boards/smoke.yaml");
+    let smoke = repository().join("examples/smoke.yaml");
     let report = test(&directory, "virt1", &smoke, "second");
     assert!(cases(&report) > 10);
     assert_eq!(hash(&image), before, "the master image has changed");
@@ -103,7 +103,7 @@ fn a_job_that_deletes_everything_leaves_the_master_image_as_it_was_and_the_next_
 #[test]
 fn a_nanopi_neo_boots_from_its_card_and_passes_the_smoke_test() {
     let directory = workshop("neo");
-    let smoke = repository().join("tests/boards/smoke.yaml");
+    let smoke = repository().join("examples/smoke.yaml");
     let report = test(&directory, "nanopi-neo", &smoke, "report");
     assert!(cases(&report) > 10);
     assert_eq!(report["identity"]["board"], "nanopi-neo");

@@ -270,8 +270,10 @@ fn a_full_disk_is_the_hosts_fault_and_leaves_what_was_there() {
     let directory = like_small("full");
     let recipe = directory.join("small.toml");
     let out = directory.join("out");
-    fs::create_dir_all(&out).unwrap();
-    fs::write(out.join("precious"), "x").unwrap();
+    // An output of hearth's, as other directories are never replaced.
+    let _ = fs::remove_dir_all(&out);
+    succeed(Command::new("cp").arg("-a").arg(&small().1).arg(&out));
+    let before = fs::read(out.join("manifest.json")).unwrap();
     let place = directory.join("disk");
     fs::create_dir_all(&place).unwrap();
     let script = "mount -t tmpfs -o size=48m tmpfs \"$1\" && ln -s \"$2\" \"$1/blobs\" && shift 2 && exec \"$@\"";
@@ -287,7 +289,13 @@ fn a_full_disk_is_the_hosts_fault_and_leaves_what_was_there() {
         .arg(&out)
         .env("HEARTH_CACHE", &place);
     fail(&mut command, 3, "No space left on device");
-    assert_eq!(fs::read_to_string(out.join("precious")).unwrap(), "x");
+    assert_eq!(fs::read(out.join("manifest.json")).unwrap(), before);
+    let directory = workshop("thesis");
+    fs::write(directory.join("thesis"), "x").unwrap();
+    let mut command = hearth();
+    command.arg("build").arg(&recipe).arg("-o").arg(&directory);
+    fail(&mut command, 2, "not an output of hearth's");
+    assert_eq!(fs::read_to_string(directory.join("thesis")).unwrap(), "x");
 }
 
 #[test]
