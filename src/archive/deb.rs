@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use liblzma::stream::{IGNORE_CHECK, MtStreamBuilder, Stream};
 use sha2::{Digest, Sha256};
 
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 
 /// More than any package's control files take together; they are held in memory.
 const CONTROL_LIMIT: u64 = 64 << 20;
@@ -80,7 +80,7 @@ impl Deb {
         let (name, member) = self.member("control.tar")?;
         decoder(&name, member, 0, 0)
             .and_then(|tar| read_control(tar.take(CONTROL_LIMIT)))
-            .with_context(|| format!("{} is damaged: its control member", path.display()))
+            .input_context(|| format!("{} is damaged: its control member", path.display()))
     }
 
     /// The data member's tar stream, decompressed; call it after [`Deb::control`]. Large xz members are
@@ -98,7 +98,7 @@ impl Deb {
         let (name, member) = self.member("data.tar")?;
         // The file's SHA-256, which `verify` compares, says more than xz's own checks.
         let inner = decoder(&name, member, threads, IGNORE_CHECK)
-            .with_context(|| format!("{} is damaged: its data member", path.display()))?;
+            .input_context(|| format!("{} is damaged: its data member", path.display()))?;
         Ok(Box::new(Limited { inner, left: limit }))
     }
 

@@ -4,13 +4,14 @@
 use std::fs::File;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use deb822_fast::borrowed::parse_borrowed;
 use sha2::Digest;
 
 use super::deb::Deb;
 use super::fetch::hash_rest;
 use super::index::{Index, Package};
+use crate::error::InputContext;
 use crate::recipe::{RecipeFile, Step, at};
 
 /// Adds a recipe's local packages to the index, before all others of their names; gives their names.
@@ -42,11 +43,11 @@ fn read(file: &RecipeFile, relative: &Path) -> Result<Package> {
     let failed = || format!("cannot read {}", path.display());
     let (hash, size) = File::open(&path)
         .and_then(|mut deb| hash_rest(&mut deb))
-        .with_context(failed)?;
+        .input_context(failed)?;
     let name = relative
         .to_str()
         .ok_or_else(|| anyhow!("the path is no UTF-8"))
-        .with_context(failed)?;
+        .input_context(failed)?;
     // An index has these fields beyond those of the package itself.
     let stanza = format!(
         "{}\nFilename: {name}\nSize: {size}\nSHA256: {}\n",
@@ -55,9 +56,9 @@ fn read(file: &RecipeFile, relative: &Path) -> Result<Package> {
     );
     let paragraphs = parse_borrowed(&stanza).map_err(|error| anyhow!("{error}"));
     paragraphs
-        .with_context(failed)?
+        .input_context(failed)?
         .first()
         .and_then(|fields| Package::read(fields, None))
         .ok_or_else(|| anyhow!("its control file lacks a name, version or architecture"))
-        .with_context(failed)
+        .input_context(failed)
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
-use hearth::error::Fault;
+use hearth::error::{Fault, InputContext};
 use hearth::initrd::{self, Difference, Listing, Options};
 use hearth::output::{AtomicDir, Replaces};
 use hearth::progress::{Progress, Unit};
@@ -319,7 +319,7 @@ impl Extract {
         }
         let directory = AtomicDir::create(&self.directory, Replaces::Nothing)?;
         let extracted = initrd::extract(open(&self.file)?, directory.path())
-            .with_context(|| format!("cannot extract {}", self.file.display()))?;
+            .input_context(|| format!("cannot extract {}", self.file.display()))?;
         directory.commit()?;
         terminal.say(&format!(
             "{} names in {}",
@@ -342,5 +342,5 @@ fn open(path: &Path) -> Result<BufReader<File>> {
 }
 
 fn listing(path: &Path) -> Result<Listing> {
-    initrd::list(open(path)?).with_context(|| format!("cannot read the initrd {}", path.display()))
+    initrd::list(open(path)?).input_context(|| format!("cannot read the initrd {}", path.display()))
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 use crate::recipe::Arch;
 
 /// What `hearth build` made.
@@ -67,7 +67,7 @@ impl Manifest {
             }
             other => other.with_context(|| format!("cannot read {}", path.display()))?,
         };
-        serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
+        serde_json::from_slice(&text).input_context(|| format!("{} is damaged", path.display()))
     }
 
     /// As written to the file.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::deb::{Control, Deb};
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 use crate::recipe::LockedPackage;
 
 /// A package file, as the lock names it.
@@ -51,7 +51,7 @@ impl Package {
     pub fn read(file: PackageFile) -> Result<Self> {
         let control = Deb::open(&file.deb)?.control()?;
         let fields = fields(&control.paragraph)
-            .with_context(|| format!("the control file in {} is damaged", file.deb.display()))?;
+            .input_context(|| format!("the control file in {} is damaged", file.deb.display()))?;
         let package = Package {
             file,
             control,

@@ -20,7 +20,7 @@ use super::dpkg::Diversions;
 use super::package::{Package, below_usr};
 use super::tree::{Attributes, Kind, Tree};
 use crate::archive::deb::Deb;
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 use crate::progress::Stage;
 
 /// What unpacking one package left for dpkg's database.
@@ -236,7 +236,7 @@ impl Job<'_> {
         let mut archive = Deb::open(deb)?;
         archive.control()?;
         one.data(archive.data(self.threads)?)
-            .with_context(|| format!("cannot unpack {} ({})", package.name(), deb.display()))?;
+            .input_context(|| format!("cannot unpack {} ({})", package.name(), deb.display()))?;
         archive.verify(&package.file.sha256)?;
         let unpacked = one.finish();
         self.stage.advance(1);
