@@ -35,7 +35,7 @@ pub struct WantedInitrd {
 /// Builds an initrd of the plan's image, as the file `path`; builds what is missing of the image.
 ///
 /// # Errors
-/// As [`build`]; and if the image has no kernel.
+/// As `build`; and if the image has no kernel.
 pub fn build_initrd(
     plan: &Plan,
     wanted: &WantedInitrd,

@@ -71,7 +71,7 @@ pub fn give_image_ids(pid: &str) -> Result<()> {
 /// The host's ids that own an image's files, as text: what was made with others must not be taken for the same.
 ///
 /// # Errors
-/// As [`give`] where the caller has none.
+/// As `give` where the caller has none.
 pub fn owners() -> Result<String> {
     if Uid::effective().is_root() {
         let uid = range_of_root(&own_ranges("uid_map")?, "/etc/subuid", "/etc/passwd")?;

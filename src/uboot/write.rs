@@ -71,7 +71,7 @@ pub fn has_table(kind: Kind) -> bool {
 /// Wraps `inputs` as `output`, which appears whole or not at all. Without inputs, writes the header alone.
 ///
 /// # Errors
-/// All that [`write`] refuses, and what [`Input::open`] and the output's file system do.
+/// All that [`write()`] refuses, and what [`Input::open`] and the output's file system do.
 pub fn create(image: &Image, inputs: &[PathBuf], output: &Path) -> Result<Written> {
     let inputs = inputs
         .iter()
