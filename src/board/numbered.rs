@@ -11,11 +11,14 @@ use regex::bytes::Regex;
 
 const PREFIX: &[u8] = b"hearth:";
 
-/// What printk puts before a message: level, time and, with `CONFIG_PRINTK_CALLER`, task or processor. The time is what
-/// makes it recognisable inside a line.
+/// What printk puts before a message: level, time and, with `CONFIG_PRINTK_CALLER`, task or processor
+/// (Documentation/core-api/printk-basics.rst, kernel/printk/printk.c `print_prefix`). The time is what makes it
+/// recognisable inside a line.
+pub(super) const PRINTK_STAMP: &str =
+    r"(?:<[0-9]{1,3}>)?\[ *[0-9]+\.[0-9]+\](?:\[ *[TC][0-9]+\])? ";
+
 static STAMP: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?-u)(?:<\d{1,3}>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
-        .expect("the pattern is a constant")
+    Regex::new(&format!("(?-u){PRINTK_STAMP}")).expect("the pattern is a constant")
 });
 
 /// The head of a numbered line: `hearth:N:LENGTH:`.

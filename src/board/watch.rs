@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::{Regex, RegexSet};
 
-use super::numbered::{Head, Own, Splitter};
+use super::numbered::{Head, Own, PRINTK_STAMP, Splitter};
 use crate::sanitise::is_unsafe;
 
 /// A line longer than this, in bytes, is cut in two: a board may send noise without an end.
@@ -47,10 +47,6 @@ pub enum Event {
         of_job: bool,
     },
 }
-
-/// What printk puts before a message: level, time, and task or processor with `CONFIG_PRINTK_CALLER`
-/// (Documentation/core-api/printk-basics.rst, kernel/printk/printk.c `print_prefix`).
-const STAMP: &str = r"(?P<stamp>(?:<\d{1,3}>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? )";
 
 /// What a line of the board's own is compared with; the first match names it. Patterns of the kernel match the whole
 /// message behind printk's prefix, as the kernel's sources print it.
@@ -210,7 +206,9 @@ static SET: LazyLock<RegexSet> = LazyLock::new(|| {
 
 fn anchored(source: Source, pattern: &str) -> String {
     match source {
-        Source::Kernel | Source::Stamped => format!("(?:^{TORN_HEAD}|{STAMP})(?:{pattern})"),
+        Source::Kernel | Source::Stamped => {
+            format!("(?:^{TORN_HEAD}|(?P<stamp>{PRINTK_STAMP}))(?:{pattern})")
+        }
         Source::Firmware | Source::Initrd | Source::Program => match pattern.strip_prefix('^') {
             Some(rest) => format!("^{TORN_HEAD}(?:{rest})"),
             None => pattern.to_string(),

@@ -87,8 +87,6 @@ pub struct JobSettings {
 pub struct Payload {
     /// Names of the suites, in the order in which they run: `0_smoke`.
     pub suites: Vec<String>,
-    /// How many bytes its files need on the board at the most: all archives, and the largest definition's files.
-    pub needs: u64,
 }
 
 /// Writes the job's tar.
@@ -106,7 +104,6 @@ pub fn payload(
     let mut job = Job {
         tar: Builder::new(out),
         packed: Vec::new(),
-        largest: 0,
     };
     for (name, text) in PROGRAMS {
         job.add(&format!("bin/{name}"), text.as_bytes(), 0o755)?;
@@ -129,9 +126,8 @@ pub fn payload(
     }
     let order = format!("{}\n", suites.join("\n"));
     job.add("order", order.as_bytes(), 0o644)?;
-    let needs = job.packed.iter().map(|tree| tree.compressed).sum::<u64>() + job.largest;
     job.tar.into_inner()?.flush()?;
-    Ok(Payload { suites, needs })
+    Ok(Payload { suites })
 }
 
 /// A suite's name: that of the command line, or the definition's, in which blanks would end a signal's word.
@@ -161,8 +157,7 @@ fn check_parameters(parameters: &[Parameter], names: &[String]) -> Result<()> {
 /// A work tree in the job's tar.
 struct Packed {
     tree: PathBuf,
-    /// In bytes.
-    compressed: u64,
+    /// Of its files, in bytes.
     size: u64,
 }
 
@@ -170,7 +165,6 @@ struct Packed {
 struct Job<W: Write> {
     tar: Builder<W>,
     packed: Vec<Packed>,
-    largest: u64,
 }
 
 impl<W: Write> Job<W> {
@@ -221,11 +215,8 @@ impl<W: Write> Job<W> {
             self.add(&at("packages"), format!("{names}\n").as_bytes(), 0o644)?;
         }
         let mut trees = String::new();
-        let mut size = 0;
         if let Some(tree) = &loaded.tree {
-            let (line, bytes) = self.tree(tree, "")?;
-            trees.push_str(&line);
-            size += bytes;
+            trees.push_str(&self.tree(tree, "")?);
         }
         for repository in &definition.install.repositories {
             let value = |text: &str| substitute(text, &values);
@@ -239,19 +230,16 @@ impl<W: Write> Job<W> {
                 None => repository_name(&address),
             };
             check_directory(&directory)?;
-            let (line, bytes) = self.tree(clone.path(), &directory)?;
-            trees.push_str(&line);
-            size += bytes;
+            trees.push_str(&self.tree(clone.path(), &directory)?);
         }
-        self.largest = self.largest.max(size);
         if !trees.is_empty() {
             self.add(&at("trees"), trees.as_bytes(), 0o644)?;
         }
         Ok(())
     }
 
-    /// Puts a work tree into the job, once; gives the line of `trees` for it, and its size in bytes.
-    fn tree(&mut self, tree: &Path, directory: &str) -> Result<(String, u64)> {
+    /// Puts a work tree into the job, once; gives the line of `trees` for it.
+    fn tree(&mut self, tree: &Path, directory: &str) -> Result<String> {
         let index = match self.packed.iter().position(|packed| packed.tree == tree) {
             Some(index) => index,
             None => {
@@ -260,15 +248,16 @@ impl<W: Write> Job<W> {
                 self.add(&format!("trees/{index}.tar.gz"), &archive, 0o644)?;
                 self.packed.push(Packed {
                     tree: tree.to_path_buf(),
-                    compressed: archive.len() as u64,
                     size,
                 });
                 index
             }
         };
         let size = self.packed[index].size;
-        let line = format!("{index}.tar.gz {} {directory}\n", size.div_ceil(1024));
-        Ok((line, size))
+        Ok(format!(
+            "{index}.tar.gz {} {directory}\n",
+            size.div_ceil(1024)
+        ))
     }
 
     fn add(&mut self, name: &str, content: &[u8], mode: u32) -> Result<()> {

@@ -176,14 +176,7 @@ impl Host {
 
     /// Names of all disks that look like cards: what `doctor` lists.
     pub fn cards(&self) -> Vec<Device> {
-        let mut names: Vec<String> = fs::read_dir(self.sys.join("block"))
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
+        names_in(&self.sys.join("block"))
             .iter()
             .filter_map(|name| self.disk(&Path::new("/dev").join(name), name).ok())
             .filter(|device| device.doubts.is_empty())
