@@ -11,6 +11,9 @@ pub enum Unit {
 pub trait Progress: Send + Sync {
     /// A stage begins; `total` is how much there is to do, if that is known.
     fn stage(&self, name: &str, total: Option<u64>, unit: Unit) -> Box<dyn Stage>;
+
+    /// A line for the user that is not a result, such as what is waited for.
+    fn note(&self, _line: &str) {}
 }
 
 /// One stage under way. Dropping it without [`Stage::finish`] means that the stage failed.

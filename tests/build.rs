@@ -15,9 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{fail, hearth, oracle, pack, run, succeed};
+use hearth::image::Manifest;
+use hearth::image::index::{Image, Kind};
 use hearth::recipe::{Lock, LockedPackage, Recipe, Role};
-use hearth::rootfs::Manifest;
-use hearth::rootfs::index::{Image, Kind};
 use sha2::{Digest, Sha256};
 use small_image::{SMALL, small, workshop};
 
@@ -567,15 +567,15 @@ fn the_tree_is_that_of_mmdebstrap_but_for_what_is_explained() {
         Image::open(&out.join("rootfs.tar")).unwrap(),
         Image::open(&peer).unwrap(),
     );
-    let packages = hearth::rootfs::diff::packages(&ours, &theirs).unwrap();
+    let packages = hearth::image::diff::packages(&ours, &theirs).unwrap();
     assert_eq!(packages, [], "the sets of packages");
-    let surprises: Vec<String> = hearth::rootfs::diff::files(&ours, &theirs)
+    let surprises: Vec<String> = hearth::image::diff::files(&ours, &theirs)
         .unwrap()
         .into_iter()
         .filter_map(|change| {
             let path = change.path.trim_start_matches('/').to_string();
             let what = match change.what {
-                hearth::rootfs::diff::What::Changed(what) => what
+                hearth::image::diff::What::Changed(what) => what
                     .into_iter()
                     .filter(|what| !what.starts_with("time "))
                     .collect::<Vec<_>>(),

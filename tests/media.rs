@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::emulator::{self, Emulator};
 use common::{fail, hearth, oracle, run, succeed};
 use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
-use hearth::media::bootloader;
+use hearth::ops::bootloader;
 use hearth::progress::NoProgress;
 use hearth::recipe::{BoardType, LoadedLab, Place, RecipeFile, Table, board_types};
 use tempfile::TempDir;

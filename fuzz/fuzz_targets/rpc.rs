@@ -10,7 +10,7 @@ use hearth::netboot::mount::Mount;
 use hearth::netboot::nfs;
 use hearth::netboot::portmap::Portmap;
 use hearth::netboot::rpc::{Peer, Program, Transport, answer};
-use hearth::rootfs::index::{Image, Number};
+use hearth::image::index::{Image, Number};
 use libfuzzer_sys::fuzz_target;
 
 /// An image of a directory and a file, and the handle of its root.

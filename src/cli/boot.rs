@@ -3,25 +3,17 @@
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::board::ConsoleLog;
-use hearth::error::{Class, Fault};
-use hearth::lab::{Booted, Store};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use hearth::ops::boot_board::Session;
 
+use super::board_arguments::{TargetArguments, cancelled_by_signal, host};
 use super::console::{Shown, interact};
 use super::live::Live;
-use super::serving::Serving;
-use super::target::TargetArguments;
 use super::terminal::Terminal;
-
-/// For how long, in seconds, a board that somebody logged in to is kept from powering itself off.
-const HOLD: f64 = 24.0 * 3600.0;
 
 /// Boot a board up to a login, and hand over its console
 ///
@@ -37,37 +29,13 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let directory = Path::new("out/boot").join(&target.board.name);
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
-    let _ours = arguments.target.reserve(&target, &directory, terminal)?;
-    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let store = Arc::new(Store::open(&target.store(scratch.path()))?);
-    store.hold(&target.board.name, HOLD)?;
-    let _serving = Serving::start(&target, &store)?;
-    let mut access = target.access(scratch.path())?;
+    let _ours = target.reserve(&directory, arguments.target.waits(), terminal)?;
+    let mut session = Session::open(&target, host()?)?;
     let begun = Instant::now();
     let mut log = ConsoleLog::create(&directory.join("console.log"))?;
-    let cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
-        signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
-    }
-    let mut board = Booted::boot(
-        &mut access,
-        target.timeouts(),
-        begun,
-        &mut log,
-        &cancelled,
-        &mut Live::new(terminal),
-    )?
-    .map_err(|failure| {
-        Fault::new(
-            Class::Infrastructure,
-            format!(
-                "{} failure in {}: {}",
-                failure.class.name(),
-                failure.stage,
-                failure.message
-            ),
-        )
-    })?;
+    let cancelled = cancelled_by_signal()?;
+    let mut live = Live::new(terminal);
+    let mut board = session.boot(&target, begun, &mut log, &cancelled, &mut live)?;
     terminal.say("~. at the beginning of a line leaves and switches the board off");
     // The prompt was shown to hearth, not to the user.
     board.console().0.write(b"\r")?;
@@ -75,6 +43,6 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let patience = target.timeouts().silence;
     interact(console, log, begun, patience, &mut Shown::Raw)?;
     board.off()?;
-    store.hold(&target.board.name, 0.0)?;
+    session.close()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hearth::clock;
 use hearth::error::Fault;
+use hearth::image::Manifest;
 use hearth::output::{self, Batch};
 use hearth::recipe::find::Source;
 use hearth::recipe::{Board, LabSettings, LoadedLab, board_or_type};
-use hearth::rootfs::Manifest;
 use hearth::uboot::bootscript::{difference, rewrap};
 use hearth::uboot::{self, BootScript, Templates, Values, open, script};
 

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hearth::recipe::RecipeFile;
-use hearth::rootfs::{self, Built, Plan};
+use hearth::build::{self, Built, Plan};
+use hearth::ops::plan::{self, Sources};
 
 use super::lock::{self, MirrorArguments};
 use super::terminal::Terminal;
@@ -58,7 +58,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         Some(out) => out.clone(),
         None => PathBuf::from("out").join(&plan.name),
     };
-    let built = rootfs::build(&plan, &out, terminal)?;
+    let built = build::build(&plan, &out, terminal)?;
     if arguments.explain {
         explain(&built, terminal);
     }
@@ -77,17 +77,24 @@ fn explain(built: &Built, terminal: &Terminal) {
     }
 }
 
-/// What is to be built: the recipe, its lock (made now if there is none that fits), and the packages.
+impl NetworkArguments {
+    /// Calls `run` with what these arguments allow; a lock that had to be made is told.
+    pub fn with_sources<T>(
+        &self,
+        terminal: &Terminal,
+        run: impl FnOnce(&Sources<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut fetcher = self.mirrors.fetcher();
+        fetcher.offline = self.offline;
+        run(&Sources {
+            fetcher,
+            locked: self.locked,
+            on_lock: &|relocked| lock::tell(relocked, terminal),
+        })
+    }
+}
+
+/// See [`hearth::ops::plan::plan`].
 pub fn plan(recipe: &str, network: &NetworkArguments, terminal: &Terminal) -> Result<Plan> {
-    let file = RecipeFile::open(recipe)?;
-    let mut fetcher = network.mirrors.fetcher();
-    fetcher.offline = network.offline;
-    let lock = match file.lock() {
-        Err(_) if !network.locked && !network.offline && !file.is_built_in() => {
-            lock::refresh(&file, &fetcher, terminal)?
-        }
-        other => other?,
-    };
-    let debs = fetcher.packages(&lock, file.directory(), terminal)?;
-    Plan::new(&file, &lock, debs)
+    network.with_sources(terminal, |sources| plan::plan(recipe, sources, terminal))
 }

@@ -14,12 +14,12 @@ use clap::Args;
 use hearth::board::console::{self, Console};
 use hearth::board::{ConsoleLog, Event, Timeouts, Watch};
 use hearth::error::Fault;
+use hearth::ops::target::run_that_has;
 use hearth::recipe::board_or_type;
 use hearth::sanitise;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
-use super::target::run_that_has;
 use super::terminal::Terminal;
 
 /// How long one look at the console or the keyboard may last.

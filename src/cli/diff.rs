@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use hearth::image::diff::{self, What};
 use hearth::recipe::Lock;
-use hearth::rootfs::diff::{self, What};
 use hearth::sanitise;
 
 use super::changes;

@@ -8,13 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use hearth::build::{WantedInitrd, build_initrd};
 use hearth::error::{Fault, InputContext};
+use hearth::image::index::Image;
 use hearth::initrd::{self, Difference, Listing, Options};
 use hearth::output::{AtomicDir, Replaces};
 use hearth::progress::{Progress, Unit};
 use hearth::recipe::{self, BoardType, Builder, Recipe, RecipeFile};
-use hearth::rootfs::index::Image;
-use hearth::rootfs::{self, WantedInitrd};
 
 use super::build::{self, NetworkArguments};
 use super::terminal::Terminal;
@@ -195,7 +195,7 @@ impl Build {
             fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
         }
         let plan = build::plan(&self.recipe, network, terminal)?;
-        rootfs::build_initrd(&plan, &wanted, output, terminal)?;
+        build_initrd(&plan, &wanted, output, terminal)?;
         terminal.say(&described(output)?);
         Ok(ExitCode::SUCCESS)
     }

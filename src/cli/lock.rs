@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hearth::archive::{self, Cache, Fetcher, Limits, Mirrors, Options, Policy, Update};
+use hearth::archive::{Cache, Fetcher, Limits, Mirrors, Options, Policy, Update};
 use hearth::clock;
-use hearth::error::Fault;
-use hearth::recipe::{Lock, RecipeFile};
+use hearth::ops::lock::{Relocked, lock};
+use hearth::recipe::RecipeFile;
 
 use super::changes;
 use super::terminal::Terminal;
@@ -30,7 +30,7 @@ pub struct Arguments {
 }
 
 /// Where packages come from
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct MirrorArguments {
     /// Address of the mirror; else $HEARTH_MIRROR, else this host's
     #[arg(long, value_name = "URL")]
@@ -50,14 +50,6 @@ impl MirrorArguments {
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let file = RecipeFile::open(&arguments.recipe)?;
-    if file.is_built_in() {
-        return Err(Fault::input(format!(
-            "the recipe {} is part of hearth, with its lock",
-            file.name
-        ))
-        .remedy("put a recipe of your own into a file, and lock that")
-        .into());
-    }
     let fetcher = arguments.mirrors.fetcher();
     let options = Options {
         update: match &arguments.update {
@@ -70,40 +62,21 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             allow_expired: arguments.allow_expired,
         },
     };
-    update(&file, &fetcher, &options, terminal).map(|_| ExitCode::SUCCESS)
+    tell(&lock(&file, &fetcher, &options, terminal)?, terminal)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the lock of a recipe that has none that fits.
-pub fn refresh(file: &RecipeFile, fetcher: &Fetcher, terminal: &Terminal) -> Result<Lock> {
-    let options = Options {
-        update: Update::Vanished,
-        policy: Policy {
-            now: clock::now(),
-            allow_expired: false,
-        },
-    };
-    update(file, fetcher, &options, terminal)
-}
-
-/// Makes the lock, writes it, and tells what is different.
-fn update(
-    file: &RecipeFile,
-    fetcher: &Fetcher,
-    options: &Options,
-    terminal: &Terminal,
-) -> Result<Lock> {
-    let old = file.existing_lock()?;
-    let new = archive::make_lock(fetcher, file, old.as_ref(), options, terminal)?;
-    let path = file.lock_path();
-    if old.as_ref() == Some(&new) {
-        terminal.say(&format!("{} is up to date", path.display()));
-        return Ok(new);
+/// Tells what is different in a lock that was made.
+pub fn tell(relocked: &Relocked, terminal: &Terminal) -> Result<()> {
+    let path = relocked.path.display();
+    if !relocked.is_new() {
+        terminal.say(&format!("{path} is up to date"));
+        return Ok(());
     }
-    new.save(&path)?;
-    match &old {
-        Some(old) => changes::print(&old.changes(&new))?,
-        None => terminal.say(&format!("{} packages", new.packages.len())),
+    match &relocked.before {
+        Some(before) => changes::print(&before.changes(&relocked.lock))?,
+        None => terminal.say(&format!("{} packages", relocked.lock.packages.len())),
     }
-    terminal.say(&format!("wrote {}", path.display()));
-    Ok(new)
+    terminal.say(&format!("wrote {path}"));
+    Ok(())
 }

@@ -6,13 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
 use hearth::error::Fault;
-use hearth::media::{self, BoardCard, CardImage, TestPartition, bootloader, parse_size};
+use hearth::media::{self, CardImage, TestPartition, parse_size};
+use hearth::ops::card;
 use hearth::output::{AtomicFile, write_atomically};
-use hearth::recipe::{RecipeFile, board_or_type};
-use hearth::uboot::Templates;
 
+use super::lock::MirrorArguments;
 use super::terminal::Terminal;
 
 /// Write the SD image of one board: bootloader and boot script
@@ -57,44 +56,16 @@ pub struct Card {
 impl Card {
     /// Makes the image for a card of `size` bytes, if its size is known.
     pub fn image(&self, size: Option<u64>, terminal: &Terminal) -> Result<CardImage> {
-        let (lab, mut board) = board_or_type(self.lab.as_deref(), &self.board)?;
-        if self.recipe.is_some() {
-            board.recipe.clone_from(&self.recipe);
-        }
-        let unpacked = tempfile::tempdir().context("cannot make a temporary directory")?;
-        let build = match (&self.from, &board.recipe) {
-            (Some(from), _) => Some(from.clone()),
-            (None, Some(recipe)) => Some(match built(recipe) {
-                Some(build) => build,
-                None => {
-                    let recipe = RecipeFile::open(recipe)?;
-                    let fetcher = Fetcher::new(
-                        Cache::default(),
-                        Mirrors::find(None, None),
-                        Limits::default(),
-                    );
-                    bootloader::unpack(&board, &recipe, &fetcher, unpacked.path(), terminal)?;
-                    unpacked.path().to_path_buf()
-                }
-            }),
-            (None, None) => None,
-        };
-        BoardCard {
-            board: &board,
-            lab: &lab.settings,
-            templates: &Templates::load()?,
-            build: build.as_deref(),
-            test: self.test_partition,
+        let card = card::Card {
+            board: &self.board,
+            lab: self.lab.as_deref(),
+            recipe: self.recipe.as_deref(),
+            from: self.from.as_deref(),
+            test_partition: self.test_partition,
             size,
-        }
-        .image()
+        };
+        card::image(&card, &MirrorArguments::default().fetcher(), terminal)
     }
-}
-
-/// Where `hearth build` left what it made of the recipe, if it did.
-fn built(recipe: &str) -> Option<PathBuf> {
-    let build = Path::new("out").join(Path::new(recipe).file_stem()?);
-    build.join("manifest.json").exists().then_some(build)
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {

@@ -1,11 +1,11 @@
 //! Owns the command line: arguments in, text and an exit code out. Holds no logic that a user of the library
 //! would miss.
 
+mod board_arguments;
 mod boards;
 mod boot;
 mod bootscript;
 mod build;
-mod build_output;
 mod changes;
 mod companion;
 mod completions;
@@ -31,10 +31,8 @@ mod report;
 mod results;
 mod run;
 mod serve;
-mod serving;
 mod shell;
 mod table;
-mod target;
 mod terminal;
 mod test;
 mod verify;
@@ -113,11 +111,13 @@ pub enum Command {
 }
 
 /// The work of hearth that is done inside the sandbox.
-const STEPS: &[&[hearth::sandbox::Step]] = &[
+const STEPS: &[&[&dyn hearth::sandbox::AnyStep]] = &[
+    hearth::build::STEPS,
     hearth::doctor::STEPS,
     hearth::initrd::STEPS,
     hearth::rootfs::STEPS,
     hearth::rootfs::configure::STEPS,
+    hearth::sandbox::STEPS,
 ];
 
 /// Parses the arguments, runs the command, and tells what went wrong.

@@ -8,10 +8,10 @@ use clap::Args;
 use hearth::clock;
 use hearth::error::Fault;
 use hearth::netboot::tree::{Client, Tree};
+use hearth::ops::BuildOutput;
 use hearth::recipe::{Board, LoadedLab, board_or_type};
 use hearth::uboot::Templates;
 
-use super::build_output::BuildOutput;
 use super::terminal::Terminal;
 
 /// Write the tree of a TFTP server: kernel, initrd, scripts

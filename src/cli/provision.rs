@@ -10,9 +10,9 @@ use clap::Args;
 use hearth::error::Fault;
 use hearth::netboot::exports_file::exports;
 use hearth::netboot::provision::Provision;
+use hearth::ops::BuildOutput;
 use hearth::output::write_atomically;
 
-use super::build_output::BuildOutput;
 use super::terminal::Terminal;
 
 /// Lay an image out as an NFS root for kernel nfsd or others

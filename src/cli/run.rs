@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use hearth::build::{Until, layers};
 use hearth::error::Fault;
 use hearth::recipe::Arch;
-use hearth::rootfs::{self, Until};
 use hearth::sandbox::{Namespaces, Program, Root, architecture_of};
 
 use super::build::{self, NetworkArguments};
@@ -85,7 +85,7 @@ impl Image {
         } else {
             Until::Complete
         };
-        let layers = rootfs::layers(&plan, until, terminal)?;
+        let layers = layers(&plan, until, terminal)?;
         Ok((plan.recipe.arch, layers, u64::try_from(plan.epoch)?))
     }
 }

@@ -2,20 +2,14 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use hearth::dirs;
 use hearth::error::Fault;
-use hearth::lab;
-use hearth::netboot::serve::Server;
+use hearth::ops::serve_lab::serve_lab;
 use hearth::recipe::LoadedLab;
 use listenfd::ListenFd;
-use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::serving::with_api;
 use super::terminal::Terminal;
 
 /// Serve a lab's boards: TFTP, NFS root, HTTP, DHCP if asked
@@ -41,45 +35,6 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         Fault::input("there is no lab.toml here")
             .remedy("name the lab file with --lab; recipes/lab-example.toml is one to begin with")
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
-    runtime.block_on(serve(lab, arguments, inherited, terminal))?;
-    // Transfers under way are cut off: boards ask again.
-    runtime.shutdown_background();
+    serve_lab(lab, &arguments.images, inherited, terminal)?;
     Ok(ExitCode::SUCCESS)
-}
-
-async fn serve(
-    lab: LoadedLab,
-    arguments: &Arguments,
-    inherited: ListenFd,
-    terminal: &Terminal,
-) -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let store = Arc::new(lab::Store::open(&dirs::state().join("lab.sqlite"))?);
-    let server = Server::open(lab.clone(), &arguments.images, inherited)?;
-    let server = with_api(server, &lab, store);
-    for line in server.status() {
-        terminal.say(&line);
-    }
-    let store = server.store();
-    let stop = async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => return,
-                _ = terminate.recv() => return,
-                _ = hangup.recv() => store.refresh(),
-            }
-        }
-    };
-    sd_notify::notify(&[NotifyState::Ready])
-        .context("cannot tell systemd that the server is ready")?;
-    server.run(stop).await?;
-    sd_notify::notify(&[NotifyState::Stopping]).ok();
-    terminal.say("stopped");
-    Ok(())
 }

@@ -84,6 +84,10 @@ impl Log for Logger {
 }
 
 impl Progress for Terminal {
+    fn note(&self, line: &str) {
+        self.say(line);
+    }
+
     fn stage(&self, name: &str, total: Option<u64>, unit: Unit) -> Box<dyn Stage> {
         let bar = if self.interactive && !self.quiet {
             let bar = self.bars.add(ProgressBar::new(total.unwrap_or(0)));

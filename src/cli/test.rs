@@ -1,30 +1,17 @@
 //! `hearth test`: boots a board, runs test definitions on it, and reports.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use hearth::board::Retries;
-use hearth::clock;
-use hearth::job::report::{self, Format};
-use hearth::job::{
-    JobSettings, Loaded, Loader, Parameter, Pattern, Payload, Report, Trust, Verdict, is_variable,
-    payload,
-};
-use hearth::lab::{self, Order, Ran, Store, network};
-use hearth::output::write_atomically;
-use hearth::rootfs::Manifest;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use hearth::job::{Loaded, Loader, Parameter, Verdict, is_variable, report};
+use hearth::lab::network;
+use hearth::ops::test_board::{Prepared, Settings, report_directory, test_board};
 
+use super::board_arguments::{TargetArguments, cancelled_by_signal, host};
 use super::live::Live;
-use super::serving::Serving;
-use super::target::{Target, TargetArguments};
 use super::terminal::Terminal;
 
 /// Boot a board, run test definitions on it, and report
@@ -94,17 +81,30 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let mut loader = Loader::default();
     let definitions = definitions(arguments, &mut loader, terminal)?;
     let target = arguments.target.ready(terminal)?;
-    let job = prepare(arguments, &mut loader, &definitions, &target)?;
-    let directory = directory(arguments, &target)?;
-    let _ours = arguments.target.reserve(&target, &directory, terminal)?;
-    let report = test(arguments, terminal, &target, &job, &directory)?;
-    write_report(&report, &directory)?;
+    let job = Prepared::new(arguments.settings(), &mut loader, &definitions, &target)?;
+    let directory = report_directory(arguments.output.as_deref(), &target)?;
+    let _ours = target.reserve(&directory, arguments.target.waits(), terminal)?;
+    let cancelled = cancelled_by_signal()?;
+    let mut live = Live::new(terminal);
+    let report = test_board(&target, &job, &directory, host()?, &cancelled, &mut live)?;
     io::stdout().write_all(format!("\n{}", report::table(&report)).as_bytes())?;
     terminal.say(&format!("report in {}", directory.display()));
     Ok(match report.verdict() {
         Verdict::Passed => ExitCode::SUCCESS,
         Verdict::Failed(class) => ExitCode::from(class.exit_class().exit_code()),
     })
+}
+
+impl Arguments {
+    fn settings(&self) -> Settings {
+        Settings {
+            parameters: self.parameters.clone(),
+            allow_local: self.allow_local,
+            strict_lava: self.strict_lava,
+            retries: self.retries,
+            timeout: self.timeout,
+        }
+    }
 }
 
 fn definitions(
@@ -123,128 +123,4 @@ fn definitions(
         }
     }
     Ok(definitions)
-}
-
-/// A job that is ready to be handed out.
-struct Job {
-    tar: Vec<u8>,
-    payload: Payload,
-    patterns: BTreeMap<String, Pattern>,
-}
-
-fn prepare(
-    arguments: &Arguments,
-    loader: &mut Loader,
-    definitions: &[Loaded],
-    target: &Target,
-) -> Result<Job> {
-    let mut tar = Vec::new();
-    let settings = JobSettings {
-        parameters: arguments.parameters.clone(),
-        trust: if arguments.allow_local {
-            Trust::Local
-        } else {
-            Trust::Remote
-        },
-        board_type: target.board.type_name.clone(),
-    };
-    let payload = payload(&mut tar, definitions, loader, &settings)?;
-    let patterns = payload
-        .suites
-        .iter()
-        .zip(definitions)
-        .filter_map(|(suite, loaded)| Some((suite.clone(), loaded.definition.pattern.clone()?)))
-        .collect();
-    Ok(Job {
-        tar,
-        payload,
-        patterns,
-    })
-}
-
-fn directory(arguments: &Arguments, target: &Target) -> Result<PathBuf> {
-    let directory = arguments.output.clone().unwrap_or_else(|| {
-        let stamp = now().replace(['-', ':'], "");
-        Path::new("out/test").join(format!("{}-{stamp}", target.board.name))
-    });
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot make {}", directory.display()))?;
-    Ok(directory)
-}
-
-/// RFC 3339, in UTC.
-fn now() -> String {
-    clock::rfc3339(i64::try_from(clock::now()).unwrap_or(i64::MAX))
-}
-
-fn test(
-    arguments: &Arguments,
-    terminal: &Terminal,
-    target: &Target,
-    job: &Job,
-    directory: &Path,
-) -> Result<Report> {
-    let started = now();
-    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let store = Arc::new(Store::open(&target.store(scratch.path()))?);
-    let _serving = Serving::start(target, &store)?;
-    let mut access = target.access(scratch.path())?;
-    let cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
-        signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
-    }
-    let mut timeouts = target.timeouts();
-    timeouts.running = arguments.timeout.unwrap_or(timeouts.running);
-    let image = Manifest::load(&target.build)?.image;
-    let order = Order {
-        board: &target.board.name,
-        image: &image,
-        store: &store,
-        payload: &job.tar,
-        patterns: job.patterns.clone(),
-        suites: job.payload.suites.clone(),
-        strict: arguments.strict_lava,
-        timeouts,
-        retries: match arguments.retries {
-            Some(count) => Retries::all(count),
-            None => Retries::all(1).with(&target.board.retries),
-        },
-        largest_output: target.lab.settings.largest_output,
-        directory,
-        cancelled: &cancelled,
-    };
-    let ran = lab::run(&order, &mut access, &mut Live::new(terminal))?;
-    Ok(report_of(target, image, started, ran))
-}
-
-fn report_of(target: &Target, image: String, started: String, ran: Ran) -> Report {
-    Report {
-        version: 1,
-        hearth: env!("CARGO_PKG_VERSION").into(),
-        board: target.board.name.clone(),
-        board_type: target.board.type_name.clone(),
-        image,
-        started,
-        duration: ran.duration,
-        identity: ran.identity,
-        attempts: ran.attempts,
-        suites: ran.suites,
-        problems: ran.problems,
-        warnings: ran.warnings,
-    }
-}
-
-fn write_report(report: &Report, directory: &Path) -> Result<()> {
-    for (name, format) in [
-        ("report.json", Format::Json),
-        ("junit.xml", Format::Junit),
-        ("report.tap", Format::Tap),
-        ("report.html", Format::Html),
-    ] {
-        write_atomically(
-            &directory.join(name),
-            report::render(report, format)?.as_bytes(),
-        )?;
-    }
-    Ok(())
 }

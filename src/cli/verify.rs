@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hearth::rootfs::diff::What;
-use hearth::rootfs::verify::{self, Verified};
+use hearth::build::verify::{self, Verified};
+use hearth::image::diff::What;
 use hearth::sanitise;
 
 use super::build::{self, NetworkArguments};

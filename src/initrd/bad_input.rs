@@ -7,8 +7,8 @@ use tempfile::TempDir;
 
 use super::{Options, build};
 use crate::error::{Class, class_of, help_of};
+use crate::image::index::Image;
 use crate::recipe::{Arch, BoardType, Compression, RootKind};
-use crate::rootfs::index::Image;
 
 /// What every kernel of these tests has, in `modules.builtin`.
 const BUILTIN: &str =

@@ -14,7 +14,7 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use super::glob;
 use super::tree::Tree;
 use crate::error::Fault;
-use crate::rootfs::index::Image;
+use crate::image::index::Image;
 
 /// Values of `e_ident` (gabi, chapter 4).
 const CLASS_32: u8 = 1;

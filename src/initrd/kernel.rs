@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use super::{glob, modinfo};
 use crate::error::Fault;
-use crate::rootfs::index::{Image, Kind, Number};
+use crate::image::index::{Image, Kind, Number};
 
 /// A module's name as the kernel uses it: without `.ko`, with `_` for `-`.
 pub type Name = String;

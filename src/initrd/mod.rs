@@ -24,10 +24,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::error::Fault;
+use crate::image::index::Image;
 use crate::output::AtomicFile;
 use crate::progress::Progress;
 use crate::recipe::{Arch, BoardType, Compression, RootKind};
-use crate::rootfs::index::Image;
 
 pub use chroot::{Chroot, Hooks, STEPS};
 pub use extract::{Extracted, extract};

@@ -12,8 +12,8 @@ use super::select::{Selection, Wish, select};
 use super::tree::Tree;
 use super::{Options, fdt, glob};
 use crate::error::Fault;
+use crate::image::index::Image;
 use crate::recipe::{BoardType, Compression, RootKind};
-use crate::rootfs::index::Image;
 
 /// The programs of `/init`, all of them busybox's; and some that help in a shell of `hearth.break=`. A busybox that has
 /// `unxz` has a modprobe that reads compressed modules.

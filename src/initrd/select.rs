@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::kernel::{Kernel, Name, canonical, loop_fault};
 use crate::error::Fault;
-use crate::rootfs::index::Image;
+use crate::image::index::Image;
 
 /// Something that an initrd shall be able to drive.
 #[derive(Clone, Debug, PartialEq, Eq)]

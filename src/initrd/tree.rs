@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use cpio::newc;
 
 use crate::error::Fault;
-use crate::rootfs::index::{Image, Kind, Number};
+use crate::image::index::{Image, Kind, Number};
 
 /// The files of an initrd, by path (relative, without `.` and `..`).
 #[derive(Debug, Default)]

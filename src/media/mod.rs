@@ -5,7 +5,6 @@
 //! sparse, the bmap is short, and flashing takes seconds.
 
 mod bmap;
-pub mod bootloader;
 mod card;
 mod device;
 mod fat;

@@ -14,8 +14,8 @@ use nix::dir::Dir;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, major, minor};
 
+use crate::image::index::{Image, Inode, Kind, Number};
 use crate::progress::Stage;
-use crate::rootfs::index::{Image, Inode, Kind, Number};
 
 /// Bytes compared at a time.
 const CHUNK: usize = 1 << 20;

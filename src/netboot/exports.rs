@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::rootfs::index::{Image, Number};
+use crate::image::index::{Image, Number};
 
 /// As much of an image's SHA-256 as its file handles carry.
 pub type HashPrefix = [u8; 16];

@@ -18,8 +18,8 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchown, fchownat, linkat, symlinkat};
 
 use crate::error::Fault;
+use crate::image::index::{Image, Inode, Kind, Number};
 use crate::progress::Stage;
-use crate::rootfs::index::{Image, Inode, Kind, Number};
 
 /// Bytes copied at a time.
 const CHUNK: u64 = 1 << 20;

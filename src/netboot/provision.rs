@@ -13,9 +13,9 @@ use super::compare::{Difference, compare};
 use super::exports_file::exported_paths;
 use super::extract::extract;
 use crate::error::Fault;
+use crate::image::index::Image;
 use crate::output::{AtomicDir, Replaces};
 use crate::progress::{Progress, Unit};
-use crate::rootfs::index::Image;
 
 /// The symbolic link to the version for the next boot.
 pub const CURRENT: &str = "current";

@@ -11,7 +11,7 @@ use nfs3_types::rpc::{
 };
 use nfs3_types::xdr_codec::Pack;
 
-use crate::rootfs::index::Image;
+use crate::image::index::Image;
 
 /// The largest message a client may send: a read-only server needs no large ones. Bytes.
 pub const MAX_CALL: usize = 64 << 10;

@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 
 use super::exports::{Export, Exports};
 use crate::error::Fault;
-use crate::rootfs::Manifest;
-use crate::rootfs::index::Image;
+use crate::image::Manifest;
+use crate::image::index::Image;
 
 const ROOTFS: &str = "rootfs.tar";
 const KEPT: &str = ".served";

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::merged_usr::{MERGED_USR, merged_usr};
 use super::package::Package;
 use super::tree::{Kind, Tree};
 use super::unpack::{Claims, Unpacked, unpack_first};
-use super::{MERGED_USR, merged_usr};
 use crate::progress::Stage;
 
 /// Unpacks `packages` into the empty directory `layer`.

@@ -10,15 +10,16 @@ use std::process::ExitStatus;
 use std::thread;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use super::{certificates, tools};
 use crate::error::Fault;
 use crate::progress::{NoProgress, Progress, Stage};
-use crate::sandbox::{Program, Root, Step};
+use crate::sandbox::{Program, Root, steps};
 
-/// What is done inside the image's root, for `main` to register.
-pub const STEPS: &[Step] = &[Step::new("certificates", link_certificates)];
+steps! {
+    /// Runs in the image's root.
+    CERTIFICATES = "certificates": link_certificates, () => Made;
+}
 
 const NOTHING: &str = include_str!("shims/nothing");
 /// Programs that must do nothing now. The board makes its own host keys; an initrd is made later, if at all; depmod,
@@ -199,8 +200,7 @@ impl<'a> Configure<'a> {
 
     /// As update-ca-certificates(8), which is itself run where packages hook into it.
     fn certificates(&self) -> Result<()> {
-        let made: Made = self.root.step("certificates", &(), &NoProgress)?;
-        match made {
+        match self.root.step(&CERTIFICATES, &(), &NoProgress)? {
             Made::Nothing => Ok(()),
             Made::Links => self.must(
                 &Program::new(["openssl", "rehash", "/etc/ssl/certs"]),
@@ -312,18 +312,14 @@ enum Made {
     Hooked,
 }
 
-fn link_certificates(_input: Value, _progress: &dyn Progress) -> Result<Value> {
+fn link_certificates(_: (), _progress: &dyn Progress) -> Result<Made> {
     let hooked = std::fs::read_dir("/etc/ca-certificates/update.d")
         .is_ok_and(|mut dir| dir.next().is_some());
-    let made = if hooked {
-        Made::Hooked
-    } else {
-        match certificates::update(Path::new("/")).context("cannot update /etc/ssl/certs")? {
-            Some(_) => Made::Links,
-            None => Made::Nothing,
-        }
-    };
-    Ok(serde_json::to_value(made)?)
+    if hooked {
+        return Ok(Made::Hooked);
+    }
+    let links = certificates::update(Path::new("/")).context("cannot update /etc/ssl/certs")?;
+    Ok(links.map_or(Made::Nothing, |_| Made::Links))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::deb::{Control, Deb};
 use crate::error::{Fault, InputContext};
-use crate::recipe::LockedPackage;
+use crate::recipe::{Arch, LockedPackage};
 
 /// A package file, as the lock names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +33,21 @@ impl PackageFile {
             sha256: package.sha256.clone(),
         }
     }
+}
+
+/// What `unpack`, `tools` and `configure` need to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PackagesInput {
+    pub files: Vec<PackageFile>,
+    pub arch: Arch,
+    pub epoch: i64,
+    /// The stage's directory.
+    pub directory: PathBuf,
+    /// Layers of earlier stages, topmost first.
+    pub layers: Vec<PathBuf>,
+    /// For `configure`: the directory of the native programs.
+    pub tools: Option<PathBuf>,
+    pub threads: usize,
 }
 
 /// A package whose control member was read.

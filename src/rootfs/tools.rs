@@ -15,16 +15,14 @@ use object::LittleEndian;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
-use super::build::remove;
-use super::merged_usr;
-use super::package::{Package, below_usr, read_all};
-use super::steps::PackagesInput;
+use super::merged_usr::merged_usr;
+use super::package::{Package, PackagesInput, below_usr, read_all};
 use super::tree::Tree;
 use super::unpack::unpack_first;
 use crate::error::{Class, Fault, class_of};
 use crate::progress::{Progress, Unit};
 use crate::recipe::TOOLS;
-use crate::sandbox::PATH;
+use crate::sandbox::{PATH, remove};
 
 /// Where the libraries are, which no image of another architecture has.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -115,7 +113,7 @@ pub fn or_emulated<T>(
             let entries = fs::read_dir(work)?
                 .map(|entry| Ok(entry?.path()))
                 .collect::<Result<_>>()?;
-            remove(entries, progress)?;
+            remove(&entries, progress)?;
             run(None)
         }
         done => done,

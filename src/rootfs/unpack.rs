@@ -17,6 +17,7 @@ use md5::{Digest, Md5};
 use tar::EntryType;
 
 use super::dpkg::Diversions;
+use super::merged_usr::merged_usr;
 use super::package::{Package, below_usr};
 use super::tree::{Attributes, Kind, Tree};
 use crate::archive::deb::Deb;
@@ -100,7 +101,7 @@ pub fn unpack_first(
             log::debug!("two packages have the same path: unpacking one after the other");
             let mut tree = Tree::open(root)?;
             tree.clear()?;
-            super::merged_usr(&mut tree)?;
+            merged_usr(&mut tree)?;
             *claims.lock().unwrap_or_else(PoisonError::into_inner) = Claims::default();
             Job {
                 manner: Manner::Serial,
@@ -611,7 +612,7 @@ mod tests {
 
     fn unpack(root: &Path, packages: &[Package]) -> Result<Vec<Unpacked>> {
         fs::create_dir_all(root).unwrap();
-        super::super::merged_usr(&mut Tree::open(root).unwrap()).unwrap();
+        super::super::merged_usr::merged_usr(&mut Tree::open(root).unwrap()).unwrap();
         let all: Vec<&Package> = packages.iter().collect();
         let stage = crate::progress::Progress::stage(
             &NoProgress,

@@ -24,15 +24,15 @@
 //!
 //! # Running hearth's own code inside
 //!
-//! Add a function to [`Step`]s in the list that `main` gives to [`inside`], and call it by name:
+//! Declare a [`Step`], and add the room's list to those that `main` gives to [`inside`]:
 //!
 //! ```ignore
 //! // in rootfs: runs inside; input and output are whatever serde can carry
-//! fn unpack(input: serde_json::Value, progress: &dyn Progress) -> Result<serde_json::Value>
-//! pub const STEPS: &[Step] = &[Step::new("unpack", unpack)];
+//! fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()>
+//! steps! { pub UNPACK = "unpack": unpack, PackagesInput => (); }
 //!
 //! // outside, in the pipeline
-//! let done: Unpacked = Namespaces::new().step("unpack", &UnpackInput { .. }, progress)?;
+//! Namespaces::new().step(&UNPACK, &PackagesInput { .. }, progress)?;
 //!
 //! // inside a step: a program of the image, with its output line by line
 //! let root = Root::new(directory);
@@ -54,16 +54,20 @@ mod inside;
 pub(crate) mod loopback;
 mod mounts;
 mod namespaces;
+mod remove;
 mod root;
 mod said;
+mod step;
 mod terminal;
 mod watch;
 
 pub use binfmt::architecture_of;
 pub use environment::PATH;
 pub use ids::{hand_over, owners};
-pub use inside::{Step, inside};
+pub use inside::inside;
 pub use mounts::overlay;
 pub use namespaces::Namespaces;
+pub use remove::{STEPS, remove};
 pub use root::{Program, Root};
+pub use step::{AnyStep, Step, steps};
 pub use watch::Limits;

@@ -5,13 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hearth::image::index::Image;
 use hearth::netboot::access::Access;
 use hearth::netboot::exports::{Export, Exports};
 use hearth::netboot::mount::Mount;
 use hearth::netboot::nfs;
 use hearth::netboot::rpc::Program;
 use hearth::netboot::rpc_net::Service;
-use hearth::rootfs::index::Image;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Runtime;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hearth::rootfs::index::Image;
+use hearth::image::index::Image;
 use tar::EntryType;
 
 use crate::nfs_server as nfs;

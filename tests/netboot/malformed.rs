@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+use hearth::image::index::Number;
 use hearth::netboot::nfs::handle;
 use hearth::netboot::portmap::Portmap;
 use hearth::netboot::rpc::{Peer, Program, Transport, answer};
-use hearth::rootfs::index::Number;
 use proptest::prelude::*;
 
 use crate::fixture::make_image;

@@ -119,5 +119,5 @@ pub fn arguments(opaque: &[&[u8]], words: &[u32]) -> Vec<u8> {
 
 pub fn root_handle(server: &NfsServer) -> Vec<u8> {
     let export = server.exports.by_id("test-image").unwrap();
-    hearth::netboot::nfs::handle(&export, hearth::rootfs::index::Number::ROOT).to_vec()
+    hearth::netboot::nfs::handle(&export, hearth::image::index::Number::ROOT).to_vec()
 }

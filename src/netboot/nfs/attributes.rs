@@ -6,9 +6,9 @@ use nfs3_types::nfs3::{
     post_op_attr, specdata3,
 };
 
+use crate::image::index::{Inode, Kind, Number};
 use crate::netboot::exports::Export;
 use crate::netboot::rpc::Credential;
-use crate::rootfs::index::{Inode, Kind, Number};
 
 /// Permission bits, as in the lowest three of a mode.
 pub const READ: u32 = 4;

@@ -6,8 +6,8 @@ use nfs3_types::xdr_codec::Opaque;
 
 use super::{Failure, MAX_DIRECTORY_REPLY, Nfs, Object, attributes, fail, max_read};
 use super::{post_op_handle, put};
+use crate::image::index::{Kind, Number};
 use crate::netboot::rpc::{Call, Garbage};
-use crate::rootfs::index::{Kind, Number};
 
 /// Where a client wants to go on, and how much it takes.
 struct Wanted {

@@ -17,7 +17,7 @@ use nfs3_types::xdr_codec::{Opaque, Pack};
 
 use super::exports::{Export, Exports, Handle};
 use super::rpc::{Arguments, Call, Garbage, Program, Refusal, Tail, Transport, put};
-use crate::rootfs::index::{Inode, Kind, Number};
+use crate::image::index::{Inode, Kind, Number};
 
 /// The largest READ over TCP, and over UDP, where an answer is one datagram. Bytes.
 const MAX_READ: u32 = 1 << 20;

@@ -1,4 +1,5 @@
-//! Owns the servers that run beside a command, in a thread of their own.
+//! Owns the servers that run beside a use case, in a thread of their own.
+//! Never decides what they serve: see `netboot` and `lab`.
 
 use std::net::TcpStream;
 use std::path::Path;
@@ -7,10 +8,10 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::lab::{Known, Store, router};
+use crate::netboot::serve::Server;
+use crate::recipe::LoadedLab;
 use anyhow::{Context, Result};
-use hearth::lab::{Known, Store, router};
-use hearth::netboot::serve::Server;
-use hearth::recipe::LoadedLab;
 use listenfd::ListenFd;
 use tokio::sync::oneshot;
 
@@ -119,7 +120,7 @@ pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<Store>) -> Server {
             None => lab.clone(),
         };
         let ids: Vec<String> = images.listing().into_iter().map(|(id, _)| id).collect();
-        let known = |board: &hearth::recipe::Board| Known {
+        let known = |board: &crate::recipe::Board| Known {
             name: board.name.clone(),
             mac: board.mac,
             images: images_of(board.recipe.as_deref(), &ids),

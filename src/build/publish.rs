@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
-use super::manifest::{Artifact, Manifest};
+use crate::image::{Artifact, Manifest};
 use crate::output::{AtomicDir, Replaces};
 
 /// Hashes all files below `directory`, by relative path.

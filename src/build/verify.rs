@@ -10,11 +10,12 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
 
-use super::build::{Plan, remove};
-use super::diff::{self, FileChange};
-use super::manifest::Manifest;
+use super::plan::Plan;
 use crate::error::Fault;
+use crate::image::Manifest;
+use crate::image::diff::{self, FileChange};
 use crate::progress::{Progress, Unit};
+use crate::sandbox::remove;
 
 /// One of the two builds.
 #[derive(Clone, Debug)]
@@ -70,7 +71,7 @@ pub fn verify(
         // The stages' files may belong to subordinate ids.
         let caches = vec![directory.join("cache")];
         remove(
-            caches.into_iter().filter(|cache| cache.exists()).collect(),
+            &caches.into_iter().filter(|cache| cache.exists()).collect(),
             progress,
         )?;
         results.push(outcome?);

@@ -7,10 +7,11 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::archive::Fetcher;
+use crate::build::extract_bootloaders;
 use crate::error::Fault;
 use crate::progress::Progress;
 use crate::recipe::{Board, Lock, RecipeFile, Role};
-use crate::rootfs::{PackageFile, extract_bootloaders};
+use crate::rootfs::PackageFile;
 
 /// Fetches the packages that hold the bootloader of the board's type and puts the files that its blobs name below
 /// `build/bootloader/<board type>/`, where `hearth build` would put them.

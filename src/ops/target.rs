@@ -1,45 +1,43 @@
-//! Owns how a command gets a board that it can switch on: the board, its image, its network, and that nobody else has it.
+//! Owns a board that can be switched on: the board, its image, its network, and its reservation.
+//! Never switches it.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::Args;
-use hearth::board::{Timeouts, console, network as board_network, power, qemu};
-use hearth::error::Fault;
-use hearth::lab::{self, Access, network};
-use hearth::recipe::{Board, LoadedLab, Power, board_or_type};
-use hearth::rootfs::Manifest;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::build::{self, NetworkArguments};
-use super::companion;
-use super::power::asking;
-use super::terminal::Terminal;
+use super::plan::{Sources, plan};
+use crate::board::power::Ask;
+use crate::board::{Timeouts, console, network as board_network, power, qemu};
+use crate::error::Fault;
+use crate::image::Manifest;
+use crate::lab::{self, Access, network};
+use crate::progress::Progress;
+use crate::recipe::{Board, LoadedLab, Power, board_or_type};
 
 /// An emulated processor stands still whenever its host is busy, which its kernel would take for a stall.
 const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchdog_thresh=60"];
 
-/// Which board
-#[derive(Debug, Args)]
-pub struct TargetArguments {
-    /// A board of the lab, or a board type
-    pub board: String,
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
-    #[arg(long, value_name = "FILE")]
-    lab: Option<PathBuf>,
-    /// The recipe to boot instead of the board's own
-    #[arg(long)]
-    recipe: Option<String>,
-    /// Boot what this output directory of a build holds, and build nothing
-    #[arg(long, value_name = "DIR", conflicts_with = "recipe")]
-    image: Option<PathBuf>,
-    /// Fail at once if another run has the board, instead of waiting
-    #[arg(long)]
-    no_wait: bool,
-    #[command(flatten)]
-    network: NetworkArguments,
+/// Which board, and what it boots.
+#[derive(Clone, Debug)]
+pub struct Choice<'a> {
+    /// A board of the lab, or a board type.
+    pub board: &'a str,
+    pub lab: Option<&'a Path>,
+    /// Instead of the board's own.
+    pub recipe: Option<&'a str>,
+    /// The output directory of a build, to boot what it holds and build nothing.
+    pub image: Option<&'a Path>,
+}
+
+/// What only the program that runs can give.
+pub struct Host {
+    /// What to put before a command line, so that its process ends with this one.
+    pub launcher: Vec<String>,
+    /// Asks the person beside the board to switch it.
+    pub ask: Ask,
 }
 
 /// A board whose image is built.
@@ -51,15 +49,22 @@ pub struct Target {
     pub emulated: bool,
 }
 
-impl TargetArguments {
+impl Target {
     /// Finds the board, builds its image if that is not up to date, and enters the network of emulated boards if it is
     /// one: for that hearth runs itself again, and this returns in the second run only.
-    pub fn ready(&self, terminal: &Terminal) -> Result<Target> {
-        let (mut lab, mut entry) = board_or_type(self.lab.as_deref(), &self.board)?;
-        if let Some(recipe) = &self.recipe {
-            entry.recipe = Some(recipe.clone());
+    ///
+    /// # Errors
+    /// If there is no such board, it has no recipe, its image cannot be built, or this host cannot emulate it.
+    pub fn ready(
+        choice: &Choice<'_>,
+        sources: &Sources<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Target> {
+        let (mut lab, mut entry) = board_or_type(choice.lab, choice.board)?;
+        if let Some(recipe) = choice.recipe {
+            entry.recipe = Some(recipe.to_owned());
         }
-        if let Some(image) = &self.image {
+        if let Some(image) = choice.image {
             entry.recipe = Some(Manifest::load(image)?.recipe.name);
         }
         let emulated = entry.power == Some(Power::Qemu {});
@@ -77,17 +82,17 @@ impl TargetArguments {
         {
             other.clone_from(&entry);
         }
-        let build = match &self.image {
-            Some(image) => image.clone(),
+        let build = match choice.image {
+            Some(image) => image.to_path_buf(),
             None => output_of(&entry)?,
         };
         if emulated {
             // Before minutes of building.
             qemu::program(entry.board_type.arch)?;
         }
-        if self.image.is_none() && !network::is_inside() {
-            let plan = build::plan(recipe_of(&entry)?, &self.network, terminal)?;
-            hearth::rootfs::build(&plan, &build, terminal)?;
+        if choice.image.is_none() && !network::is_inside() {
+            let plan = plan(recipe_of(&entry)?, sources, progress)?;
+            crate::build::build(&plan, &build, progress)?;
         }
         match (emulated, network::is_inside()) {
             (true, false) => return Err(network::run_again_inside()),
@@ -103,27 +108,30 @@ impl TargetArguments {
     }
 
     /// Makes sure that no other run has the board, and notes where this one's console log is. A board type's emulated
-    /// board is made anew for every run.
+    /// board is made anew for every run, and has no reservation.
+    ///
+    /// # Errors
+    /// [`Class::Infrastructure`](crate::error::Class::Infrastructure) if another run has it and `wait` is false.
     pub fn reserve(
         &self,
-        target: &Target,
         directory: &Path,
-        terminal: &Terminal,
+        wait: bool,
+        progress: &dyn Progress,
     ) -> Result<Option<Flock<File>>> {
-        if target.lab.path.is_none() {
+        if self.lab.path.is_none() {
             return Ok(None);
         }
-        let name = &target.board.name;
-        let path = reservation(&target.lab, name)?;
+        let name = &self.board.name;
+        let path = reservation(&self.lab, name)?;
         let mut lock = match Flock::lock(open(&path)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
-            Err(_) if self.no_wait => {
+            Err(_) if !wait => {
                 return Err(
                     Fault::infrastructure(format!("another run has board `{name}`")).into(),
                 );
             }
             Err((file, _)) => {
-                terminal.say(&format!("waiting for board `{name}`: another run has it"));
+                progress.note(&format!("waiting for board `{name}`: another run has it"));
                 Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| {
                     Fault::host(format!("cannot lock {}: {error}", path.display()))
                 })?
@@ -150,7 +158,7 @@ pub fn run_that_has(lab: &LoadedLab, board: &str) -> Result<Option<PathBuf>> {
 }
 
 fn reservation(lab: &LoadedLab, board: &str) -> Result<PathBuf> {
-    let directory = hearth::dirs::state().join("boards");
+    let directory = crate::dirs::state().join("boards");
     fs::create_dir_all(&directory)
         .with_context(|| format!("cannot make {}", directory.display()))?;
     Ok(directory.join(format!("{}-{board}.lock", lab.settings.name)))
@@ -168,13 +176,13 @@ fn open(path: &Path) -> Result<File> {
 
 impl Target {
     /// How to switch the board on. What an emulated one is made of goes into `scratch`.
-    pub fn access(&self, scratch: &Path) -> Result<Access> {
+    pub fn access(&self, scratch: &Path, host: Host) -> Result<Access> {
         let board = &self.board;
         if self.emulated {
             let spec = lab::emulated::prepare(board, &self.lab.settings, &self.build, scratch)?;
             return Ok(Access::Emulated {
                 spec,
-                launcher: companion::launcher()?,
+                launcher: host.launcher,
             });
         }
         let missing = |what: &str| {
@@ -190,7 +198,7 @@ impl Target {
             .as_ref()
             .ok_or_else(|| missing("power switch"))?;
         Ok(Access::Real {
-            power: power::open(switch, asking())?,
+            power: power::open(switch, host.ask)?,
             console: Box::new(move || console::open(&console)),
         })
     }
@@ -216,7 +224,7 @@ impl Target {
     pub fn store(&self, scratch: &Path) -> PathBuf {
         match self.emulated {
             true => scratch.join("lab.sqlite"),
-            false => hearth::dirs::state().join("lab.sqlite"),
+            false => crate::dirs::state().join("lab.sqlite"),
         }
     }
 }

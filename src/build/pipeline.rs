@@ -7,26 +7,20 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::boot;
-use super::customise::Customisation;
-use super::install::LAYERS_BELOW;
-use super::manifest::{Artifact, LockReference, Manifest, RecipeReference};
-use super::package::PackageFile;
+use super::image::{IMAGE, ImageInput};
+use super::plan::Plan;
 use super::publish::{collect, is_sealed, publish, seal};
 use super::sbom;
-use super::steps::{ImageInput, ImageMade, PackagesInput};
-use super::store::{Begun, Key, Store, Stored};
-use super::tools;
-use crate::clock;
-use crate::dirs;
-use crate::error::Fault;
+use super::stages::{Begun, Key, Store, Stored};
+use crate::image::{Artifact, LockReference, Manifest, RecipeReference};
 use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
-use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
-use crate::sandbox::{Namespaces, owners};
+use crate::recipe::Role;
+use crate::rootfs::{CONFIGURE, LAYERS_BELOW, PackageFile, PackagesInput, TOOLS, UNPACK, tools};
+use crate::sandbox::{Namespaces, owners, remove};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
@@ -34,30 +28,6 @@ const TOOLS_REVISION: u32 = 5;
 const CONFIGURE_REVISION: u32 = 4;
 const IMAGE_REVISION: u32 = 5;
 const BOOT_REVISION: u32 = 1;
-
-/// What to build, all of it read and checked.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The recipe's name, for the image id.
-    pub name: String,
-    /// The recipe's file; relative paths in the recipe begin at its directory.
-    pub path: PathBuf,
-    pub recipe: Recipe,
-    /// SHA-256 of the recipe's text, in hex.
-    pub recipe_sha256: String,
-    /// SHA-256 of the lock, in hex.
-    pub lock_sha256: String,
-    /// The lock's packages, and where each is on the disk.
-    pub packages: Vec<(LockedPackage, PathBuf)>,
-    /// Board types that the image is for.
-    pub boards: BTreeMap<String, BoardType>,
-    /// Unix seconds: no file of the image is newer.
-    pub epoch: i64,
-    pub cache: PathBuf,
-    pub threads: usize,
-    /// Whether scripts run the image's own programs only, though the lock has native ones.
-    pub emulate: bool,
-}
 
 /// What a build has done.
 #[derive(Clone, Debug)]
@@ -160,7 +130,7 @@ impl<'a> Pipeline<'a> {
         let store = Store::open(&plan.cache)?;
         let abandoned = store.abandoned()?;
         remove(
-            abandoned.iter().map(|(path, _)| path.clone()).collect(),
+            &abandoned.iter().map(|(path, _)| path.clone()).collect(),
             progress,
         )?;
         Ok(Pipeline {
@@ -183,12 +153,8 @@ impl<'a> Pipeline<'a> {
             key = key.with(format!("package {}", package.name), &package.sha256);
         }
         self.stage(key, |directory| {
-            let () = inside(
-                plan.recipe.arch,
-                "unpack",
-                &plan.packages_input(Role::Root, directory, &[]),
-                self.progress,
-            )?;
+            let input = plan.packages_input(Role::Root, directory, &[]);
+            Namespaces::running(plan.recipe.arch).step(&UNPACK, &input, self.progress)?;
             Ok(Facts::default())
         })
         .map(|made| made.with_layer("tree", &[]))
@@ -207,7 +173,7 @@ impl<'a> Pipeline<'a> {
         let progress = self.progress;
         self.stage(key, |directory| {
             let input = plan.packages_input(Role::Tool, directory, &unpacked.layers);
-            let () = inside(plan.recipe.arch, "tools", &input, progress)?;
+            Namespaces::running(plan.recipe.arch).step(&TOOLS, &input, progress)?;
             Ok(Facts::default())
         })
         .map(Some)
@@ -229,7 +195,7 @@ impl<'a> Pipeline<'a> {
                     tools: tools.map(Path::to_path_buf),
                     ..plan.packages_input(Role::Root, directory, &unpacked.layers)
                 };
-                let () = inside(plan.recipe.arch, "configure", &input, progress)?;
+                Namespaces::running(plan.recipe.arch).step(&CONFIGURE, &input, progress)?;
                 Ok(Facts::default())
             })
         })
@@ -256,7 +222,7 @@ impl<'a> Pipeline<'a> {
                 layers: configured.layers.clone(),
                 customisation,
             };
-            let made: ImageMade = inside(plan.recipe.arch, "image", &input, progress)?;
+            let made = Namespaces::running(plan.recipe.arch).step(&IMAGE, &input, progress)?;
             let tar = Artifact {
                 sha256: made.sha256,
                 size: made.size,
@@ -394,7 +360,7 @@ impl<'a> Pipeline<'a> {
         self.store.remember(&self.plan.path, &keys)?;
         let unused = self.store.unused()?;
         remove(
-            unused.iter().map(|(path, _)| path.clone()).collect(),
+            &unused.iter().map(|(path, _)| path.clone()).collect(),
             self.progress,
         )
     }
@@ -448,78 +414,6 @@ fn is_intact(stage: &Path, epoch: i64) -> bool {
 }
 
 impl Plan {
-    /// The plan for a recipe and its lock; `debs` are the lock's packages on the disk, in its order.
-    /// The epoch is `SOURCE_DATE_EPOCH`, else the date of the lock's newest release.
-    ///
-    /// # Errors
-    /// If a board type that the recipe names is unknown or of another architecture, or there is no
-    /// sensible epoch.
-    pub fn new(file: &RecipeFile, lock: &Lock, debs: Vec<PathBuf>) -> Result<Self> {
-        Ok(Plan {
-            name: file.name.clone(),
-            path: if file.is_built_in() {
-                file.path.clone()
-            } else {
-                std::path::absolute(&file.path)?
-            },
-            recipe: file.recipe.clone(),
-            recipe_sha256: file.digest(),
-            lock_sha256: lock.digest(),
-            packages: lock.packages.iter().cloned().zip(debs).collect(),
-            boards: boards(&file.recipe)?,
-            epoch: epoch(lock)?,
-            cache: dirs::cache(),
-            threads: std::thread::available_parallelism().map_or(1, usize::from),
-            emulate: false,
-        })
-    }
-
-    fn of_role(&self, role: Role) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
-        self.packages
-            .iter()
-            .filter(move |(package, _)| package.role == role)
-    }
-
-    fn locked(&self) -> Vec<LockedPackage> {
-        self.packages
-            .iter()
-            .map(|(package, _)| package.clone())
-            .collect()
-    }
-
-    fn packages_input(&self, role: Role, directory: &Path, layers: &[PathBuf]) -> PackagesInput {
-        PackagesInput {
-            files: self
-                .of_role(role)
-                .map(|(package, deb)| PackageFile::of(package, deb))
-                .collect(),
-            arch: self.recipe.arch,
-            epoch: self.epoch,
-            directory: directory.to_path_buf(),
-            layers: layers.to_vec(),
-            tools: None,
-            threads: self.threads,
-        }
-    }
-
-    /// Where relative paths in the recipe begin.
-    pub(super) fn directory(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => Path::new("/"),
-        }
-    }
-
-    fn customisation(&self) -> Result<Customisation> {
-        let auto = self
-            .of_role(Role::Root)
-            .filter(|(package, _)| package.auto)
-            .map(|(package, _)| package.name.clone())
-            .collect();
-        Ok(Customisation::new(&self.recipe, self.directory(), auto))
-    }
-
     fn image_id(&self, image: &Made) -> String {
         let tar = &image.facts.artifacts["rootfs.tar"];
         format!("{}-{}", self.name, tar.sha256.get(..12).unwrap_or_default())
@@ -545,55 +439,4 @@ impl Plan {
             artifacts,
         }
     }
-}
-
-/// The board types that the recipe is for, by name.
-fn boards(recipe: &Recipe) -> Result<BTreeMap<String, BoardType>> {
-    let mut types = recipe::board_types()?;
-    if recipe.boards.is_empty() {
-        types.retain(|_, board| board.arch == recipe.arch);
-        return Ok(types);
-    }
-    let mut chosen = BTreeMap::new();
-    for name in &recipe.boards {
-        let board = recipe::board_type(name)?;
-        if board.arch != recipe.arch {
-            return Err(Fault::input(format!(
-                "the board type {name} is {}, but the recipe {}",
-                board.arch, recipe.arch
-            ))
-            .remedy("take it out of the recipe's `boards`")
-            .into());
-        }
-        chosen.insert(name.clone(), board);
-    }
-    Ok(chosen)
-}
-
-/// Unix seconds of the newest that a file in the image may be.
-fn epoch(lock: &Lock) -> Result<i64> {
-    let from_lock = || lock.epoch().and_then(|epoch| u32::try_from(epoch).ok());
-    let epoch = clock::source_date_epoch()?
-        .or_else(from_lock)
-        .ok_or_else(|| {
-            Fault::input("the lock tells no release date")
-                .remedy("set SOURCE_DATE_EPOCH, or lock the recipe again")
-        })?;
-    Ok(epoch.into())
-}
-
-fn inside<I: Serialize, O: DeserializeOwned>(
-    arch: Arch,
-    name: &str,
-    input: &I,
-    progress: &dyn Progress,
-) -> Result<O> {
-    Namespaces::running(arch).step(name, input, progress)
-}
-
-pub(super) fn remove(paths: Vec<PathBuf>, progress: &dyn Progress) -> Result<()> {
-    if paths.is_empty() {
-        return Ok(());
-    }
-    Namespaces::new().step("remove", &paths, progress)
 }

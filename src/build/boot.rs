@@ -10,11 +10,11 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-use super::index::{Image, Kind, Number};
-use super::package::PackageFile;
 use crate::archive::deb::Deb;
 use crate::error::Fault;
+use crate::image::index::{Image, Kind, Number};
 use crate::recipe::{Blob, BoardType};
+use crate::rootfs::PackageFile;
 
 /// Copies kernel and device trees of the image at `tar` into `out`, as `vmlinuz` and `dtb/…`; gives the kernel's
 /// release, or `None` if the image has no kernel.

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::build::{Facts, Made, Pipeline, Plan};
-use super::index::Image;
+use super::pipeline::{Facts, Made, Pipeline};
+use super::plan::Plan;
 use super::publish::collect;
-use super::store::Key;
+use super::stages::Key;
 use crate::error::Fault;
+use crate::image::index::Image;
 use crate::initrd::{self, Chroot, Hooks};
 use crate::output::AtomicFile;
 use crate::progress::{Progress, Unit};

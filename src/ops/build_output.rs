@@ -1,10 +1,11 @@
-//! Finds what `hearth build` made of a recipe.
+//! Owns finding what `hearth build` made of a recipe.
+//! Never builds.
 
 use std::path::{Path, PathBuf};
 
+use crate::error::Fault;
+use crate::image::Manifest;
 use anyhow::Result;
-use hearth::error::Fault;
-use hearth::rootfs::Manifest;
 
 /// An output directory of `hearth build`.
 #[derive(Debug)]

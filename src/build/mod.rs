@@ -1,0 +1,18 @@
+//! Owns a build: its plan, its pipeline of stages, their cache, what is published, and the proof that it reproduces.
+//! Never fetches, and never knows of a lab.
+
+mod boot;
+mod image;
+mod initrd;
+mod pipeline;
+mod plan;
+mod publish;
+mod sbom;
+mod stages;
+pub mod verify;
+
+pub use boot::extract_bootloaders;
+pub use image::STEPS;
+pub use initrd::{WantedInitrd, build_initrd};
+pub use pipeline::{Built, StageReport, Until, build, layers};
+pub use plan::Plan;

@@ -1,0 +1,152 @@
+//! Owns what is to be built: recipe, lock and packages, all of it read and checked.
+//! Never decides in which stages.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::clock;
+use crate::dirs;
+use crate::error::Fault;
+use crate::recipe::{self, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
+use crate::rootfs::customise::Customisation;
+use crate::rootfs::{PackageFile, PackagesInput};
+
+/// What to build, all of it read and checked.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The recipe's name, for the image id.
+    pub name: String,
+    /// The recipe's file; relative paths in the recipe begin at its directory.
+    pub path: PathBuf,
+    pub recipe: Recipe,
+    /// SHA-256 of the recipe's text, in hex.
+    pub recipe_sha256: String,
+    /// SHA-256 of the lock, in hex.
+    pub lock_sha256: String,
+    /// The lock's packages, and where each is on the disk.
+    pub packages: Vec<(LockedPackage, PathBuf)>,
+    /// Board types that the image is for.
+    pub boards: BTreeMap<String, BoardType>,
+    /// Unix seconds: no file of the image is newer.
+    pub epoch: i64,
+    pub cache: PathBuf,
+    pub threads: usize,
+    /// Whether scripts run the image's own programs only, though the lock has native ones.
+    pub emulate: bool,
+}
+
+impl Plan {
+    /// The plan for a recipe and its lock; `debs` are the lock's packages on the disk, in its order.
+    /// The epoch is `SOURCE_DATE_EPOCH`, else the date of the lock's newest release.
+    ///
+    /// # Errors
+    /// If a board type that the recipe names is unknown or of another architecture, or there is no
+    /// sensible epoch.
+    pub fn new(file: &RecipeFile, lock: &Lock, debs: Vec<PathBuf>) -> Result<Self> {
+        Ok(Plan {
+            name: file.name.clone(),
+            path: if file.is_built_in() {
+                file.path.clone()
+            } else {
+                std::path::absolute(&file.path)?
+            },
+            recipe: file.recipe.clone(),
+            recipe_sha256: file.digest(),
+            lock_sha256: lock.digest(),
+            packages: lock.packages.iter().cloned().zip(debs).collect(),
+            boards: boards(&file.recipe)?,
+            epoch: epoch(lock)?,
+            cache: dirs::cache(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            emulate: false,
+        })
+    }
+
+    pub(super) fn of_role(&self, role: Role) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
+        self.packages
+            .iter()
+            .filter(move |(package, _)| package.role == role)
+    }
+
+    pub(super) fn locked(&self) -> Vec<LockedPackage> {
+        self.packages
+            .iter()
+            .map(|(package, _)| package.clone())
+            .collect()
+    }
+
+    pub(super) fn packages_input(
+        &self,
+        role: Role,
+        directory: &Path,
+        layers: &[PathBuf],
+    ) -> PackagesInput {
+        PackagesInput {
+            files: self
+                .of_role(role)
+                .map(|(package, deb)| PackageFile::of(package, deb))
+                .collect(),
+            arch: self.recipe.arch,
+            epoch: self.epoch,
+            directory: directory.to_path_buf(),
+            layers: layers.to_vec(),
+            tools: None,
+            threads: self.threads,
+        }
+    }
+
+    /// Where relative paths in the recipe begin.
+    pub(super) fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => Path::new("/"),
+        }
+    }
+
+    pub(super) fn customisation(&self) -> Result<Customisation> {
+        let auto = self
+            .of_role(Role::Root)
+            .filter(|(package, _)| package.auto)
+            .map(|(package, _)| package.name.clone())
+            .collect();
+        Ok(Customisation::new(&self.recipe, self.directory(), auto))
+    }
+}
+
+/// The board types that the recipe is for, by name.
+fn boards(recipe: &Recipe) -> Result<BTreeMap<String, BoardType>> {
+    let mut types = recipe::board_types()?;
+    if recipe.boards.is_empty() {
+        types.retain(|_, board| board.arch == recipe.arch);
+        return Ok(types);
+    }
+    let mut chosen = BTreeMap::new();
+    for name in &recipe.boards {
+        let board = recipe::board_type(name)?;
+        if board.arch != recipe.arch {
+            return Err(Fault::input(format!(
+                "the board type {name} is {}, but the recipe {}",
+                board.arch, recipe.arch
+            ))
+            .remedy("take it out of the recipe's `boards`")
+            .into());
+        }
+        chosen.insert(name.clone(), board);
+    }
+    Ok(chosen)
+}
+
+/// Unix seconds of the newest that a file in the image may be.
+fn epoch(lock: &Lock) -> Result<i64> {
+    let from_lock = || lock.epoch().and_then(|epoch| u32::try_from(epoch).ok());
+    let epoch = clock::source_date_epoch()?
+        .or_else(from_lock)
+        .ok_or_else(|| {
+            Fault::input("the lock tells no release date")
+                .remedy("set SOURCE_DATE_EPOCH, or lock the recipe again")
+        })?;
+    Ok(epoch.into())
+}

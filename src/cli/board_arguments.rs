@@ -1,0 +1,73 @@
+//! Owns what the commands that switch a board on have in common: which board, and how a signal ends the run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use clap::Args;
+use hearth::ops::target::{Choice, Host, Target};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use super::build::NetworkArguments;
+use super::companion;
+use super::power::asking;
+use super::terminal::Terminal;
+
+/// Which board
+#[derive(Debug, Args)]
+pub struct TargetArguments {
+    /// A board of the lab, or a board type
+    board: String,
+    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    #[arg(long, value_name = "FILE")]
+    lab: Option<PathBuf>,
+    /// The recipe to boot instead of the board's own
+    #[arg(long)]
+    recipe: Option<String>,
+    /// Boot what this output directory of a build holds, and build nothing
+    #[arg(long, value_name = "DIR", conflicts_with = "recipe")]
+    image: Option<PathBuf>,
+    /// Fail at once if another run has the board, instead of waiting
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    network: NetworkArguments,
+}
+
+impl TargetArguments {
+    /// See [`Target::ready`].
+    pub fn ready(&self, terminal: &Terminal) -> Result<Target> {
+        let choice = Choice {
+            board: &self.board,
+            lab: self.lab.as_deref(),
+            recipe: self.recipe.as_deref(),
+            image: self.image.as_deref(),
+        };
+        self.network.with_sources(terminal, |sources| {
+            Target::ready(&choice, sources, terminal)
+        })
+    }
+
+    /// Whether a board that another run has is waited for.
+    pub fn waits(&self) -> bool {
+        !self.no_wait
+    }
+}
+
+/// What the run needs of this program.
+pub fn host() -> Result<Host> {
+    Ok(Host {
+        launcher: companion::launcher()?,
+        ask: asking(),
+    })
+}
+
+/// Becomes true when this process is told to end.
+pub fn cancelled_by_signal() -> Result<Arc<AtomicBool>> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+        signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
+    }
+    Ok(cancelled)
+}

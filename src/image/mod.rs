@@ -1,0 +1,9 @@
+//! Owns the image format: a deterministic tar with its index, what differs between two, and a build's manifest.
+//! Never fills a tree, and never knows of boards.
+
+pub mod diff;
+pub mod index;
+mod manifest;
+pub mod tarball;
+
+pub use manifest::{Artifact, LockReference, Manifest, RecipeReference};

@@ -1,0 +1,38 @@
+//! Owns the way from a recipe's name to a plan: find it, lock it where that is missing, fetch its packages.
+//! Never builds.
+
+use anyhow::Result;
+
+use super::lock::{Relocked, refresh};
+use crate::archive::Fetcher;
+use crate::build::Plan;
+use crate::progress::Progress;
+use crate::recipe::RecipeFile;
+
+/// Where locks and packages come from.
+pub struct Sources<'a> {
+    pub fetcher: Fetcher,
+    /// Fail where a lock would have to be made.
+    pub locked: bool,
+    /// Called with a lock that had to be made.
+    pub on_lock: &'a dyn Fn(&Relocked) -> Result<()>,
+}
+
+/// The plan for the recipe with this name or path.
+///
+/// # Errors
+/// If there is no such recipe; if its lock does not fit and must or can not be made; if a package cannot be fetched.
+pub fn plan(recipe: &str, sources: &Sources<'_>, progress: &dyn Progress) -> Result<Plan> {
+    let file = RecipeFile::open(recipe)?;
+    let fetcher = &sources.fetcher;
+    let lock = match file.lock() {
+        Err(_) if !sources.locked && !fetcher.offline && !file.is_built_in() => {
+            let relocked = refresh(&file, fetcher, progress)?;
+            (sources.on_lock)(&relocked)?;
+            relocked.lock
+        }
+        other => other?,
+    };
+    let debs = fetcher.packages(&lock, file.directory(), progress)?;
+    Plan::new(&file, &lock, debs)
+}

@@ -1,0 +1,178 @@
+//! Owns testing a board: the job's payload, the run beside its servers, and the report.
+//! Never decides what a verdict is: see `job`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+
+use super::servers::Serving;
+use super::target::{Host, Target};
+use crate::board::Retries;
+use crate::clock;
+use crate::image::Manifest;
+use crate::job::report::{self, Format};
+use crate::job::{
+    JobSettings, Loaded, Loader, Parameter, Pattern, Payload, Report, Trust, payload,
+};
+use crate::lab::{self, Observer, Order, Ran, Store};
+use crate::output::write_atomically;
+
+/// How to test, beyond the board and the definitions.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub parameters: Vec<Parameter>,
+    /// Let definitions fetch repositories over other ways than https and ssh.
+    pub allow_local: bool,
+    /// Report only what LAVA's own dispatcher would.
+    pub strict_lava: bool,
+    /// Boots again for each stage; else the board's, or 1.
+    pub retries: Option<u32>,
+    /// Seconds that all tests together may take; else the board's.
+    pub timeout: Option<f64>,
+}
+
+/// A job that is ready to be handed out.
+pub struct Prepared {
+    tar: Vec<u8>,
+    payload: Payload,
+    patterns: BTreeMap<String, Pattern>,
+    settings: Settings,
+}
+
+impl Prepared {
+    /// Packs the definitions for one board.
+    ///
+    /// # Errors
+    /// If a parameter names no definition, or a repository cannot be fetched.
+    pub fn new(
+        settings: Settings,
+        loader: &mut Loader,
+        definitions: &[Loaded],
+        target: &Target,
+    ) -> Result<Self> {
+        let mut tar = Vec::new();
+        let job = JobSettings {
+            parameters: settings.parameters.clone(),
+            trust: if settings.allow_local {
+                Trust::Local
+            } else {
+                Trust::Remote
+            },
+            board_type: target.board.type_name.clone(),
+        };
+        let payload = payload(&mut tar, definitions, loader, &job)?;
+        let patterns = payload
+            .suites
+            .iter()
+            .zip(definitions)
+            .filter_map(|(suite, loaded)| Some((suite.clone(), loaded.definition.pattern.clone()?)))
+            .collect();
+        Ok(Prepared {
+            tar,
+            payload,
+            patterns,
+            settings,
+        })
+    }
+}
+
+/// Makes the directory of the report: `given`, else `out/test/BOARD-TIME`.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn report_directory(given: Option<&Path>, target: &Target) -> Result<PathBuf> {
+    let directory = given.map_or_else(
+        || {
+            let stamp = now().replace(['-', ':'], "");
+            Path::new("out/test").join(format!("{}-{stamp}", target.board.name))
+        },
+        Path::to_path_buf,
+    );
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// RFC 3339, in UTC.
+fn now() -> String {
+    clock::rfc3339(i64::try_from(clock::now()).unwrap_or(i64::MAX))
+}
+
+/// Runs the job on the board, and writes the report in each of its forms into `directory`. `cancelled` ends the run.
+///
+/// # Errors
+/// If the run cannot be begun, or the report cannot be written. A board or a test that fails is in the report.
+pub fn test_board(
+    target: &Target,
+    job: &Prepared,
+    directory: &Path,
+    host: Host,
+    cancelled: &AtomicBool,
+    observer: &mut dyn Observer,
+) -> Result<Report> {
+    let started = now();
+    let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let store = Arc::new(Store::open(&target.store(scratch.path()))?);
+    let _serving = Serving::start(target, &store)?;
+    let mut access = target.access(scratch.path(), host)?;
+    let mut timeouts = target.timeouts();
+    timeouts.running = job.settings.timeout.unwrap_or(timeouts.running);
+    let image = Manifest::load(&target.build)?.image;
+    let order = Order {
+        board: &target.board.name,
+        image: &image,
+        store: &store,
+        payload: &job.tar,
+        patterns: job.patterns.clone(),
+        suites: job.payload.suites.clone(),
+        strict: job.settings.strict_lava,
+        timeouts,
+        retries: match job.settings.retries {
+            Some(count) => Retries::all(count),
+            None => Retries::all(1).with(&target.board.retries),
+        },
+        largest_output: target.lab.settings.largest_output,
+        directory,
+        cancelled,
+    };
+    let ran = lab::run(&order, &mut access, observer)?;
+    let report = report_of(target, image, started, ran);
+    write_report(&report, directory)?;
+    Ok(report)
+}
+
+fn report_of(target: &Target, image: String, started: String, ran: Ran) -> Report {
+    Report {
+        version: 1,
+        hearth: env!("CARGO_PKG_VERSION").into(),
+        board: target.board.name.clone(),
+        board_type: target.board.type_name.clone(),
+        image,
+        started,
+        duration: ran.duration,
+        identity: ran.identity,
+        attempts: ran.attempts,
+        suites: ran.suites,
+        problems: ran.problems,
+        warnings: ran.warnings,
+    }
+}
+
+fn write_report(report: &Report, directory: &Path) -> Result<()> {
+    for (name, format) in [
+        ("report.json", Format::Json),
+        ("junit.xml", Format::Junit),
+        ("report.tap", Format::Tap),
+        ("report.html", Format::Html),
+    ] {
+        write_atomically(
+            &directory.join(name),
+            report::render(report, format)?.as_bytes(),
+        )?;
+    }
+    Ok(())
+}
