@@ -5,10 +5,12 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod arch;
 pub mod archive;
 pub mod board;
 pub mod build;
 pub mod clock;
+pub mod data;
 pub mod diagnostic;
 pub mod dirs;
 pub mod doctor;
@@ -17,6 +19,7 @@ pub mod image;
 pub mod initrd;
 pub mod job;
 pub mod lab;
+pub mod mac;
 pub mod media;
 pub mod netboot;
 pub mod ops;

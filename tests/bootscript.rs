@@ -11,7 +11,7 @@ use common::emulator::{
     Emulator, dead_network, disk, fat_disk, user_network, virt_arm, virt_arm64,
 };
 use common::{fail, hearth, oracle, succeed};
-use hearth::recipe::find::Source;
+use hearth::data::Source;
 use hearth::uboot::{ImageArch, Templates, script};
 use serde_json::json;
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
-use hearth::netboot::access::Access;
+use hearth::netboot::net::access::Access;
 use hearth::netboot::http;
 use hearth::netboot::tftp::{Content, Files};
 use libfuzzer_sys::fuzz_target;

@@ -4,11 +4,11 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use hearth::netboot::access::Access;
-use hearth::netboot::exports::{Export, Exports};
-use hearth::netboot::mount::Mount;
+use hearth::netboot::net::access::Access;
+use hearth::netboot::nfs::exports::{Export, Exports};
+use hearth::netboot::nfs::mount::Mount;
 use hearth::netboot::nfs;
-use hearth::netboot::portmap::Portmap;
+use hearth::netboot::nfs::portmap::Portmap;
 use hearth::netboot::rpc::{Peer, Program, Transport, answer};
 use hearth::image::index::{Image, Number};
 use libfuzzer_sys::fuzz_target;

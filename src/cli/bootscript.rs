@@ -9,13 +9,13 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::clock;
+use hearth::data::Source;
 use hearth::error::Fault;
 use hearth::image::Manifest;
 use hearth::output::{self, Batch};
-use hearth::recipe::find::Source;
-use hearth::recipe::{Board, LabSettings, LoadedLab, board_or_type};
+use hearth::recipe::{Board, LabSettings, LoadedLab, board_or_type, boot_values};
 use hearth::uboot::bootscript::{difference, rewrap};
-use hearth::uboot::{self, BootScript, Templates, Values, open, script};
+use hearth::uboot::{self, BootScript, Templates, open, script};
 
 use super::terminal::Terminal;
 
@@ -148,7 +148,7 @@ impl<'a> Renderer<'a> {
             .as_deref()
             .unwrap_or(&board.boot_script);
         let render = |image: Option<&str>| {
-            let values = Values::of(board, lab, image);
+            let values = boot_values(board, lab, image);
             BootScript::render(
                 &self.templates,
                 template,

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use hearth::clock;
+use hearth::uboot::bootrom::{egon, gp, omap};
 use hearth::uboot::read::{Image, Part, Report};
 use hearth::uboot::uimage::Header;
-use hearth::uboot::vendor::{egon, gp, omap};
 use hearth::uboot::{Kind, write};
 
 /// What `mkimage -l` would print, each line ended.

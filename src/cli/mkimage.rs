@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hearth::clock;
 use hearth::error::Fault;
+use hearth::uboot::bootrom::{egon, gp, omap};
 use hearth::uboot::ids::UnknownName;
 use hearth::uboot::read::Image;
-use hearth::uboot::vendor::{egon, gp, omap};
 use hearth::uboot::write::{self, is_legacy};
 use hearth::uboot::{Comp, ImageArch, Kind, Os};
 

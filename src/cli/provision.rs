@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::error::Fault;
-use hearth::netboot::exports_file::exports;
 use hearth::netboot::provision::Provision;
+use hearth::netboot::provision::exports_file::exports;
 use hearth::ops::BuildOutput;
 use hearth::output::write_atomically;
 

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::arch::Arch;
 use crate::error::{Fault, InputContext};
-use crate::recipe::Arch;
 
 /// What `hearth build` made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

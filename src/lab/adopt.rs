@@ -7,9 +7,10 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::store::{Boot, Store};
+use crate::data;
 use crate::error::Fault;
 use crate::output::write_atomically;
-use crate::recipe::{LoadedLab, Mac, find, suggestion};
+use crate::recipe::{LoadedLab, Mac, suggestion};
 use crate::sanitise;
 
 /// The last boot of each board that checked in with an Ethernet address that the lab does not know, newest first.
@@ -66,7 +67,7 @@ pub fn adopt(lab: &LoadedLab, boot: &Boot, name: &str, board_type: &str) -> Resu
         return Err(Fault::input("there is no lab file to write the board to").into());
     };
     let text = extended(path, boot, name, board_type)?;
-    let source = find::Source {
+    let source = data::Source {
         path: path.clone(),
         text,
     };
@@ -140,7 +141,7 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with(LAB), "{text}");
         let lab =
-            LoadedLab::from_source(&find::Source { path, text }, board_types().unwrap()).unwrap();
+            LoadedLab::from_source(&data::Source { path, text }, board_types().unwrap()).unwrap();
         assert_eq!(
             lab.board("neo1").unwrap().mac,
             neo.claim.mac.parse().unwrap()

@@ -11,8 +11,8 @@ use super::image::{CardImage, Extent};
 use super::layout::{Layout, RawBlob, TestPartition};
 use super::{SECTOR, table};
 use crate::error::Fault;
-use crate::recipe::{Blob, Board, LabSettings, Media, Place};
-use crate::uboot::{Templates, Values, script};
+use crate::recipe::{Blob, Board, LabSettings, Media, Place, boot_values};
+use crate::uboot::{Templates, script};
 
 /// What a card is made of, apart from where it goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -240,7 +240,7 @@ impl BoardCard<'_> {
 
     /// U-Boot asks a FAT for `boot.scr.uimg` and then for `boot.scr`; one of them does.
     fn script(&self) -> Result<FatFile> {
-        let values = Values::of(self.board, self.lab, None);
+        let values = boot_values(self.board, self.lab, None);
         let text = self.templates.script("card", &values)?;
         let arch = self.board.board_type.arch.uboot().parse()?;
         let title = format!("{} card", self.board.name);

@@ -23,9 +23,9 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 
-use super::access::Access;
-use super::connections::accept;
-use super::tftp::{Content, Files, clean};
+use crate::netboot::net::access::Access;
+use crate::netboot::net::connections::accept;
+use crate::netboot::tftp::{Content, Files, clean};
 
 /// Bytes read from a file at once.
 const CHUNK: usize = 64 << 10;

@@ -1,24 +1,12 @@
 //! Owns what boards load over the network: the netboot tree, exports, NFS, TFTP, DHCP and HTTP servers.
 //! Never writes to an image.
 
-pub mod access;
-pub mod compare;
-pub mod connections;
 pub mod dhcp;
-pub mod exports;
-pub mod exports_file;
-pub mod extract;
 pub mod http;
-pub mod mount;
+pub mod net;
 pub mod nfs;
-pub mod portmap;
 pub mod provision;
 pub mod rpc;
-pub mod rpc_net;
 pub mod serve;
-pub mod sockets;
-pub mod store;
 pub mod tftp;
-mod transfers;
 pub mod tree;
-pub mod view;

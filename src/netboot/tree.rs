@@ -16,9 +16,9 @@ use anyhow::{Context, Result};
 use crate::error::Fault;
 use crate::output::{AtomicDir, Replaces};
 use crate::progress::{Progress, Unit};
-use crate::recipe::{Board, LabSettings};
+use crate::recipe::{Board, LabSettings, boot_values};
 use crate::uboot::bootscript::{BootScript, image_arch};
-use crate::uboot::{Templates, Values, script};
+use crate::uboot::{Templates, script};
 
 /// What [`Tree::write`] writes at the top; nothing else may be in a tree that it replaces.
 const TOP: [&str; 5] = [
@@ -104,7 +104,7 @@ impl Tree<'_> {
 
     fn script(&self, client: &Client<'_>) -> Result<BootScript> {
         let board = client.board;
-        let mut values = Values::of(board, self.lab, Some(client.image));
+        let mut values = boot_values(board, self.lab, Some(client.image));
         if let (Some(root), Some(image)) = (self.nfs_root, &mut values.image) {
             let path = root.join(client.image);
             image.nfs_path = path.to_string_lossy().into_owned();

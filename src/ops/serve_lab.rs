@@ -52,7 +52,7 @@ async fn serve(
     for line in server.status() {
         progress.note(&line);
     }
-    let store = server.store();
+    let store = server.images();
     let stop = async move {
         loop {
             tokio::select! {

@@ -50,7 +50,7 @@ impl Serving {
         let open = move || {
             let server = Server::open(lab.clone(), &builds, ListenFd::empty())?;
             if let Some(recipe) = &recipe {
-                server.store().current(recipe)?;
+                server.images().current(recipe)?;
             }
             Ok(with_api(server, &lab, store))
         };
@@ -110,7 +110,7 @@ fn serve(
 
 /// Adds the boards' API to the servers.
 pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<Store>) -> Server {
-    let images = server.store();
+    let images = server.images();
     let idle = lab.settings.idle;
     let lab = lab.clone();
     let roster = move || {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use super::find::{self, RECIPE, Source};
 use super::{Lock, Recipe};
+use crate::data::{self, RECIPE, Source};
 use crate::error::Fault;
 
 /// A recipe and where it comes from.
@@ -27,7 +27,7 @@ impl RecipeFile {
     /// # Errors
     /// If there is none, or it is wrong; the latter is a [`Diagnostic`](super::Diagnostic).
     pub fn open(argument: &str) -> Result<Self> {
-        let Source { path, text } = find::find(RECIPE, argument)?;
+        let Source { path, text } = data::find(RECIPE, argument)?;
         let recipe = Recipe::parse(&path, &text)?;
         let name = path
             .file_stem()
@@ -75,7 +75,7 @@ impl RecipeFile {
     pub fn existing_lock(&self) -> Result<Option<Lock>> {
         let path = self.lock_path();
         if let Ok(embedded) = path.strip_prefix("<hearth>") {
-            return match find::find_file(&embedded.to_string_lossy())? {
+            return match data::find_file(&embedded.to_string_lossy())? {
                 Some(source) => Lock::parse(&path, &source.text).map(Some),
                 None => Ok(None),
             };

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::find::{self, BOARD_TYPE, Source};
 use super::lab::{Network, idle, largest_output};
 use super::{
     BoardEntry, BoardRetries, BoardTimeouts, BoardType, Console, Lab, LabSettings, Mac, Ports,
     Power, parse_toml,
 };
+use crate::data::{self, BOARD_TYPE, Source};
 use crate::diagnostic::{Diagnostic, Step, at, suggestion};
 use crate::error::Fault;
 
@@ -56,7 +56,7 @@ pub struct Board {
 /// The first mistake in any of them.
 pub fn board_types() -> Result<BTreeMap<String, BoardType>> {
     let mut types = BTreeMap::new();
-    for (name, source) in find::all(BOARD_TYPE)? {
+    for (name, source) in data::all(BOARD_TYPE)? {
         types.insert(name, BoardType::parse(&source.path, &source.text)?);
     }
     Ok(types)
@@ -64,7 +64,7 @@ pub fn board_types() -> Result<BTreeMap<String, BoardType>> {
 
 /// The board type with this name, or in this file.
 pub fn board_type(name: &str) -> Result<BoardType> {
-    let source = find::find(BOARD_TYPE, name)?;
+    let source = data::find(BOARD_TYPE, name)?;
     Ok(BoardType::parse(&source.path, &source.text)?)
 }
 
@@ -84,7 +84,7 @@ impl LoadedLab {
     /// # Errors
     /// If the file cannot be read, or the first mistake in it or in a board type.
     pub fn load(path: &Path) -> Result<LoadedLab> {
-        LoadedLab::from_source(&find::read(path)?, board_types()?)
+        LoadedLab::from_source(&data::read(path)?, board_types()?)
     }
 
     /// Parses and checks the text of a lab file, given the board types there are.
@@ -117,7 +117,7 @@ impl LoadedLab {
         let types = board_types()?;
         let Some(board_type) = types.get(type_name) else {
             // Says what is near.
-            find::find(BOARD_TYPE, type_name)?;
+            data::find(BOARD_TYPE, type_name)?;
             return Err(Fault::input(format!("`{type_name}` is not a board type's name")).into());
         };
         let settings = LabSettings {
@@ -539,7 +539,7 @@ mod tests {
     fn the_example_lab_and_every_board_type_are_sound() {
         let types = board_types().unwrap();
         assert_eq!(types.len(), 9);
-        let example = find::find_file("recipes/lab-example.toml")
+        let example = data::find_file("recipes/lab-example.toml")
             .unwrap()
             .unwrap();
         let lab = LoadedLab::from_source(&example, types).unwrap();

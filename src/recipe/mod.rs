@@ -1,30 +1,29 @@
 //! Owns the TOML data that people write: recipes, locks, board types and labs, and how they are found.
 //! Never fetches, builds or talks to a board.
 
-mod arch;
 mod board_type;
+mod boot_values;
 mod check;
 mod file;
-pub mod find;
 mod lab;
 mod lab_file;
 mod lock;
-mod mac;
 mod model;
 
+pub use crate::arch::Arch;
 pub use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
-pub use arch::Arch;
+pub use crate::mac::Mac;
 pub use board_type::{
     Blob, BoardType, Bootloader, EmulatedCard, EmulatedNetwork, Emulation, ImageKind, InitrdNeeds,
     LoadAddresses, Media, Place, Table,
 };
+pub use boot_values::boot_values;
 pub use file::RecipeFile;
 pub use lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,
 };
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
 pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role, TOOL_ARCH, TOOLS};
-pub use mac::Mac;
 pub use model::{
     ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, ModuleSet, Recipe,
     RootKind, Strip, System, Units, User,

@@ -15,8 +15,8 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use object::read::elf::{FileHeader, ProgramHeader};
 
+use crate::arch::Arch;
 use crate::error::Fault;
-use crate::recipe::Arch;
 
 const INSTANCE: &str = "/proc/sys/fs/binfmt_misc";
 

@@ -32,8 +32,8 @@ use super::events::{Event, Failure, Sender};
 use super::root::{Program, Root, Work};
 use super::step::AnyStep;
 use super::{binfmt, environment, filter, ids, loopback, mounts, terminal};
+use crate::arch::Arch;
 use crate::error::Fault;
-use crate::recipe::Arch;
 
 /// hearth, even if its file was replaced meanwhile.
 pub(super) const EXECUTABLE: &str = "/proc/self/exe";

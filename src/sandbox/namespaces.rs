@@ -11,8 +11,8 @@ use super::events;
 use super::inside::{EXECUTABLE, Entry, HIDDEN, Job, StepName};
 use super::root::{Program, Root};
 use super::step::Step;
+use crate::arch::Arch;
 use crate::progress::Progress;
-use crate::recipe::Arch;
 
 /// A user namespace with all ids that an image uses, and private mount, pid, ipc and uts namespaces, in which hearth runs
 /// itself once more.

@@ -6,8 +6,9 @@ use similar::TextDiff;
 
 use super::{ImageArch, Templates, Values};
 use super::{check, script};
+use crate::arch::Arch;
 use crate::error::Fault;
-use crate::recipe::{Arch, Mac};
+use crate::mac::Mac;
 
 /// A board's boot script in all its forms.
 #[derive(Clone, Debug, PartialEq, Eq)]

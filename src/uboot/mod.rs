@@ -1,6 +1,7 @@
 //! Owns what U-Boot loads: legacy uImages, vendor headers, boot scripts, extlinux.
 //! Never knows of recipes.
 
+pub mod bootrom;
 pub mod bootscript;
 pub mod check;
 pub mod ids;
@@ -10,7 +11,6 @@ mod stream;
 pub mod template;
 pub mod uimage;
 pub mod values;
-pub mod vendor;
 pub mod write;
 
 pub use bootscript::BootScript;

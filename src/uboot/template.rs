@@ -18,9 +18,9 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::check;
+use crate::data::{self, Kind, Source};
+use crate::diagnostic::Diagnostic;
 use crate::error::Fault;
-use crate::recipe::Diagnostic;
-use crate::recipe::find::{self, Kind, Source};
 
 /// What the file names of script templates end in, after the template's name.
 const SCRIPT: &str = ".cmd";
@@ -50,7 +50,7 @@ impl Templates {
     /// # Errors
     /// A [`Diagnostic`] for the first mistake in a template.
     pub fn load() -> Result<Self> {
-        Templates::new(find::all(TEMPLATE)?)
+        Templates::new(data::all(TEMPLATE)?)
     }
 
     /// Templates by name: `nfs.cmd` is a script, `nfs.extlinux` its equivalent, others are parts.
@@ -104,7 +104,7 @@ impl Templates {
         let template = format!("{name}{SCRIPT}");
         if !self.sources.contains_key(&template) {
             return Err(Fault::input(format!("there is no boot script `{name}`"))
-                .remedy(crate::recipe::suggestion(name, &self.scripts()))
+                .remedy(crate::diagnostic::suggestion(name, &self.scripts()))
                 .into());
         }
         let text = quote_for_hush(&template, &self.marked(&template, values)?)?;

@@ -6,8 +6,6 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-use crate::recipe::{Board, LabSettings, LoadAddresses};
-
 /// The port that TFTP has unless somebody says otherwise (RFC 1350, section 4).
 pub const TFTP_PORT: u16 = 69;
 
@@ -70,41 +68,9 @@ pub struct Addresses {
     pub script: String,
 }
 
-impl Values {
-    /// The values of one board. Without an image id the variables about the image are undefined, which suits
-    /// scripts that need none, such as the card's.
-    pub fn of(board: &Board, lab: &LabSettings, image: Option<&str>) -> Values {
-        let board_type = &board.board_type;
-        Values {
-            board: board.name.clone(),
-            board_type: board.type_name.clone(),
-            lab: lab.name.clone(),
-            mac: board.mac.to_string(),
-            server: lab.address,
-            tftp_port: Some(lab.ports.tftp).filter(|port| *port != TFTP_PORT),
-            nfs_port: lab.ports.nfs,
-            mount_port: lab.ports.mount,
-            http_port: lab.ports.http,
-            script: format!("boards/{}/boot.scr.uimg", board.name),
-            image: image.map(|id| Image::new(id, board_type.device_tree.as_deref())),
-            fdtfile: board_type.device_tree.clone(),
-            boot_command: board_type.image.boot_command(),
-            console: board_type.console.clone(),
-            kernel_arguments: board_type.kernel_arguments.clone(),
-            usb_network: board_type.usb_network,
-            addresses: board_type.addresses.map(Addresses::from),
-            partition: 2,
-            values: board
-                .values
-                .iter()
-                .map(|(key, value)| (key.clone(), kernel_argument(value)))
-                .collect(),
-        }
-    }
-}
-
 impl Image {
-    fn new(id: &str, device_tree: Option<&str>) -> Image {
+    /// The paths of the image with this id.
+    pub fn new(id: &str, device_tree: Option<&str>) -> Image {
         let below = |name: &str| format!("images/{id}/{name}");
         Image {
             image: id.to_string(),
@@ -117,21 +83,9 @@ impl Image {
     }
 }
 
-impl From<LoadAddresses> for Addresses {
-    fn from(addresses: LoadAddresses) -> Addresses {
-        let hex = |address: u64| format!("{address:#x}");
-        Addresses {
-            kernel: hex(addresses.kernel),
-            ramdisk: hex(addresses.ramdisk),
-            fdt: hex(addresses.fdt),
-            script: hex(addresses.script),
-        }
-    }
-}
-
 /// A value with spaces stands between double quotes on a kernel command line
 /// (Linux, Documentation/admin-guide/kernel-parameters.rst).
-fn kernel_argument(value: &str) -> String {
+pub fn kernel_argument(value: &str) -> String {
     if value.contains(' ') {
         format!("\"{value}\"")
     } else {

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hearth::image::index::Image;
-use hearth::netboot::access::Access;
-use hearth::netboot::exports::{Export, Exports};
-use hearth::netboot::mount::Mount;
+use hearth::netboot::net::access::Access;
 use hearth::netboot::nfs;
+use hearth::netboot::nfs::exports::{Export, Exports};
+use hearth::netboot::nfs::mount::Mount;
 use hearth::netboot::rpc::Program;
-use hearth::netboot::rpc_net::Service;
+use hearth::netboot::rpc::service::Service;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Runtime;
 

@@ -4,8 +4,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Encodable};
+use hearth::data::Source;
 use hearth::netboot::dhcp::answer;
-use hearth::recipe::find::Source;
 use hearth::recipe::{LoadedLab, board_types};
 
 const BOARD: [u8; 6] = [2, 0, 0x5e, 0x10, 0, 1];

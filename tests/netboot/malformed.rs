@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use hearth::image::index::Number;
 use hearth::netboot::nfs::handle;
-use hearth::netboot::portmap::Portmap;
+use hearth::netboot::nfs::portmap::Portmap;
 use hearth::netboot::rpc::{Peer, Program, Transport, answer};
 use proptest::prelude::*;
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use hearth::image::index::{Kind, Number};
-use hearth::netboot::exports::Handle;
+use hearth::netboot::nfs::exports::Handle;
 use nfs3_types::nfs3::nfsstat3;
 use nfs3_types::nfs3::{
     ACCESS3_EXECUTE, ACCESS3_LOOKUP, ACCESS3_MODIFY, ACCESS3_READ, ACCESS3res, FSINFO3res,

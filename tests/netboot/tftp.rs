@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use hearth::netboot::access::Access;
+use hearth::netboot::net::access::Access;
 use hearth::netboot::tftp::{Content, Files, Tftp};
 use tokio::runtime::Runtime;
 

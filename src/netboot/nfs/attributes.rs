@@ -6,8 +6,8 @@ use nfs3_types::nfs3::{
     post_op_attr, specdata3,
 };
 
+use super::exports::Export;
 use crate::image::index::{Inode, Kind, Number};
-use crate::netboot::exports::Export;
 use crate::netboot::rpc::Credential;
 
 /// Permission bits, as in the lowest three of a mode.

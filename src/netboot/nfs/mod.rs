@@ -4,6 +4,9 @@
 pub mod acl;
 mod attributes;
 mod directory;
+pub mod exports;
+pub mod mount;
+pub mod portmap;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -15,9 +18,9 @@ use nfs3_types::nfs3::{
 };
 use nfs3_types::xdr_codec::{Opaque, Pack};
 
-use super::exports::{Export, Exports, Handle};
-use super::rpc::{Arguments, Call, Garbage, Program, Refusal, Tail, Transport, put};
+use self::exports::{Export, Exports, Handle};
 use crate::image::index::{Inode, Kind, Number};
+use crate::netboot::rpc::{Arguments, Call, Garbage, Program, Refusal, Tail, Transport, put};
 
 /// The largest READ over TCP, and over UDP, where an answer is one datagram. Bytes.
 const MAX_READ: u32 = 1 << 20;

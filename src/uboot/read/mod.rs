@@ -1,9 +1,9 @@
 //! Owns looking into an image: what it is, what it holds, what is wrong with it. Reads it once, from a pipe too, and
 //! never holds more of it than a piece, the table of its files, and a script's text.
 
+mod bootrom;
 mod legacy;
 mod source;
-mod vendor;
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -14,9 +14,9 @@ use serde::Serialize;
 use crate::error::Fault;
 use crate::output::AtomicFile;
 
+use super::bootrom::{egon, gp, omap};
 use super::ids::Kind;
 use super::uimage::{self, Header};
-use super::vendor::{egon, gp, omap};
 use source::Source;
 
 /// The largest image taken for a GP one, which has no magic: far above what a chip's own memory holds.
@@ -107,13 +107,13 @@ pub fn inspect(
         return legacy::read(source(head), extract);
     }
     if egon::recognise(&head) {
-        return vendor::read_egon(source(head), extract);
+        return bootrom::read_egon(source(head), extract);
     }
     if let Some(byteswapped) = omap::recognise(&head) {
-        return vendor::read_omap(source(head), byteswapped, extract);
+        return bootrom::read_omap(source(head), byteswapped, extract);
     }
     if is_gp(&head, length) {
-        return vendor::read_gp(source(head), extract);
+        return bootrom::read_gp(source(head), extract);
     }
     Err(unknown(&head).into())
 }

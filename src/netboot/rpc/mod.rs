@@ -1,6 +1,8 @@
 //! Owns ONC RPC version 2 messages (RFC 5531) and the reading of their arguments (XDR, RFC 4506).
 //! Knows no program and no socket.
 
+pub mod service;
+
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;

@@ -5,9 +5,9 @@ use std::io::Read;
 use anyhow::Result;
 
 use crate::error::Fault;
+use crate::uboot::bootrom::{egon, gp, omap};
 use crate::uboot::ids::ImageArch;
 use crate::uboot::stream::Swap;
-use crate::uboot::vendor::{egon, gp, omap};
 
 use super::legacy::choose;
 use super::source::Source;

@@ -12,9 +12,9 @@ use nix::sys::socket::{MsgFlags, send};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use super::access::Access;
-use super::connections::accept;
-use super::rpc::{self, MAX_CALL, Peer, Program, Records, Tail, Transport};
+use super::{MAX_CALL, Peer, Program, Records, Tail, TooLong, Transport, answer};
+use crate::netboot::net::access::Access;
+use crate::netboot::net::connections::accept;
 
 /// Bytes read from a connection at once, and of replies that wait to be sent together.
 const READ_AT_ONCE: usize = 16 << 10;
@@ -68,7 +68,7 @@ impl Service {
                 let tail = match next {
                     Ok(Some(tail)) => tail,
                     Ok(None) => break,
-                    Err(rpc::TooLong) => {
+                    Err(TooLong) => {
                         let limit = format!("a call of more than {MAX_CALL} bytes");
                         return Err(io::Error::new(io::ErrorKind::InvalidData, limit));
                     }
@@ -98,7 +98,7 @@ impl Service {
     fn answer_record(&self, peer: Peer, record: &[u8], replies: &mut Vec<u8>) -> Option<Tail> {
         let start = replies.len();
         replies.extend_from_slice(&[0; 4]);
-        let tail = rpc::answer(&self.programs, peer, record, replies);
+        let tail = answer(&self.programs, peer, record, replies);
         let tail_length = tail.as_ref().map_or(0, |tail| tail.length + tail.padding());
         let length = replies.len() - start - 4 + tail_length;
         if length == 0 {
@@ -126,7 +126,7 @@ impl Service {
                 continue;
             }
             reply.clear();
-            let tail = rpc::answer(&self.programs, peer, &datagram[..length], &mut reply);
+            let tail = answer(&self.programs, peer, &datagram[..length], &mut reply);
             debug_assert!(tail.is_none(), "datagrams carry their data themselves");
             if !reply.is_empty()
                 && let Err(error) = socket.send_to(&reply, address).await

@@ -1,6 +1,8 @@
 //! Owns the TFTP server: RFC 1350 with options (RFC 2347), blksize (2348), timeout and tsize (2349) and windowsize
 //! (7440). Read-only; never decides which files there are.
 
+mod transfers;
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
@@ -10,8 +12,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::access::Access;
-use super::transfers::{Admission, Transfers};
+use self::transfers::{Admission, Transfers};
+use crate::netboot::net::access::Access;
 
 /// The files that boards see, by path without a leading slash.
 pub trait Files: Send + Sync {

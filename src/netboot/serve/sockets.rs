@@ -7,8 +7,8 @@ use listenfd::ListenFd;
 use nix::errno::Errno;
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::dhcp;
 use crate::error::Fault;
+use crate::netboot::dhcp;
 use crate::recipe::LabSettings;
 
 /// A program's connections and its datagrams.

@@ -49,7 +49,7 @@ pub const BOOT_SCRIPT: Kind = Kind {
 /// A file's path in the repository beside its text.
 macro_rules! embedded {
     ($path:literal) => {
-        ($path, include_str!(concat!("../../", $path)))
+        ($path, include_str!(concat!("../", $path)))
     };
 }
 

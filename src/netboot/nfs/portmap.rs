@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use nfs3_types::portmap::{self, PMAP_PROG, mapping};
 use nfs3_types::xdr_codec::List;
 
-use super::nfs::acl;
-use super::rpc::{Call, Program, Refusal, Tail, put};
+use super::acl;
+use crate::netboot::rpc::{Call, Program, Refusal, Tail, put};
 
 #[derive(Debug)]
 pub struct Portmap {

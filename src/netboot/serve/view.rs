@@ -10,11 +10,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::store::Store;
-use super::tftp::{Content, Files};
+use super::images::Images;
 use crate::error::Fault;
-use crate::recipe::{Board, LoadedLab, Mac};
-use crate::uboot::{BootScript, Templates, Values};
+use crate::netboot::tftp::{Content, Files};
+use crate::recipe::{Board, LoadedLab, Mac, boot_values};
+use crate::uboot::{BootScript, Templates};
 
 /// Where the kernel keeps which address has which MAC.
 const ARP: &str = "/proc/net/arp";
@@ -23,12 +23,12 @@ const ARP: &str = "/proc/net/arp";
 pub struct View {
     /// The lab as it was when the server started; its file is read again for each boot script.
     lab: LoadedLab,
-    store: Arc<Store>,
+    images: Arc<Images>,
 }
 
 impl View {
-    pub fn new(lab: LoadedLab, store: Arc<Store>) -> Self {
-        View { lab, store }
+    pub fn new(lab: LoadedLab, images: Arc<Images>) -> Self {
+        View { lab, images }
     }
 
     /// The lab as its file describes it now.
@@ -45,13 +45,13 @@ impl View {
             Fault::input(format!("board `{}` has no recipe", board.name))
                 .remedy("give it one in the lab file, or the whole lab: recipe = \"…\"")
         })?;
-        let image = self.store.current(recipe)?;
+        let image = self.images.current(recipe)?;
         let templates = Templates::load()?;
         // Ports are those that this server has, whatever the file says by now.
         let mut settings = lab.settings.clone();
         settings.ports = self.lab.settings.ports;
         settings.address = self.lab.settings.address;
-        let values = Values::of(board, &settings, Some(&image.id));
+        let values = boot_values(board, &settings, Some(&image.id));
         BootScript::render(
             &templates,
             &board.boot_script,
@@ -90,7 +90,7 @@ impl View {
         let Some((id, path)) = below.split_once('/') else {
             return Ok(None);
         };
-        let Some(export) = self.store.by_id(id) else {
+        let Some(export) = self.images.by_id(id) else {
             return Ok(None);
         };
         open_below(export.directory.join(path))
@@ -99,7 +99,7 @@ impl View {
     fn index(&self) -> Result<Content> {
         let lab = self.lab()?;
         let images: Vec<_> = self
-            .store
+            .images
             .listing()
             .into_iter()
             .map(|(image, recipe)| json!({ "image": image, "recipe": recipe }))

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use super::tftp::{Request, Wire};
+use super::{Request, Wire};
 
 /// Transfers at a time, of all hosts and of one.
 const MAX_TRANSFERS: usize = 1024;

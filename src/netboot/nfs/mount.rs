@@ -10,10 +10,10 @@ use nfs3_types::mount::{
 };
 use nfs3_types::xdr_codec::{List, Opaque};
 
-use super::access::Access;
 use super::exports::Exports;
-use super::nfs;
-use super::rpc::{Call, Program, Refusal, Tail, put};
+use crate::netboot::net::access::Access;
+use crate::netboot::nfs;
+use crate::netboot::rpc::{Call, Program, Refusal, Tail, put};
 
 /// The flavours of credential that the server takes: AUTH_SYS, then AUTH_NONE.
 const FLAVORS: [u32; 2] = [1, 0];

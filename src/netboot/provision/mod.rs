@@ -1,6 +1,10 @@
 //! Owns the versions of a master image laid out side by side, and which of them is current.
 //! Never removes a version that an export names, nor the current one.
 
+mod compare;
+pub mod exports_file;
+mod extract;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -9,9 +13,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
-use super::compare::{Difference, compare};
-use super::exports_file::exported_paths;
-use super::extract::extract;
+use self::compare::{Difference, compare};
+use self::exports_file::exported_paths;
+use self::extract::extract;
 use crate::error::Fault;
 use crate::image::index::Image;
 use crate::output::{AtomicDir, Replaces};

@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::exports::{Export, Exports};
 use crate::error::Fault;
 use crate::image::Manifest;
 use crate::image::index::Image;
+use crate::netboot::nfs::exports::{Export, Exports};
 
 const ROOTFS: &str = "rootfs.tar";
 const KEPT: &str = ".served";
@@ -30,7 +30,7 @@ type Version = (u64, u64, i64, i64);
 
 /// The builds below one directory, as they are now.
 #[derive(Debug)]
-pub struct Store {
+pub struct Images {
     builds: PathBuf,
     exports: Arc<Exports>,
     known: Mutex<HashMap<PathBuf, (Version, Option<Current>)>>,
@@ -43,7 +43,7 @@ struct Current {
     export: Arc<Export>,
 }
 
-impl Store {
+impl Images {
     /// The builds in `builds`, each a sub-directory, and those that were kept. A build that cannot be served is logged
     /// and left out.
     ///
@@ -58,14 +58,14 @@ impl Store {
             .remedy("build an image with `hearth build`, or name the directory with --images")
             .into());
         }
-        let store = Store {
+        let images = Images {
             builds: builds.to_path_buf(),
             exports,
             known: Mutex::default(),
         };
-        store.open_kept();
-        store.refresh();
-        Ok(store)
+        images.open_kept();
+        images.refresh();
+        Ok(images)
     }
 
     /// The image that a board of this recipe boots next. The recipe is a name, or a path that ends in one.

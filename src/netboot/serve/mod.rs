@@ -1,6 +1,10 @@
 //! Owns `hearth serve` as a library: opens all sockets or says which it cannot have, and runs the servers together.
 //! Never prints.
 
+mod images;
+mod sockets;
+mod view;
+
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,19 +17,19 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
-use super::access::Access;
-use super::exports::Exports;
-use super::mount::Mount;
-use super::nfs;
-use super::portmap::Portmap;
-use super::rpc::Program;
-use super::rpc_net::Service;
-use super::sockets::{Pair, Sockets};
-use super::store::Store;
-use super::tftp::Tftp;
-use super::view::View;
+use self::images::Images;
+use self::sockets::{Pair, Sockets};
+use self::view::View;
 use super::{dhcp, http};
 use crate::error::Fault;
+use crate::netboot::net::access::Access;
+use crate::netboot::nfs;
+use crate::netboot::nfs::exports::Exports;
+use crate::netboot::nfs::mount::Mount;
+use crate::netboot::nfs::portmap::Portmap;
+use crate::netboot::rpc::Program;
+use crate::netboot::rpc::service::Service;
+use crate::netboot::tftp::Tftp;
 use crate::recipe::{LabSettings, LoadedLab, Network};
 
 /// How often uses are noted, and what nobody uses any more is let go.
@@ -34,7 +38,7 @@ const TIDY: Duration = Duration::from_secs(60);
 /// Everything that is open, but not served yet.
 pub struct Server {
     lab: LoadedLab,
-    store: Arc<Store>,
+    images: Arc<Images>,
     access: Arc<Access>,
     exports: Arc<Exports>,
     view: Arc<View>,
@@ -54,11 +58,11 @@ impl Server {
         let sockets = Sockets::open(&lab.settings, &mut inherited)?;
         let access = Arc::new(Access::new(allowed(&lab.settings)?));
         let exports = Arc::new(Exports::default());
-        let store = Arc::new(Store::open(builds, exports.clone())?);
-        let view = Arc::new(View::new(lab.clone(), store.clone()));
+        let images = Arc::new(Images::open(builds, exports.clone())?);
+        let view = Arc::new(View::new(lab.clone(), images.clone()));
         Ok(Server {
             lab,
-            store,
+            images,
             access,
             exports,
             view,
@@ -101,12 +105,12 @@ impl Server {
             .map(Network::to_string)
             .collect();
         lines.push(format!("for {}", networks.join(", ")));
-        let images = self.store.listing();
+        let images = self.images.listing();
         for board in &self.lab.boards {
             let image = board
                 .recipe
                 .as_deref()
-                .and_then(|recipe| self.store.current(recipe).ok());
+                .and_then(|recipe| self.images.current(recipe).ok());
             lines.push(match image {
                 Some(export) => format!("{} ({}) boots {}", board.name, board.mac, export.id),
                 None => format!(
@@ -127,8 +131,8 @@ impl Server {
     }
 
     /// The images, for callers that change them.
-    pub fn store(&self) -> Arc<Store> {
-        self.store.clone()
+    pub fn images(&self) -> Arc<Images> {
+        self.images.clone()
     }
 
     /// Serves until `stop` is ready.
@@ -138,7 +142,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Server {
             lab,
-            store,
+            images,
             access,
             exports,
             view,
@@ -148,7 +152,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         let rpc = Rpc {
             exports,
-            store: store.clone(),
+            images: images.clone(),
             access: access.clone(),
         };
         let portmap = sockets.portmap;
@@ -172,8 +176,8 @@ impl Server {
         tasks.spawn(async move {
             loop {
                 tokio::time::sleep(TIDY).await;
-                store.refresh();
-                store.tidy();
+                images.refresh();
+                images.tidy();
             }
         });
         tokio::select! {
@@ -189,7 +193,7 @@ impl Server {
 /// What the RPC programs share.
 struct Rpc {
     exports: Arc<Exports>,
-    store: Arc<Store>,
+    images: Arc<Images>,
     access: Arc<Access>,
 }
 
@@ -207,13 +211,13 @@ impl Rpc {
             programs: programs.into(),
             access: self.access.clone(),
         };
-        let store = self.store.clone();
+        let images = self.images.clone();
         let mut with_nfs = nfs::programs(&self.exports);
         let mount_program = Arc::new(Mount {
             exports: self.exports.clone(),
             access: self.access.clone(),
             find: Box::new(move |id| {
-                store.by_id(id);
+                images.by_id(id);
             }),
         });
         let mut services = Vec::new();

@@ -1,0 +1,5 @@
+//! Owns who may connect, and how many connections there are at once.
+//! Never knows a protocol.
+
+pub mod access;
+pub mod connections;
