@@ -4,10 +4,8 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
-
-use super::Cli;
 
 /// Print the completion script of a shell
 #[derive(Debug, Args)]
@@ -16,12 +14,7 @@ pub struct Arguments {
     shell: Shell,
 }
 
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    clap_complete::generate(
-        arguments.shell,
-        &mut Cli::command(),
-        "hearth",
-        &mut io::stdout(),
-    );
+pub fn run(arguments: &Arguments, mut hearth: Command) -> Result<ExitCode> {
+    clap_complete::generate(arguments.shell, &mut hearth, "hearth", &mut io::stdout());
     Ok(ExitCode::SUCCESS)
 }

@@ -6,13 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_mangen::Man;
 use hearth::error::Fault;
 use hearth::output::Batch;
 use hearth::recipe::suggestion;
 
-use super::Cli;
 use super::terminal::Terminal;
 
 /// Print a manual page, or write all of them
@@ -25,8 +24,7 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
-pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
-    let mut hearth = Cli::command();
+pub fn run(arguments: &Arguments, mut hearth: Command, terminal: &Terminal) -> Result<ExitCode> {
     hearth.build();
     let mut pages = BTreeMap::new();
     collect(&hearth, "hearth", &mut pages);
@@ -74,7 +72,10 @@ fn render(page: &Man) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::cli::Cli;
 
     #[test]
     fn every_command_has_a_page_that_names_it() {

@@ -7,6 +7,7 @@ mod boot;
 mod bootscript;
 mod build;
 mod changes;
+mod common;
 mod companion;
 mod completions;
 mod console;
@@ -40,7 +41,8 @@ mod verify;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use common::Common;
 use terminal::Terminal;
 
 /// Build master images for ARM boards, boot the boards from them, and test them
@@ -58,23 +60,6 @@ pub struct Cli {
     pub common: Common,
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Options that every subcommand takes
-#[derive(Debug, Clone, Args)]
-pub struct Common {
-    /// Say more; twice for debugging
-    #[arg(short, long, action = ArgAction::Count, global = true, display_order = 900)]
-    pub verbose: u8,
-    /// Say nothing but errors
-    #[arg(
-        short,
-        long,
-        global = true,
-        conflicts_with = "verbose",
-        display_order = 901
-    )]
-    pub quiet: bool,
 }
 
 // One variant a subcommand, each with its arguments in a file of its own.
@@ -142,7 +127,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),
         Command::Build(arguments) => build::run(&arguments, terminal),
         Command::Companion(arguments) => companion::run(&arguments),
-        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments, Cli::command()),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Console(arguments) => console::run(&arguments, terminal),
         Command::Doctor(arguments) => doctor::run(&arguments),
@@ -152,7 +137,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
         Command::Lab(arguments) => lab::run(&arguments, terminal),
         Command::Lock(arguments) => lock::run(&arguments, terminal),
-        Command::Man(arguments) => man::run(&arguments, terminal),
+        Command::Man(arguments) => man::run(&arguments, Cli::command(), terminal),
         Command::PrivateNetwork(arguments) => private_network::run(&arguments),
         Command::Netboot(arguments) => netboot::run(&arguments, terminal),
         Command::Provision(arguments) => provision::run(&arguments, terminal),

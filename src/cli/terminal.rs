@@ -9,7 +9,7 @@ use hearth::sanitise;
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use super::Common;
+use super::common::Common;
 
 /// Standard error, as the user asked for it: bars on a terminal, a line per stage elsewhere.
 #[derive(Clone)]

@@ -2,8 +2,8 @@
 
 use std::io::ErrorKind;
 
+use super::check::{Check, State};
 use super::probe::{Account, Endpoint, Probe};
-use super::{Check, State};
 use crate::error::help_of;
 use crate::recipe::{Arch, Ports};
 

@@ -9,12 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result};
 
+use super::module_name::{Name, canonical, name_of};
 use super::{glob, modinfo};
 use crate::error::Fault;
 use crate::image::index::{Image, Kind, Number};
-
-/// A module's name as the kernel uses it: without `.ko`, with `_` for `-`.
-pub type Name = String;
 
 /// The modules of one kernel.
 #[derive(Debug)]
@@ -345,17 +343,6 @@ impl Aliases {
             None => self.other.push((pattern.to_string(), canonical(name))),
         }
     }
-}
-
-/// The name of the module in a file: `kernel/drivers/net/dwmac-sun8i.ko.xz` is `dwmac_sun8i`.
-pub fn name_of(path: &str) -> Name {
-    let file = path.rsplit('/').next().unwrap_or(path);
-    canonical(file.split_once(".ko").map_or(file, |(stem, _)| stem))
-}
-
-/// `-` and `_` are the same in a module's name; a `.ko` that somebody wrote is dropped.
-pub fn canonical(name: &str) -> Name {
-    name.strip_suffix(".ko").unwrap_or(name).replace('-', "_")
 }
 
 fn only_release(image: &Image) -> Result<String> {

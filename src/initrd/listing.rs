@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::kernel::{Name, name_of};
 use super::modinfo::is_module;
+use super::module_name::{Name, name_of};
 use super::native::REASONS;
 use super::read::{Archive, Entry, FileType, read};
 

@@ -12,6 +12,7 @@ mod glob;
 mod kernel;
 mod listing;
 mod modinfo;
+mod module_name;
 mod native;
 mod read;
 mod rewrite;

@@ -8,7 +8,7 @@ use std::io::Read;
 use anyhow::{Context, Result};
 use object::{Object, ObjectSection};
 
-use super::kernel::{Name, canonical};
+use super::module_name::{Name, canonical};
 
 /// What `.modinfo` says, as far as an initrd is concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

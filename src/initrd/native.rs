@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 
 use super::elf::Closure;
-use super::kernel::{Kernel, Name};
+use super::kernel::Kernel;
 use super::modinfo::{self, Info};
+use super::module_name::Name;
 use super::select::{Selection, Wish, select};
 use super::tree::Tree;
 use super::{Options, fdt, glob};

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use anyhow::Result;
 
-use super::kernel::{Kernel, Name, canonical, loop_fault};
+use super::kernel::{Kernel, loop_fault};
+use super::module_name::{Name, canonical};
 use crate::error::Fault;
 use crate::image::index::Image;
 

@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 use super::fat::{self, FatFile};
 use super::image::{CardImage, Extent};
-use super::layout::{Layout, RawBlob, TestPartition};
-use super::{SECTOR, table};
+use super::layout::{Layout, RawBlob, SECTOR, TestPartition};
+use super::table;
 use crate::error::Fault;
 use crate::recipe::{Blob, Board, LabSettings, Media, Place, boot_values};
 use crate::uboot::{Templates, script};

@@ -9,8 +9,7 @@ use hadris_fat::format::{FatFormatOptions, FatTypeSelection, FatVolumeFormatter,
 use hadris_fat::time::EpochTimeProvider;
 use hadris_fat::{FatVolume, FatVolumeBuilder, FatVolumeWriteExt, FileEntry};
 
-use super::SECTOR;
-use super::layout::Size;
+use super::layout::{SECTOR, Size};
 use crate::error::Fault;
 
 /// A volume of more clusters is FAT16, of fewer FAT12 (Microsoft's FAT specification 1.03, page 14).

@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 
 use super::device::{Device, Host};
 use super::image::{CardImage, Extent, first_difference};
-use super::layout::Size;
+use super::layout::{SECTOR, Size};
 use super::table;
 use crate::error::Fault;
 use crate::progress::{Progress, Unit};
@@ -69,7 +69,7 @@ pub fn update(image: &CardImage, claimed: &mut Claimed, progress: &dyn Progress)
     let wanted = table::first_partition(layout.table, |number| Ok(image.sector(number)))?;
     let found = table::first_partition(layout.table, |number| {
         let mut sector = [0; 512];
-        card.read_exact_at(&mut sector, number * super::SECTOR)
+        card.read_exact_at(&mut sector, number * SECTOR)
             .with_context(|| format!("cannot read {}", device.display()))?;
         Ok(sector)
     })?;

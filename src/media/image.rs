@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
 
-use super::layout::Layout;
+use super::layout::{Layout, SECTOR};
 use crate::output::AtomicFile;
 
 /// Images are mapped in blocks of this many bytes, as `bmaptool` does.
@@ -77,7 +77,7 @@ impl CardImage {
     /// The bytes of one sector; zeros where nothing is mapped.
     pub(super) fn sector(&self, number: u64) -> [u8; 512] {
         let mut sector = [0; 512];
-        let offset = number * super::SECTOR;
+        let offset = number * SECTOR;
         if let Some(extent) = self
             .extents
             .iter()

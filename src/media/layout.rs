@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use anyhow::Result;
 
-use super::{LIMIT, SECTOR};
 use crate::error::Fault;
 use crate::recipe::{Media, Table};
 
@@ -20,6 +19,12 @@ const GPT_END: u64 = 33 * SECTOR;
 const MBR_CODE: u64 = 440;
 /// Partitions that tests write to begin on such a boundary, which suits the erase blocks of cards.
 const TEST_ALIGNMENT: u64 = 4 * MIB;
+
+/// Bytes of one sector, of every card hearth writes.
+pub const SECTOR: u64 = 512;
+
+/// A card may take this many bytes beside its bootloader.
+pub const LIMIT: u64 = 8 << 20;
 
 /// Bytes that sit raw on a card, at `offset` from its start.
 #[derive(Clone, Debug, PartialEq, Eq)]

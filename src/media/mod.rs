@@ -19,10 +19,4 @@ pub use device::{Device, Doubt, Host};
 pub use fat::{FatFile, build as build_fat};
 pub use flash::{Claimed, claim, flash, update};
 pub use image::{BLOCK, CardImage, Extent};
-pub use layout::{Layout, RawBlob, TestPartition, parse_size};
-
-/// Bytes of one sector, of every card hearth writes.
-pub const SECTOR: u64 = 512;
-
-/// A card may take this many bytes beside its bootloader.
-pub const LIMIT: u64 = 8 << 20;
+pub use layout::{LIMIT, Layout, RawBlob, SECTOR, TestPartition, parse_size};

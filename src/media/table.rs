@@ -8,9 +8,8 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::SECTOR;
 use super::image::Extent;
-use super::layout::Layout;
+use super::layout::{Layout, SECTOR};
 use crate::recipe::Table;
 
 /// FAT16 addressed by sectors: what a ROM that reads FAT takes as well as the kernel.

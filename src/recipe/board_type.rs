@@ -4,8 +4,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Arch, Compression, Mac, parse_toml};
+use super::model::Compression;
+use crate::arch::Arch;
+use crate::diagnostic::parse_toml;
 use crate::diagnostic::{Diagnostic, Step, at};
+use crate::mac::Mac;
 
 /// A model of board: what it boots, from where, and how it can be emulated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,9 @@
 //! Owns which values a board's boot script gets of the board, its type and its lab.
 //! Never renders: see `uboot`.
 
-use super::{Board, LabSettings, LoadAddresses};
+use super::board_type::LoadAddresses;
+use super::lab::LabSettings;
+use super::lab_file::Board;
 use crate::uboot::values::{Addresses, Image, TFTP_PORT, Values, kernel_argument};
 
 /// The values of one board. Without an image id the variables about the image are undefined, which suits

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
-use super::{FileEntry, Recipe, User};
+use super::model::{FileEntry, Recipe, User};
 use crate::diagnostic::{Diagnostic, Step, at};
 
 use Step::{Index, Key};

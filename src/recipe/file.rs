@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use super::{Lock, Recipe};
+use super::check::check;
+use super::lock::Lock;
+use super::model::Recipe;
 use crate::data::{self, RECIPE, Source};
+use crate::diagnostic::parse_toml;
 use crate::error::Fault;
 
 /// A recipe and where it comes from.
@@ -20,12 +23,29 @@ pub struct RecipeFile {
     pub recipe: Recipe,
 }
 
+impl Recipe {
+    /// Reads a recipe by path or name; [`RecipeFile::open`] also says where it was found.
+    pub fn load(argument: &str) -> Result<Self> {
+        RecipeFile::open(argument).map(|file| file.recipe)
+    }
+
+    /// Reads a recipe's text; `path` is only for messages.
+    ///
+    /// # Errors
+    /// The first mistake, as a [`Diagnostic`](crate::diagnostic::Diagnostic).
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let recipe: Recipe = parse_toml(path, text)?;
+        check(&recipe, path, text)?;
+        Ok(recipe)
+    }
+}
+
 impl RecipeFile {
     /// Finds a recipe by path (anything with a `/`, or that ends in `.toml`) or by name, in the `recipes/` of
     /// [`dirs::data`](crate::dirs::data), then in the binary.
     ///
     /// # Errors
-    /// If there is none, or it is wrong; the latter is a [`Diagnostic`](super::Diagnostic).
+    /// If there is none, or it is wrong; the latter is a [`Diagnostic`](crate::diagnostic::Diagnostic).
     pub fn open(argument: &str) -> Result<Self> {
         let Source { path, text } = data::find(RECIPE, argument)?;
         let recipe = Recipe::parse(&path, &text)?;

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::Mac;
+use crate::mac::Mac;
 
 /// A lab: where it is, and which boards it has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::lab::{Network, idle, largest_output};
-use super::{
-    BoardEntry, BoardRetries, BoardTimeouts, BoardType, Console, Lab, LabSettings, Mac, Ports,
-    Power, parse_toml,
+use super::board_type::BoardType;
+use super::lab::{
+    BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Network, Ports, Power,
+    idle, largest_output,
 };
 use crate::data::{self, BOARD_TYPE, Source};
-use crate::diagnostic::{Diagnostic, Step, at, suggestion};
+use crate::diagnostic::{Diagnostic, Step, at, parse_toml, suggestion};
 use crate::error::Fault;
+use crate::mac::Mac;
 
 /// A lab with its boards resolved: board types loaded, addresses derived, defaults filled in.
 #[derive(Clone, Debug)]

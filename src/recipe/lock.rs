@@ -8,8 +8,10 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Arch, Recipe, parse_toml};
+use super::model::Recipe;
+use crate::arch::Arch;
 use crate::clock::parse_date;
+use crate::diagnostic::parse_toml;
 use crate::error::Fault;
 use crate::output::write_atomically;
 
@@ -80,7 +82,7 @@ impl Lock {
     ///
     /// # Errors
     /// If it cannot be read, is no lock, or one of another version; those of wrong TOML are
-    /// [`Diagnostic`](super::Diagnostic)s.
+    /// [`Diagnostic`](crate::diagnostic::Diagnostic)s.
     pub fn load(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .with_context(|| format!("cannot read the lock {}", path.display()))?;

@@ -1,14 +1,12 @@
 //! Owns the recipe: what goes into a master image (`recipes/*.toml`).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::check::check;
-use super::{Arch, RecipeFile, parse_toml};
+use crate::arch::Arch;
 
 /// A recipe, as its author wrote it. Paths in it are relative to its own directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,21 +48,6 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// Reads a recipe by path or name; [`RecipeFile::open`] also says where it was found.
-    pub fn load(argument: &str) -> Result<Self> {
-        RecipeFile::open(argument).map(|file| file.recipe)
-    }
-
-    /// Reads a recipe's text; `path` is only for messages.
-    ///
-    /// # Errors
-    /// The first mistake, as a [`Diagnostic`](super::Diagnostic).
-    pub fn parse(path: &Path, text: &str) -> Result<Self> {
-        let recipe: Recipe = parse_toml(path, text)?;
-        check(&recipe, path, text)?;
-        Ok(recipe)
-    }
-
     /// SHA-256, in hex, of the parts that decide which packages are chosen: architecture, archive, kernel,
     /// packages, exclusions and local packages.
     pub fn selection_digest(&self) -> String {

@@ -1,12 +1,13 @@
 //! Owns dpkg's database (deb-triggers(5), dpkg(1) FILES): what is written when packages are unpacked.
 //! Never configures: after that, dpkg itself keeps the database.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 
+use super::diversions::DIVERSIONS;
 use super::package::Package;
 use super::tree::Tree;
 use super::unpack::{Claims, Unpacked};
@@ -15,7 +16,6 @@ use crate::recipe::Arch;
 
 const INFO: &str = "var/lib/dpkg/info";
 const STATUS: &str = "var/lib/dpkg/status";
-const DIVERSIONS: &str = "var/lib/dpkg/diversions";
 const FILE_TRIGGERS: &str = "var/lib/dpkg/triggers/File";
 
 /// Fields in the order in which dpkg writes them; others follow in the package's order.
@@ -48,40 +48,6 @@ const ORDER_END: [&str; 5] = [
     "Conffiles",
     "Description",
 ];
-
-/// Files that packages have put elsewhere (dpkg-divert(1)).
-#[derive(Clone, Debug, Default)]
-pub struct Diversions(HashMap<String, (PathBuf, String)>);
-
-impl Diversions {
-    /// Reads the tree's diversions: three lines each, from, to, and the package that keeps the name.
-    pub fn load(tree: &mut Tree) -> Result<Self> {
-        let text = tree.read_text(DIVERSIONS)?;
-        let lines: Vec<&str> = text.lines().collect();
-        Ok(Diversions(
-            lines
-                .chunks_exact(3)
-                .map(|three| {
-                    let to = PathBuf::from(three[1].trim_start_matches('/'));
-                    (three[0].to_string(), (to, three[2].to_string()))
-                })
-                .collect(),
-        ))
-    }
-
-    /// Where the file `path` of a package goes instead, if it is diverted.
-    pub fn place(&self, path: &str, package: &str) -> Option<PathBuf> {
-        let (to, keeper) = self.0.get(path)?;
-        (keeper != package).then(|| to.clone())
-    }
-
-    /// Whether a package has diverted everybody else's file `path`, so that its own may stand there.
-    pub fn keeps(&self, path: &str, package: &str) -> bool {
-        self.0
-            .get(path)
-            .is_some_and(|(_, keeper)| keeper == package)
-    }
-}
 
 /// Makes an empty database.
 pub fn create(tree: &mut Tree, arch: Arch, epoch: i64) -> Result<()> {

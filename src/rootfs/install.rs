@@ -10,7 +10,8 @@ use anyhow::Result;
 
 use super::ahead::{change, obstacle, unpack_ahead};
 use super::configure::{Configure, INDEXED};
-use super::dpkg::{self, Diversions};
+use super::diversions::Diversions;
+use super::dpkg;
 use super::mounted::Mounted;
 use super::package::{Order, Package, PackagesInput, order, pick, read_all};
 use super::tools;

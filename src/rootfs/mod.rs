@@ -5,6 +5,7 @@ mod ahead;
 mod certificates;
 pub mod configure;
 pub(crate) mod customise;
+mod diversions;
 mod dpkg;
 mod install;
 mod locale;

@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use md5::{Digest, Md5};
 use tar::EntryType;
 
-use super::dpkg::Diversions;
+use super::diversions::Diversions;
 use super::merged_usr::merged_usr;
 use super::package::{Package, below_usr};
 use super::tree::{Attributes, Kind, Tree};

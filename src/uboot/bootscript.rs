@@ -4,7 +4,9 @@
 use anyhow::Result;
 use similar::TextDiff;
 
-use super::{ImageArch, Templates, Values};
+use super::ids::ImageArch;
+use super::template::Templates;
+use super::values::Values;
 use super::{check, script};
 use crate::arch::Arch;
 use crate::error::Fault;

@@ -10,8 +10,8 @@ use crate::uboot::ids::ImageArch;
 use crate::uboot::stream::Swap;
 
 use super::legacy::choose;
+use super::report::{Extract, Image, Part, Report, unknown};
 use super::source::Source;
-use super::{Extract, Image, Part, Report, unknown};
 
 /// The next bytes as a header; the image's type is known by them already.
 fn header<const N: usize, R: Read>(source: &mut Source<R>) -> Result<[u8; N]> {

@@ -10,8 +10,8 @@ use crate::uboot::ids::Kind;
 use crate::uboot::uimage::{HEADER_LEN, Header};
 use crate::uboot::write::{CSF_LEN, has_table};
 
+use super::report::{Extract, Image, Part, Report};
 use super::source::Source;
-use super::{Extract, Image, Part, Report};
 
 /// The most files in an image, so that a damaged table cannot fill the memory.
 const MAX_FILES: usize = 1 << 16;

@@ -1,0 +1,109 @@
+//! Owns what is told of an image that was read, whatever its format.
+//! Never reads.
+
+use std::io::Write;
+
+use serde::Serialize;
+
+use crate::error::Fault;
+use crate::uboot::bootrom::{egon, gp, omap};
+use crate::uboot::ids::Kind;
+use crate::uboot::uimage::Header;
+
+/// What a file turned out to be.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    #[serde(flatten)]
+    pub image: Image,
+    /// The files in it: of a multi-file or script image those of its table, else all the data.
+    pub parts: Vec<Part>,
+    /// What is wrong with it, each a clause such as `its data is truncated: …`. Empty: the image is whole.
+    pub problems: Vec<String>,
+    /// What is worth knowing of a whole image, each a sentence: padding, a script that U-Boot cannot run.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// All that is wrong, as one failure without the file's name; `None` for a whole image.
+    pub fn damage(&self) -> Option<Fault> {
+        (!self.problems.is_empty()).then(|| Fault::input(self.problems.join("; ")))
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "format", rename_all = "lowercase")]
+pub enum Image {
+    Uimage(Header),
+    Omapimage(omap::Header),
+    Gpimage(gp::Header),
+    #[serde(rename = "sunxi_egon")]
+    SunxiEgon(egon::Header),
+}
+
+impl Image {
+    /// The image type by the number that a uImage's header has for it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Image::Uimage(header) => header.kind,
+            Image::Omapimage(_) => Kind::OMAPIMAGE,
+            Image::Gpimage(_) => Kind::GPIMAGE,
+            Image::SunxiEgon(_) => Kind::SUNXI_EGON,
+        }
+    }
+}
+
+/// A file in an image.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// Where it begins, in bytes from the beginning of the image.
+    pub offset: u64,
+    pub size: u64,
+    /// The text of a script, the one file of it that U-Boot runs; not of one beyond 1 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+/// Asks for one of the files while the image is read.
+pub struct Extract<'a> {
+    /// Counted from 0; may be left out where there is one only.
+    pub part: Option<usize>,
+    /// Gets the data before its checksum is known.
+    pub out: &'a mut dyn Write,
+}
+
+/// For a file that is no image.
+pub(super) fn unknown(head: &[u8]) -> Fault {
+    Fault::input(format!(
+        "it is no image that hearth knows{}",
+        other_format(head)
+    ))
+    .remedy("hearth knows uImages, and images of type omapimage, gpimage and sunxi_egon")
+}
+
+/// Names a well-known format, since the file is more likely the wrong one than a broken one.
+fn other_format(head: &[u8]) -> &'static str {
+    let formats: [(usize, &[u8], &str); 10] = [
+        (
+            0,
+            &[0xd0, 0x0d, 0xfe, 0xed],
+            ", but a device tree or a FIT image",
+        ),
+        (0, &[0x1f, 0x8b], ", but data compressed with gzip"),
+        (
+            0,
+            &[0x28, 0xb5, 0x2f, 0xfd],
+            ", but data compressed with zstd",
+        ),
+        (0, b"\xfd7zXZ\0", ", but data compressed with xz"),
+        (0, b"\x7fELF", ", but an ELF file"),
+        (0, b"070701", ", but a cpio archive"),
+        (0x24, &[0x18, 0x28, 0x6f, 0x01], ", but a zImage"),
+        (0x38, b"ARM\x64", ", but a kernel Image for arm64"),
+        (0x38, b"RSC\x05", ", but a kernel Image for RISC-V"),
+        (0, b"MZ", ", but an EFI program"),
+    ];
+    formats
+        .iter()
+        .find(|(at, magic, _)| head.get(*at..at + magic.len()) == Some(*magic))
+        .map_or("", |(_, _, name)| *name)
+}
