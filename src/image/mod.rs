@@ -1,8 +1,10 @@
 //! Owns the image format: a deterministic tar with its index, what differs between two, and a build's manifest.
 //! Never fills a tree, and never knows of boards.
 
+mod builder;
 pub mod diff;
 pub mod index;
+mod inode;
 mod manifest;
 pub mod tarball;
 
