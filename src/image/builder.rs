@@ -13,18 +13,24 @@ const NAME_MAX: usize = 255;
 
 /// The tree while it grows: directories as maps, so that a member that comes twice is noticed.
 pub(super) struct Builder {
-    inodes: Vec<Inode>,
+    pub(super) inodes: Vec<Inode>,
     /// The children of each directory, by the directory's position; empty for anything else.
-    children: Vec<BTreeMap<Box<[u8]>, Number>>,
+    pub(super) children: Vec<BTreeMap<Box<[u8]>, Number>>,
+    /// Whether the tar has a member for it; a directory may only be on the way to one.
+    pub(super) has_member: Vec<bool>,
+    /// Added to the offsets of files.
+    base: u64,
 }
 
 impl Builder {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(base: u64) -> Self {
         let mut tree = Builder {
             inodes: Vec::new(),
             children: Vec::new(),
+            has_member: Vec::new(),
+            base,
         };
-        let root = tree.push(implied_directory(Number::ROOT));
+        let root = tree.push(implied_directory(Number::ROOT), false);
         debug_assert_eq!(root.ok(), Some(Number::ROOT));
         tree
     }
@@ -59,18 +65,22 @@ impl Builder {
             self.enter(parent, last, number)?;
             return Ok(0);
         }
-        let inode = inode_of(member, parent)?;
-        let stored = match inode.kind {
-            Kind::File { size, .. } => size,
+        let mut inode = inode_of(member, parent)?;
+        let stored = match &mut inode.kind {
+            Kind::File { size, offset } => {
+                *offset += self.base;
+                *size
+            }
             _ => 0,
         };
         let known = self.children[parent.position()].get(*last).copied();
         match known {
             Some(known) if inode.is_directory() && self.inodes[known.position()].is_directory() => {
                 self.inodes[known.position()] = inode;
+                self.has_member[known.position()] = true;
             }
             _ => {
-                let number = self.push(inode)?;
+                let number = self.push(inode, true)?;
                 self.enter(parent, last, number)?;
             }
         }
@@ -81,11 +91,13 @@ impl Builder {
         let inode = inode_of(member, Number::ROOT)?;
         anyhow::ensure!(inode.is_directory(), "the image's root is not a directory");
         self.inodes[Number::ROOT.position()] = inode;
+        self.has_member[Number::ROOT.position()] = true;
         Ok(0)
     }
 
-    fn push(&mut self, inode: Inode) -> Result<Number> {
+    fn push(&mut self, inode: Inode, has_member: bool) -> Result<Number> {
         self.inodes.push(inode);
+        self.has_member.push(has_member);
         self.children.push(BTreeMap::new());
         Ok(Number(
             u32::try_from(self.inodes.len()).context("too many members")?,
@@ -113,7 +125,7 @@ impl Builder {
             here = match self.children[here.position()].get(*component) {
                 Some(&known) => known,
                 None => {
-                    let made = self.push(implied_directory(here))?;
+                    let made = self.push(implied_directory(here), false)?;
                     self.enter(here, component, made)?;
                     made
                 }

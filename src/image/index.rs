@@ -13,20 +13,35 @@ use anyhow::{Context, Result};
 
 use super::builder::Builder;
 pub use super::inode::{Entry, Found, Inode, Kind, Number};
+use super::stack;
 use crate::error::{Fault, InputContext};
 
-/// An open image: its tree in memory, its bytes in the tar. Cheap to share between threads.
+/// An open image: its tree in memory, its bytes in the tar, or in those of a stack of layers. Cheap to share between
+/// threads.
 pub struct Image {
-    path: PathBuf,
-    file: File,
+    /// Bottom first; never empty.
+    layers: Vec<Layer>,
     inodes: Vec<Inode>,
     /// Bytes of all files together.
     total: u64,
 }
 
+/// A tar of an image.
+struct Layer {
+    path: PathBuf,
+    file: File,
+    /// What its first byte is called in offsets of the image: the sum of the lengths of the tars below.
+    base: u64,
+}
+
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} inodes)", self.path.display(), self.inodes.len())
+        write!(
+            f,
+            "{} ({} inodes)",
+            self.path().display(),
+            self.inodes.len()
+        )
     }
 }
 
@@ -46,36 +61,48 @@ impl Image {
 
     /// As [`Image::open`], of a file that is open already; `path` is only what errors name.
     pub fn from_file(path: &Path, file: File) -> Result<Self> {
-        let in_place = || format!("cannot read the image {}", path.display());
-        let length = file.metadata().input_context(in_place)?.len();
-        let mut tree = Builder::new();
-        let mut end = 0;
-        let mut archive = tar::Archive::new(&file);
-        for member in archive.entries_with_seek().input_context(in_place)? {
-            let mut member = member.input_context(in_place)?;
-            end = member
-                .raw_file_position()
-                .saturating_add(tree.add(&mut member).input_context(in_place)?);
-            if end > length {
-                return Err(cut_short(path, &member.path_bytes(), end, length));
-            }
+        Image::of_files(vec![(path.to_path_buf(), file)])
+    }
+
+    /// Lays images over each other, bottom first. What an upper layer hides, and how it removes a name, is as in the OCI
+    /// image specification ("Image Layer Filesystem Changeset") and in overlayfs.
+    ///
+    /// # Errors
+    /// As [`Image::open`], for each; if there is no layer.
+    pub fn open_stack(paths: &[PathBuf]) -> Result<Self> {
+        let open = |path: &PathBuf| {
+            let file =
+                File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+            Ok((path.clone(), file))
+        };
+        Image::of_files(paths.iter().map(open).collect::<Result<_>>()?)
+    }
+
+    fn of_files(files: Vec<(PathBuf, File)>) -> Result<Self> {
+        let mut layers: Vec<Layer> = Vec::new();
+        let mut tree: Option<Builder> = None;
+        let mut base = 0;
+        for (path, file) in files {
+            let (grown, length) = grow(&path, &file, base)?;
+            tree = Some(match tree {
+                None => grown,
+                Some(below) => stack::lay_over(below, grown)
+                    .with_context(|| format!("cannot lay {} over an image", path.display()))?,
+            });
+            layers.push(Layer { path, file, base });
+            base += length;
         }
-        // A tar ends with zero blocks (at least one, whatever wrote it).
-        if length < end.next_multiple_of(512) + 512 {
-            return Err(cut_short(path, b"(end of archive)", end + 512, length));
-        }
-        let (inodes, total) = tree.finish();
+        let (inodes, total) = tree.context("an image has at least one layer")?.finish();
         Ok(Image {
-            path: path.to_path_buf(),
-            file,
+            layers,
             inodes,
             total,
         })
     }
 
-    /// Where the tar was when it was opened.
+    /// Where the tar was when it was opened; of a stack, the lowest.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.layers[0].path
     }
 
     /// How many inodes there are; their numbers are 1 to this.
@@ -178,11 +205,12 @@ impl Image {
             return Ok(0);
         };
         let part = &mut buffer[..length as usize];
-        self.file.read_exact_at(part, start)?;
+        let (file, start) = self.tar_at(start);
+        file.read_exact_at(part, start)?;
         Ok(part.len())
     }
 
-    /// Where in the tar the bytes from `offset` on lie, and how many of `length` there are; `None` past the end.
+    /// Where in the image's tars the bytes from `offset` on lie, and how many of `length` there are; `None` past the end.
     pub fn extent(&self, number: Number, offset: u64, length: u64) -> Option<(u64, u64)> {
         let Kind::File {
             offset: start,
@@ -195,9 +223,11 @@ impl Image {
         Some((start + offset, length.min(left)))
     }
 
-    /// The tar itself, for reads at the places that [`Image::extent`] tells.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// The tar that a place which [`Image::extent`] told is in, and where there.
+    pub fn tar_at(&self, offset: u64) -> (&File, u64) {
+        let above = self.layers.partition_point(|layer| layer.base <= offset);
+        let layer = &self.layers[above.saturating_sub(1)];
+        (&layer.file, offset - layer.base)
     }
 
     /// A whole file. Empty for what is no file.
@@ -232,6 +262,29 @@ impl Image {
             }
         }
     }
+}
+
+/// Reads a tar's headers, and its length. Its bytes are called from `base` on.
+fn grow(path: &Path, file: &File, base: u64) -> Result<(Builder, u64)> {
+    let in_place = || format!("cannot read the image {}", path.display());
+    let length = file.metadata().input_context(in_place)?.len();
+    let mut tree = Builder::new(base);
+    let mut end = 0;
+    let mut archive = tar::Archive::new(file);
+    for member in archive.entries_with_seek().input_context(in_place)? {
+        let mut member = member.input_context(in_place)?;
+        end = member
+            .raw_file_position()
+            .saturating_add(tree.add(&mut member).input_context(in_place)?);
+        if end > length {
+            return Err(cut_short(path, &member.path_bytes(), end, length));
+        }
+    }
+    // A tar ends with zero blocks (at least one, whatever wrote it).
+    if length < end.next_multiple_of(512) + 512 {
+        return Err(cut_short(path, b"(end of archive)", end + 512, length));
+    }
+    Ok((tree, length))
 }
 
 fn cut_short(path: &Path, member: &[u8], end: u64, length: u64) -> anyhow::Error {

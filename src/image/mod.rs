@@ -1,4 +1,4 @@
-//! Owns the image format: a deterministic tar with its index, what differs between two, and a build's manifest.
+//! Owns the image format: a deterministic tar with its index, stacks of them, what differs between two, and a build's manifest.
 //! Never fills a tree, and never knows of boards.
 
 mod builder;
@@ -6,6 +6,7 @@ pub mod diff;
 pub mod index;
 mod inode;
 mod manifest;
+mod stack;
 pub mod tarball;
 
 pub use manifest::{Artifact, LockReference, Manifest, RecipeReference};

@@ -379,7 +379,8 @@ pub(super) fn append(out: &mut Vec<u8>, tail: &Tail) -> std::io::Result<()> {
     let start = out.len();
     out.resize(start + tail.length + tail.padding(), 0);
     let data = &mut out[start..start + tail.length];
-    tail.image.file().read_exact_at(data, tail.offset)
+    let (tar, offset) = tail.image.tar_at(tail.offset);
+    tar.read_exact_at(data, offset)
 }
 
 /// The handle of an image's root, or of another directory of it.

@@ -142,7 +142,7 @@ impl From<Garbage> for Refusal {
 #[derive(Clone, Debug)]
 pub struct Tail {
     pub image: Arc<Image>,
-    /// Where in the tar.
+    /// Where in the image's tars: see [`Image::tar_at`].
     pub offset: u64,
     pub length: usize,
 }

@@ -172,16 +172,12 @@ async fn send_tail(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
 async fn send_tail_to_end(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
     let copied = stream.async_io(Interest::WRITABLE, || copy_tail(stream, tail));
     let mut sent = copied.await?;
+    let (tar, start) = tail.image.tar_at(tail.offset);
     while sent < tail.length {
-        let mut offset = i64::try_from(tail.offset + sent as u64).map_err(io::Error::other)?;
+        let mut offset = i64::try_from(start + sent as u64).map_err(io::Error::other)?;
         let more = stream.async_io(Interest::WRITABLE, || {
             let left = tail.length - sent;
-            Ok(sendfile(
-                stream,
-                tail.image.file(),
-                Some(&mut offset),
-                left,
-            )?)
+            Ok(sendfile(stream, tar, Some(&mut offset), left)?)
         });
         match more.await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -196,7 +192,8 @@ fn copy_tail(stream: &TcpStream, tail: &Tail) -> io::Result<usize> {
     DATA.with_borrow_mut(|data| {
         data.resize(data.len().max(tail.length), 0);
         let data = &mut data[..tail.length];
-        tail.image.file().read_exact_at(data, tail.offset)?;
+        let (tar, offset) = tail.image.tar_at(tail.offset);
+        tar.read_exact_at(data, offset)?;
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         Ok(send(stream.as_raw_fd(), data, flags)?)
     })
