@@ -429,14 +429,16 @@ impl Plan {
                 name: self.name.clone(),
                 sha256: self.recipe_sha256.clone(),
             },
-            lock: LockReference {
+            lock: Some(LockReference {
                 sha256: self.lock_sha256.clone(),
-            },
+            }),
             arch: self.recipe.arch,
             epoch: self.epoch,
             kernel: boot.facts.kernel.clone(),
             image: self.image_id(image),
             artifacts,
+            layers: Vec::new(),
+            sources: BTreeMap::new(),
         }
     }
 }

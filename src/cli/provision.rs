@@ -76,7 +76,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let mut provision = Provision::at(&arguments.to)?;
     provision.open = arguments.open;
     let path = provision.version(&build.image);
-    if provision.lay_out(&build.image, &build.rootfs(), terminal)? {
+    if provision.lay_out(&build.image, &build.tars()?, terminal)? {
         terminal.say(&format!("laid out {}", path.display()));
     } else {
         terminal.say(&format!("{} is there already", path.display()));
@@ -173,7 +173,7 @@ fn read_if_there(file: &Path) -> Result<Option<String>> {
 
 fn check(arguments: &Arguments, build: &BuildOutput, terminal: &Terminal) -> Result<ExitCode> {
     let provision = Provision::at(&arguments.to)?;
-    let differences = provision.check(&build.image, &build.rootfs(), terminal)?;
+    let differences = provision.check(&build.image, &build.tars()?, terminal)?;
     for difference in &differences {
         println!("{difference}");
     }

@@ -1,7 +1,7 @@
 //! Owns how two images differ: packages and files. Never builds anything.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -37,13 +37,10 @@ pub struct PackageChange {
 /// # Errors
 /// If it is neither.
 pub fn open(path: &Path) -> Result<Image> {
-    let tar: PathBuf = if path.is_dir() {
-        Manifest::load(path)?;
-        path.join("rootfs.tar")
-    } else {
-        path.to_path_buf()
-    };
-    Image::open(&tar)
+    if path.is_dir() {
+        return Manifest::load(path)?.open_image(path);
+    }
+    Image::open(path)
 }
 
 /// The files that differ, sorted by path.

@@ -9,4 +9,4 @@ mod manifest;
 mod stack;
 pub mod tarball;
 
-pub use manifest::{Artifact, LockReference, Manifest, RecipeReference};
+pub use manifest::{Artifact, LockReference, Manifest, ROOTFS, RecipeReference, Source};

@@ -52,7 +52,11 @@ impl BuildOutput {
         })
     }
 
-    pub fn rootfs(&self) -> PathBuf {
-        self.directory.join("rootfs.tar")
+    /// The tars of the image, bottom first.
+    ///
+    /// # Errors
+    /// If the manifest cannot be read.
+    pub fn tars(&self) -> Result<Vec<PathBuf>> {
+        Ok(Manifest::load(&self.directory)?.tars(&self.directory))
     }
 }

@@ -62,7 +62,7 @@ impl Provision {
     ///
     /// # Errors
     /// If the caller is not root, the tar is damaged, or the file system is full or cannot hold it.
-    pub fn lay_out(&self, id: &str, tar: &Path, progress: &dyn Progress) -> Result<bool> {
+    pub fn lay_out(&self, id: &str, tars: &[PathBuf], progress: &dyn Progress) -> Result<bool> {
         if self.is_laid_out(id) {
             return Ok(false);
         }
@@ -80,7 +80,7 @@ impl Provision {
             return Ok(false);
         }
         self.sweep()?;
-        let image = Image::open(tar)?;
+        let image = Image::open_stack(tars)?;
         let stage = progress.stage("lay out", Some(image.count()), Unit::Items);
         let output = AtomicDir::create(&self.version(id), Replaces::Nothing)?;
         let root = File::open(output.path())?;
@@ -145,7 +145,12 @@ impl Provision {
     }
 
     /// How the tree of version `id` differs from the tar; sorted by path.
-    pub fn check(&self, id: &str, tar: &Path, progress: &dyn Progress) -> Result<Vec<Difference>> {
+    pub fn check(
+        &self,
+        id: &str,
+        tars: &[PathBuf],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Difference>> {
         let path = self.version(id);
         let root = File::open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => anyhow::Error::new(
@@ -154,7 +159,7 @@ impl Provision {
             ),
             _ => anyhow::Error::new(error).context(format!("cannot read {}", path.display())),
         })?;
-        let image = Image::open(tar)?;
+        let image = Image::open_stack(tars)?;
         let stage = progress.stage("compare", Some(image.count()), Unit::Items);
         let differences = compare(&image, &root, &*stage)?;
         stage.finish(&format!("{} files", image.count()));

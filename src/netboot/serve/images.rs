@@ -12,15 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use crate::error::Fault;
 use crate::image::Manifest;
-use crate::image::index::Image;
 use crate::netboot::nfs::exports::{Export, Exports};
 
-const ROOTFS: &str = "rootfs.tar";
 const KEPT: &str = ".served";
 /// How long a build that was replaced is kept after a client last used it.
 const KEEP_UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -257,30 +255,8 @@ impl Images {
 }
 
 fn open_build(directory: &Path, manifest: &Manifest) -> Result<Export> {
-    let in_manifest = || format!("the manifest in {}", directory.display());
-    let rootfs = manifest
-        .artifacts
-        .get(ROOTFS)
-        .with_context(|| format!("{ROOTFS} is missing"))
-        .with_context(in_manifest)?;
-    let mut hash = [0; 32];
-    hex::decode_to_slice(&rootfs.sha256, &mut hash)
-        .with_context(|| format!("the SHA-256 of {ROOTFS}"))
-        .with_context(in_manifest)?;
-    let tar = directory.join(ROOTFS);
-    let size = fs::metadata(&tar)
-        .with_context(|| format!("cannot read {}", tar.display()))?
-        .len();
-    if size != rootfs.size {
-        return Err(Fault::input(format!(
-            "{} has {size} bytes, but its manifest says {}",
-            tar.display(),
-            rootfs.size
-        ))
-        .remedy("build the image again")
-        .into());
-    }
-    let image = Image::open(&tar)?;
+    let hash = manifest.root_digest(directory)?;
+    let image = manifest.open_image(directory)?;
     let id = manifest.image.clone();
     Ok(Export::new(id, hash, image, directory.to_path_buf()))
 }
