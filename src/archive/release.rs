@@ -11,12 +11,15 @@ use super::fetch::{Fetcher, explain};
 use super::signature::{Keyring, SignatureError};
 use crate::clock::parse_date;
 use crate::error::Fault;
+use crate::recipe::LockedRelease;
 
 /// No InRelease file comes near this, in bytes.
 const LARGEST: usize = 16 << 20;
 
 /// How far a release may be ahead of this host's clock, in seconds.
 const CLOCKS_DIFFER: u64 = 300;
+
+const DAY: u64 = 24 * 3600;
 
 /// How the age of a release is judged.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +28,8 @@ pub struct Policy {
     pub now: u64,
     /// Take releases although they, their signatures or the keys have expired.
     pub allow_expired: bool,
+    /// Take releases although the lock has seen newer ones.
+    pub allow_rollback: bool,
 }
 
 /// A suite's release file (Debian's repository format, "Release files"), its signature checked.
@@ -180,6 +185,45 @@ impl Release {
         Ok(())
     }
 
+    /// Refuses a release that is older than the one that a lock was made from: its signature is good, but it brings
+    /// back packages with known holes. A lock without a date refuses nothing.
+    pub fn refuse_rollback(&self, seen: &[LockedRelease], policy: Policy) -> Result<()> {
+        let Some(before) = seen.iter().find(|before| before.suite == self.suite) else {
+            return Ok(());
+        };
+        if parse_date(&self.date) >= parse_date(&before.date) {
+            return Ok(());
+        }
+        let sentence = format!(
+            "the mirror's release of {} is of {}, older than that of {} which the lock was made from",
+            self.suite, self.date, before.date
+        );
+        if policy.allow_rollback {
+            log::warn!("{sentence}");
+            return Ok(());
+        }
+        Err(Fault::infrastructure(sentence)
+            .remedy(
+                "the mirror is stale, or hides updates: use another mirror with --mirror, or go back to the older \
+                 release with `hearth lock RECIPE --allow-rollback`",
+            )
+            .into())
+    }
+
+    /// Why a release may be older than it should be without saying so: it is over `days` old, and says nowhere
+    /// until when it counts. 0 days stand for any age.
+    pub fn staleness(&self, days: u32, policy: Policy) -> Option<String> {
+        let age = policy.now.saturating_sub(parse_date(&self.date)?) / DAY;
+        let is_stale = self.valid_until.is_none() && days > 0 && age > u64::from(days);
+        is_stale.then(|| {
+            format!(
+                "the mirror's release of {} is {age} days old and does not say until when it counts: either nothing was \
+                 published since, or the mirror is stale (`archive.warn-after-days` in the recipe is {days})",
+                self.suite
+            )
+        })
+    }
+
     /// The file at a path below the suite's directory, if the release lists it.
     pub fn file(&self, path: &str) -> Option<&ListedFile> {
         self.files.get(path)
@@ -251,5 +295,24 @@ mod tests {
         let release = Release::parse("trixie-security", "file:///mirror", text, b"").unwrap();
         release.require("main", "armhf").unwrap();
         assert!(release.require("updates/main", "armhf").is_err());
+    }
+
+    #[test]
+    fn a_release_is_stale_if_it_is_old_and_does_not_say_until_when_it_counts() {
+        let text =
+            "Suite: stable\nCodename: trixie\nDate: Sat, 12 Sep 2026 07:55:41 UTC\nSHA256:\n";
+        let release = Release::parse("trixie", "file:///mirror", text, b"").unwrap();
+        let after = |days: u64| Policy {
+            now: 1_789_199_741 + days * DAY,
+            allow_expired: false,
+            allow_rollback: false,
+        };
+        assert_eq!(release.staleness(180, after(180)), None);
+        assert_eq!(release.staleness(0, after(9999)), None);
+        let told = release.staleness(180, after(181)).unwrap();
+        assert!(told.contains("trixie is 181 days old"), "{told}");
+        let limited = format!("Valid-Until: Sat, 12 Sep 2099 07:55:41 UTC\n{text}");
+        let release = Release::parse("trixie", "file:///mirror", &limited, b"").unwrap();
+        assert_eq!(release.staleness(180, after(181)), None);
     }
 }

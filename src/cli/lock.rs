@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Accept releases whose time is over
     #[arg(long)]
     allow_expired: bool,
+    /// Accept releases that are older than the lock's
+    #[arg(long)]
+    allow_rollback: bool,
 }
 
 /// Where packages come from
@@ -68,6 +71,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         policy: Policy {
             now: clock::now(),
             allow_expired: arguments.allow_expired,
+            allow_rollback: arguments.allow_rollback,
         },
     };
     update(&file, &fetcher, &options, terminal).map(|_| ExitCode::SUCCESS)
@@ -80,6 +84,7 @@ pub fn refresh(file: &RecipeFile, fetcher: &Fetcher, terminal: &Terminal) -> Res
         policy: Policy {
             now: clock::now(),
             allow_expired: false,
+            allow_rollback: false,
         },
     };
     update(file, fetcher, &options, terminal)

@@ -120,6 +120,8 @@ pub struct Archive {
     pub dir: TempDir,
     pub keys: Keys,
     stanzas: Vec<String>,
+    /// The suite that is published next.
+    pub suite: String,
     /// Fields of the release file, by name.
     pub fields: Vec<(String, String)>,
 }
@@ -131,6 +133,7 @@ impl Archive {
             dir: tempfile::tempdir().unwrap(),
             keys: Keys::new(),
             stanzas: Vec::new(),
+            suite: "trixie".into(),
             fields: [
                 ("Suite", "stable"),
                 ("Codename", "trixie"),
@@ -190,7 +193,8 @@ impl Archive {
 
     /// As [`Archive::publish`], with options for gpg.
     pub fn publish_with(&self, options: &[&str]) {
-        let directory = self.path("dists/trixie/main/binary-armhf");
+        let suite = self.path("dists").join(&self.suite);
+        let directory = suite.join("main/binary-armhf");
         fs::create_dir_all(directory.join("by-hash/SHA256")).unwrap();
         let plain = directory.join("Packages");
         fs::write(&plain, self.stanzas.join("\n")).unwrap();
@@ -208,7 +212,7 @@ impl Archive {
             xz.len()
         );
         fs::write(
-            self.path("dists/trixie/InRelease"),
+            suite.join("InRelease"),
             self.keys.clearsign(&release, options),
         )
         .unwrap();
