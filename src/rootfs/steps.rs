@@ -18,7 +18,7 @@ use super::install::configure;
 use super::package::{PackageFile, order, pick, read_all};
 use super::tree::Tree;
 use super::unpack::unpack_first;
-use super::{customise, dpkg, merged_usr, normalise, tarball, tools};
+use super::{customise, dpkg, merged_usr, normalise, sealing, tarball, tools};
 use crate::progress::{Progress, Unit};
 use crate::recipe::Arch;
 use crate::sandbox::{Step, hand_over, overlay};
@@ -33,6 +33,15 @@ pub const STEPS: &[Step] = &[
         call(configure, input, progress)
     }),
     Step::new("image", |input, progress| call(image, input, progress)),
+    Step::new("seal", |input, progress| {
+        call(sealing::take, input, progress)
+    }),
+    Step::new("check", |input, progress| {
+        call(sealing::check, input, progress)
+    }),
+    Step::new("stamp", |input, progress| {
+        call(sealing::stamp, input, progress)
+    }),
     Step::new("remove", |input, progress| call(remove, input, progress)),
 ];
 
