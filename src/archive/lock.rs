@@ -41,6 +41,8 @@ pub enum Update {
 pub struct Options {
     pub update: Update,
     pub policy: Policy,
+    /// Take releases although the lock was made from newer ones.
+    pub allow_rollback: bool,
 }
 
 /// Resolves a recipe against the archive. Versions of the old lock are kept as the options say.
@@ -58,7 +60,10 @@ pub fn make_lock(
     let recipe = &file.recipe;
     let prefer = preferred(old, &options.update)?;
     let seen = old.map_or(&[][..], |lock| &lock.releases);
-    let mut index = load_index(fetcher, file, seen, options.policy, progress)?;
+    let mut index = load_index(fetcher, file, options.policy, progress)?;
+    for release in &index.releases {
+        release.refuse_rollback(seen, options.allow_rollback)?;
+    }
     let local = add_local(&mut index, file)?;
 
     let request = Request {
@@ -111,11 +116,10 @@ pub fn make_lock(
 /// The packages of all suites of a recipe.
 ///
 /// # Errors
-/// As [`make_lock`], for releases and indices; also if a release is older than the one in `seen`.
+/// As [`make_lock`], for releases and indices.
 pub fn load_index(
     fetcher: &Fetcher,
     file: &RecipeFile,
-    seen: &[LockedRelease],
     policy: Policy,
     progress: &dyn Progress,
 ) -> Result<Index> {
@@ -126,7 +130,6 @@ pub fn load_index(
     for suite in &source.suites {
         stage.message(suite);
         let release = Release::fetch(fetcher, suite, &keyring, policy)?;
-        release.refuse_rollback(seen, policy)?;
         if let Some(warning) = release.staleness(source.warn_after_days, policy) {
             log::warn!("{warning}");
         }
@@ -138,6 +141,7 @@ pub fn load_index(
         )?;
         stage.advance(1);
     }
+    fetcher.cache.remember();
     stage.finish(&format!(
         "{} packages in {}",
         index.packages.len(),

@@ -7,7 +7,7 @@ use anyhow::Result;
 use deb822_fast::borrowed::parse_borrowed;
 use sha2::{Digest, Sha256};
 
-use super::fetch::{Fetcher, explain};
+use super::fetch::{FetchError, Fetcher, explain};
 use super::signature::{Keyring, SignatureError};
 use crate::clock::parse_date;
 use crate::error::Fault;
@@ -28,8 +28,6 @@ pub struct Policy {
     pub now: u64,
     /// Take releases although they, their signatures or the keys have expired.
     pub allow_expired: bool,
-    /// Take releases although the lock has seen newer ones.
-    pub allow_rollback: bool,
 }
 
 /// A suite's release file (Debian's repository format, "Release files"), its signature checked.
@@ -37,8 +35,8 @@ pub struct Policy {
 pub struct Release {
     /// As the recipe calls it, which is the directory below `dists/`.
     pub suite: String,
-    /// The mirror's base address that it came from.
-    pub mirror: String,
+    /// Base addresses of the suite's mirrors; it came from the first.
+    pub mirrors: Vec<String>,
     /// As in the file.
     pub date: String,
     /// SHA-256 of the InRelease file, in hex.
@@ -75,21 +73,18 @@ impl Release {
         keyring: &Keyring,
         policy: Policy,
     ) -> Result<Self> {
-        let mirror = fetcher.mirrors.of_suite(suite)?;
-        let address = format!("{mirror}/dists/{suite}/InRelease");
-        let message = fetcher
-            .small(&address, LARGEST)
-            .map_err(|error| explain(error, &format!("cannot fetch the suite {suite}")))?;
+        let (mirrors, message) = fetch_message(fetcher, suite)?;
+        let address = format!("{}/dists/{suite}/InRelease", mirrors[0]);
         let signed = keyring
             .verify(&message, policy.now, policy.allow_expired)
             .map_err(|error| distrust(suite, &address, error))?;
         log::debug!("{address} is signed by {}", signed.signers.join(" and "));
-        let release = Release::parse(suite, &mirror, &signed.text, &message)?;
+        let release = Release::parse(suite, mirrors, &signed.text, &message)?;
         release.check(policy)?;
         Ok(release)
     }
 
-    fn parse(suite: &str, mirror: &str, text: &str, message: &[u8]) -> Result<Self> {
+    fn parse(suite: &str, mirrors: Vec<String>, text: &str, message: &[u8]) -> Result<Self> {
         let wrong = |what: &str| malformed(suite, what);
         let paragraphs = parse_borrowed(text).map_err(|error| wrong(&error.to_string()))?;
         let [fields] = paragraphs.as_slice() else {
@@ -130,7 +125,7 @@ impl Release {
         }
         Ok(Release {
             suite: suite.into(),
-            mirror: mirror.into(),
+            mirrors,
             date: fields.get_single("Date").unwrap_or_default().trim().into(),
             sha256: hex::encode(Sha256::digest(message)),
             by_hash: yes("Acquire-By-Hash"),
@@ -186,8 +181,8 @@ impl Release {
     }
 
     /// Refuses a release that is older than the one that a lock was made from: its signature is good, but it brings
-    /// back packages with known holes. A lock without a date refuses nothing.
-    pub fn refuse_rollback(&self, seen: &[LockedRelease], policy: Policy) -> Result<()> {
+    /// back packages with known holes. A lock without a date refuses nothing. `allowed` only warns.
+    pub fn refuse_rollback(&self, seen: &[LockedRelease], allowed: bool) -> Result<()> {
         let Some(before) = seen.iter().find(|before| before.suite == self.suite) else {
             return Ok(());
         };
@@ -198,7 +193,7 @@ impl Release {
             "the mirror's release of {} is of {}, older than that of {} which the lock was made from",
             self.suite, self.date, before.date
         );
-        if policy.allow_rollback {
+        if allowed {
             log::warn!("{sentence}");
             return Ok(());
         }
@@ -247,6 +242,33 @@ impl Release {
     }
 }
 
+/// The InRelease file from the first mirror that delivers, and the mirrors with that one first.
+fn fetch_message(fetcher: &Fetcher, suite: &str) -> Result<(Vec<String>, Vec<u8>)> {
+    let mirrors = fetcher.mirrors.all_of_suite(suite)?;
+    let mut failure = FetchError::Offline;
+    for mirror in fetcher.in_order(&mirrors) {
+        let address = format!("{mirror}/dists/{suite}/InRelease");
+        match fetcher.small(&address, LARGEST) {
+            Ok(message) => {
+                let others = mirrors.iter().filter(|other| *other != mirror);
+                let mirrors = std::iter::once(mirror.to_string())
+                    .chain(others.cloned())
+                    .collect();
+                return Ok((mirrors, message));
+            }
+            Err(error) if error.is_of_host() => {
+                fetcher.shun(&address, &error);
+                failure = error;
+            }
+            Err(error) => {
+                failure = error;
+                break;
+            }
+        }
+    }
+    Err(explain(failure, &format!("cannot fetch the suite {suite}")))
+}
+
 fn malformed(suite: &str, what: &str) -> anyhow::Error {
     Fault::infrastructure(format!("the release file of {suite} is malformed: {what}"))
         .remedy("try another mirror with --mirror")
@@ -292,7 +314,7 @@ mod tests {
         let text = "Suite: stable-security\nCodename: trixie-security\n\
                     Date: Sat, 12 Sep 2026 07:55:41 UTC\nArchitectures: all armhf\n\
                     Components: updates/main updates/contrib\nSHA256:\n";
-        let release = Release::parse("trixie-security", "file:///mirror", text, b"").unwrap();
+        let release = Release::parse("trixie-security", Vec::new(), text, b"").unwrap();
         release.require("main", "armhf").unwrap();
         assert!(release.require("updates/main", "armhf").is_err());
     }
@@ -301,18 +323,17 @@ mod tests {
     fn a_release_is_stale_if_it_is_old_and_does_not_say_until_when_it_counts() {
         let text =
             "Suite: stable\nCodename: trixie\nDate: Sat, 12 Sep 2026 07:55:41 UTC\nSHA256:\n";
-        let release = Release::parse("trixie", "file:///mirror", text, b"").unwrap();
+        let release = Release::parse("trixie", Vec::new(), text, b"").unwrap();
         let after = |days: u64| Policy {
             now: 1_789_199_741 + days * DAY,
             allow_expired: false,
-            allow_rollback: false,
         };
         assert_eq!(release.staleness(180, after(180)), None);
         assert_eq!(release.staleness(0, after(9999)), None);
         let told = release.staleness(180, after(181)).unwrap();
         assert!(told.contains("trixie is 181 days old"), "{told}");
         let limited = format!("Valid-Until: Sat, 12 Sep 2099 07:55:41 UTC\n{text}");
-        let release = Release::parse("trixie", "file:///mirror", &limited, b"").unwrap();
+        let release = Release::parse("trixie", Vec::new(), &limited, b"").unwrap();
         assert_eq!(release.staleness(180, after(181)), None);
     }
 }

@@ -71,8 +71,8 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         policy: Policy {
             now: clock::now(),
             allow_expired: arguments.allow_expired,
-            allow_rollback: arguments.allow_rollback,
         },
+        allow_rollback: arguments.allow_rollback,
     };
     update(&file, &fetcher, &options, terminal).map(|_| ExitCode::SUCCESS)
 }
@@ -84,8 +84,8 @@ pub fn refresh(file: &RecipeFile, fetcher: &Fetcher, terminal: &Terminal) -> Res
         policy: Policy {
             now: clock::now(),
             allow_expired: false,
-            allow_rollback: false,
         },
+        allow_rollback: false,
     };
     update(file, fetcher, &options, terminal)
 }

@@ -193,15 +193,20 @@ impl Archive {
 
     /// As [`Archive::publish`], with options for gpg.
     pub fn publish_with(&self, options: &[&str]) {
+        let plain = self.path("Packages");
+        fs::write(&plain, self.stanzas.join("\n")).unwrap();
+        let xz = succeed(oracle("xz").arg("-c").arg(&plain)).stdout;
+        self.publish_index(&xz, None, options);
+    }
+
+    /// Signs for whatever `xz` is as the index; `plain` is what the release says of its uncompressed size.
+    pub fn publish_index(&self, xz: &[u8], plain: Option<u64>, options: &[&str]) {
         let suite = self.path("dists").join(&self.suite);
         let directory = suite.join("main/binary-armhf");
         fs::create_dir_all(directory.join("by-hash/SHA256")).unwrap();
-        let plain = directory.join("Packages");
-        fs::write(&plain, self.stanzas.join("\n")).unwrap();
-        let xz = succeed(oracle("xz").arg("-c").arg(&plain)).stdout;
-        let hash = hex::encode(Sha256::digest(&xz));
-        fs::write(directory.join("Packages.xz"), &xz).unwrap();
-        fs::write(directory.join("by-hash/SHA256").join(&hash), &xz).unwrap();
+        let hash = hex::encode(Sha256::digest(xz));
+        fs::write(directory.join("Packages.xz"), xz).unwrap();
+        fs::write(directory.join("by-hash/SHA256").join(&hash), xz).unwrap();
         let mut release: String = self
             .fields
             .iter()
@@ -211,6 +216,9 @@ impl Archive {
             "SHA256:\n {hash} {} main/binary-armhf/Packages.xz\n",
             xz.len()
         );
+        if let Some(plain) = plain {
+            release += &format!(" {} {plain} main/binary-armhf/Packages\n", "0".repeat(64));
+        }
         fs::write(
             suite.join("InRelease"),
             self.keys.clearsign(&release, options),
@@ -230,6 +238,11 @@ impl Archive {
         )
         .unwrap();
         path
+    }
+
+    /// The index as it is before compression.
+    pub fn index(&self) -> String {
+        self.stanzas.join("\n")
     }
 
     /// An index of about this many bytes that cannot be compressed.

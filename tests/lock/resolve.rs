@@ -204,9 +204,8 @@ fn the_shipped_locks_and_many_other_sets_are_what_apt_installs() {
         let policy = Policy {
             now: now(),
             allow_expired: false,
-            allow_rollback: false,
         };
-        let index = load_index(&fetcher, &file, &[], policy, &NoProgress).unwrap();
+        let index = load_index(&fetcher, &file, policy, &NoProgress).unwrap();
         let plain = Request {
             arch: arch.into(),
             ..Request::default()
