@@ -34,19 +34,27 @@ pub fn state() -> PathBuf {
     from_environment("HEARTH_STATE", "XDG_STATE_HOME", ".local/state")
 }
 
+/// The file with the key of [`crate::seal`]: `$XDG_STATE_HOME/hearth/seal.key`, else
+/// `~/.local/state/hearth/seal.key`. It is the user's, whatever `HEARTH_STATE` a lab has.
+pub fn seal_key() -> PathBuf {
+    standard("XDG_STATE_HOME", ".local/state").join("seal.key")
+}
+
 fn from_environment(own: &str, xdg: &str, below_home: &str) -> PathBuf {
-    let absolute = |name: &str| {
-        env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    if let Some(path) = absolute(own) {
-        return path;
-    }
-    if let Some(path) = absolute(xdg) {
-        return path.join("hearth");
-    }
-    home().join(below_home).join("hearth")
+    absolute(own).unwrap_or_else(|| standard(xdg, below_home))
+}
+
+/// hearth's directory as the XDG specification has it.
+fn standard(xdg: &str, below_home: &str) -> PathBuf {
+    absolute(xdg)
+        .unwrap_or_else(|| home().join(below_home))
+        .join("hearth")
+}
+
+fn absolute(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
 }
 
 /// `$HOME`, or what the user database says; the temporary directory for users who have neither.

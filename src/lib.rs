@@ -29,4 +29,5 @@ pub mod recipe;
 pub mod rootfs;
 pub mod sandbox;
 pub mod sanitise;
+pub mod seal;
 pub mod uboot;

@@ -163,6 +163,160 @@ fn a_second_build_does_nothing_and_a_changed_file_changes_that_file_only() {
     assert!(fs::read(&tar).unwrap() == right);
 }
 
+/// Puts another byte into a file, and leaves its size and date as they were.
+fn swap(path: &Path) {
+    let date = fs::metadata(path).unwrap().modified().unwrap();
+    let mut data = fs::read(path).unwrap();
+    let middle = data.len() / 2;
+    data[middle] ^= 1;
+    let mut file = fs::File::options().write(true).open(path).unwrap();
+    file.write_all(&data).unwrap();
+    file.set_modified(date).unwrap();
+}
+
+/// Whoever can write to the cache would else decide what is in the next image.
+#[test]
+fn a_stage_that_somebody_changed_is_told_and_made_again() {
+    let directory = like_small("sealed");
+    let (recipe, out) = (directory.join("small.toml"), directory.join("out"));
+    let _ = fs::remove_dir_all(&out);
+    remove_tree(&directory.join("cache"));
+    let cache = cache_with_downloads(&directory);
+    let build = || {
+        let output = succeed(
+            hearth()
+                .args(["build", "--locked", "--offline", "--explain"])
+                .arg(&recipe)
+                .arg("-o")
+                .arg(&out)
+                .env("HEARTH_CACHE", &cache),
+        );
+        String::from_utf8(output.stderr).unwrap()
+    };
+    build();
+    let stage_of = |name: &str| {
+        let (has, not) = match name {
+            "unpack" => ("tree/var/lib/dpkg/status", "upper"),
+            "configure" => ("upper/etc/passwd", "rootfs.tar"),
+            "image" => ("rootfs.tar", "tree"),
+            _ => ("out/sbom.spdx.json", "tree"),
+        };
+        let entries = fs::read_dir(cache.join("stages")).unwrap();
+        let mut stages = entries.map(|entry| entry.unwrap().path());
+        stages
+            .find(|stage| stage.join(has).exists() && !stage.join(not).exists())
+            .unwrap_or_else(|| panic!("there is no stage {name}"))
+    };
+    type Attack = fn(&Path);
+    let attacks: [(&str, &str, &str, Attack); 9] = [
+        (
+            "unpack",
+            "tree/usr/bin/gzip",
+            "tree/usr/bin/gzip has another content",
+            swap,
+        ),
+        (
+            "unpack",
+            "tree/usr/bin/gzip",
+            "tree/usr/bin/gzip has another mode",
+            |path| {
+                fs::set_permissions(path, fs::Permissions::from_mode(0o4755)).unwrap();
+            },
+        ),
+        (
+            "unpack",
+            "tree/usr/bin",
+            "tree/usr/bin/evil was added",
+            |path| {
+                fs::write(path.join("evil"), "#!/bin/sh\n").unwrap();
+            },
+        ),
+        (
+            "unpack",
+            "tree/bin",
+            "tree/bin has another content",
+            |path| {
+                fs::remove_file(path).unwrap();
+                std::os::unix::fs::symlink("tmp/bin", path).unwrap();
+            },
+        ),
+        (
+            "unpack",
+            "tree/usr/bin/gzip",
+            "another set of extended attributes",
+            |path| {
+                xattr::set(path, "user.evil", b"1").unwrap();
+            },
+        ),
+        (
+            "unpack",
+            "tree/usr/bin/gzip",
+            "tree/usr/bin/gzip is gone",
+            |path| {
+                fs::remove_file(path).unwrap();
+            },
+        ),
+        (
+            "configure",
+            "upper/etc/passwd",
+            "upper/etc/passwd has another content",
+            swap,
+        ),
+        (
+            "image",
+            "rootfs.tar",
+            "rootfs.tar has another content",
+            swap,
+        ),
+        (
+            "boot",
+            "out/sbom.spdx.json",
+            "sbom.spdx.json has another content",
+            swap,
+        ),
+    ];
+    for (stage, path, says, attack) in attacks {
+        attack(&stage_of(stage).join(path));
+        let told = build();
+        let warning = format!(
+            "the stage {stage} is made again: what the cache had of it was changed by somebody: "
+        );
+        assert!(
+            told.contains(&warning) && told.contains(says),
+            "{says}: {told}"
+        );
+        let again = build();
+        assert!(!again.contains(" ran:"), "{says}: {again}");
+        // What was published is right as well, though it shares its bytes with the cache.
+        let expected = Manifest::load(&small().1).unwrap();
+        assert_eq!(Manifest::load(&out).unwrap().artifacts, expected.artifacts);
+        for name in ["rootfs.tar", "sbom.spdx.json"] {
+            let hash = hex::encode(Sha256::digest(fs::read(out.join(name)).unwrap()));
+            assert_eq!(hash, expected.artifacts[name].sha256, "{says}");
+        }
+    }
+    // A seal that was made for what is there now, by whoever does not have the key, or none at all.
+    for seal in ["", "{\"stamp\":\"\",\"list\":\"\",\"mark\":\"\"}"] {
+        let image = stage_of("image");
+        swap(&image.join("rootfs.tar"));
+        fs::write(image.join("seal"), seal).unwrap();
+        let told = build();
+        assert!(
+            told.contains("was not sealed by this user's hearth"),
+            "{told}"
+        );
+    }
+    // A faithful copy, as of a cache that was moved, is as good as what it was copied from.
+    let moved = directory.join("moved");
+    remove_tree(&moved);
+    succeed(Command::new("cp").arg("-a").arg(&cache).arg(&moved));
+    remove_tree(&cache);
+    fs::rename(&moved, &cache).unwrap();
+    let kept = build();
+    assert!(!kept.contains(" ran:"), "{kept}");
+    remove_tree(&cache);
+}
+
 #[test]
 fn root_and_an_ordinary_user_get_the_same_bytes() {
     let recipe = like_small("verified").join("small.toml");

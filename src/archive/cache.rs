@@ -1,20 +1,35 @@
-//! Owns the content-addressed store of downloaded files, shared between recipes, processes and users of one cache.
-//! Never fetches anything.
+//! Owns the content-addressed store of downloaded files, shared between recipes and processes of one cache.
+//! Never fetches anything, and never takes a file for what its name says.
 
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context, Result};
+use sha2::Digest;
 
+use super::fetch::hash_rest;
+use super::verified::{Stamp, Verified};
 use crate::dirs;
+
+/// By what a file is taken for what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    Hash,
+    Stamp,
+}
 
 /// Files by their SHA-256, in `blobs/sha256/<2 hex>/<hex>`; immutable once they are there. Downloads
 /// under way are in `tmp/<hex>.part`, and stay there for the next attempt.
+///
+/// A file is hashed when it is taken. Which files were hashed is in `verified`, so that [`Cache::get`] need not do so again
+/// while neither inode, size nor times have changed. Clones share what they know of that.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
+    verified: Arc<Mutex<Verified>>,
 }
 
 impl Default for Cache {
@@ -26,7 +41,12 @@ impl Default for Cache {
 
 impl Cache {
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Cache { root: root.into() }
+        let root = root.into();
+        let verified = Verified::load(root.join("verified"));
+        Cache {
+            root,
+            verified: Arc::new(Mutex::new(verified)),
+        }
     }
 
     /// Where the file with this hash (64 lower-case hex digits) is or would be.
@@ -35,11 +55,58 @@ impl Cache {
         self.root.join("blobs/sha256").join(directory).join(sha256)
     }
 
-    /// The file with this hash and size, if it is there.
-    pub fn get(&self, sha256: &str, size: u64) -> Option<PathBuf> {
+    /// The file with this hash and size, if it is there. One that is something else is removed.
+    ///
+    /// # Errors
+    /// If it cannot be read, or not be removed.
+    pub fn get(&self, sha256: &str, size: u64) -> Result<Option<PathBuf>> {
+        self.find(sha256, size, Trust::Stamp)
+    }
+
+    /// As [`Cache::get`], but hashes the file in any case.
+    pub fn get_hashed(&self, sha256: &str, size: u64) -> Result<Option<PathBuf>> {
+        self.find(sha256, size, Trust::Hash)
+    }
+
+    fn find(&self, sha256: &str, size: u64, trust: Trust) -> Result<Option<PathBuf>> {
         let path = self.path(sha256);
-        let meta = fs::metadata(&path).ok()?;
-        (meta.is_file() && meta.len() == size).then_some(path)
+        let failed = || format!("cannot read {}", path.display());
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.with_context(failed)?,
+        };
+        let stamp = Stamp::of(&file).with_context(failed)?;
+        if trust == Trust::Stamp && stamp.size == size && self.verified().knows(sha256, &stamp) {
+            return Ok(Some(path));
+        }
+        let is_right = stamp.size == size && {
+            let (hash, _) = hash_rest(&mut file).with_context(failed)?;
+            hex::encode(hash.finalize()) == sha256
+        };
+        if is_right {
+            self.verified().add(sha256, stamp);
+            return Ok(Some(path));
+        }
+        log::warn!(
+            "{} is not what its name says: it was changed by somebody, and is fetched again",
+            path.display()
+        );
+        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        Ok(None)
+    }
+
+    /// Keeps what was hashed, for the next run.
+    pub fn remember(&self) {
+        if let Err(error) = self.verified().save() {
+            log::info!("{error:#}; files of the cache will be hashed again");
+        }
+    }
+
+    fn verified(&self) -> MutexGuard<'_, Verified> {
+        // What a thread that panicked has left of it is whole.
+        self.verified
+            .lock()
+            .unwrap_or_else(|error| error.into_inner())
     }
 
     /// The beginning of a download of this file, locked against other processes and threads; waits for
@@ -50,7 +117,7 @@ impl Cache {
             .with_context(|| format!("cannot make the directory {}", tmp.display()))?;
         let path = tmp.join(format!("{sha256}.part"));
         loop {
-            if self.get(sha256, size).is_some() {
+            if self.get(sha256, size)?.is_some() {
                 return Ok(None);
             }
             let failed = || format!("cannot write {}", path.display());
@@ -68,6 +135,8 @@ impl Cache {
                     file,
                     path,
                     place: self.path(sha256),
+                    sha256: sha256.to_string(),
+                    verified: self.verified.clone(),
                 }));
             }
         }
@@ -89,6 +158,8 @@ pub struct Part {
     pub file: File,
     path: PathBuf,
     place: PathBuf,
+    sha256: String,
+    verified: Arc<Mutex<Verified>>,
 }
 
 impl Part {
@@ -113,6 +184,11 @@ impl Part {
             .with_context(failed)?;
         self.file.sync_all().with_context(failed)?;
         fs::rename(&self.path, &self.place).with_context(failed)?;
+        let stamp = Stamp::of(&self.file).with_context(failed)?;
+        self.verified
+            .lock()
+            .unwrap_or_else(|error| error.into_inner())
+            .add(&self.sha256, stamp);
         Ok(self.place)
     }
 }
@@ -122,6 +198,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
+    /// Of `foo`.
     const HASH: &str = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
 
     #[test]
@@ -136,7 +213,39 @@ mod tests {
             part.commit().unwrap();
             assert!(second.join().unwrap());
         });
-        assert_eq!(fs::read(cache.get(HASH, 3).unwrap()).unwrap(), b"foo");
-        assert!(cache.get(HASH, 4).is_none());
+        let path = cache.get(HASH, 3).unwrap().unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"foo");
+    }
+
+    /// Of the same size and date, so that its name, size and date say nothing against it.
+    #[test]
+    fn a_file_that_was_changed_is_found_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |cache: &Cache| {
+            let mut part = cache.begin(HASH, 3).unwrap().unwrap();
+            part.file.write_all(b"foo").unwrap();
+            part.commit().unwrap()
+        };
+        type Get = fn(&Cache) -> Option<PathBuf>;
+        let gets: [Get; 2] = [
+            |cache| cache.get(HASH, 3).unwrap(),
+            |cache| cache.get_hashed(HASH, 3).unwrap(),
+        ];
+        for get in gets {
+            let cache = Cache::at(dir.path());
+            let path = put(&cache);
+            let date = fs::metadata(&path).unwrap().modified().unwrap();
+            assert!(get(&cache).is_some());
+            cache.remember();
+            // The kernel's clock for inodes is coarse before Linux 6.13.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+            fs::write(&path, b"bar").unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_modified(date).unwrap();
+            let next = Cache::at(dir.path());
+            assert!(get(&next).is_none());
+            assert!(!path.exists());
+        }
     }
 }

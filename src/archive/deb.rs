@@ -10,10 +10,11 @@ use anyhow::{Context, Result};
 use liblzma::stream::{IGNORE_CHECK, MtStreamBuilder, Stream};
 use sha2::{Digest, Sha256};
 
+use super::limit::{Limited, each_entry};
 use crate::error::{Fault, InputContext};
 
 /// More than any package's control files take together; they are held in memory.
-const CONTROL_LIMIT: u64 = 64 << 20;
+const CONTROL_LIMIT: u64 = 32 << 20;
 /// How much memory one xz stream may want: `xz -9` takes 65 MiB, threads multiply it.
 const XZ_MEMORY: u64 = 160 << 20;
 /// A data member may be this many times as large as the package...
@@ -22,12 +23,20 @@ const EXPANSION: u64 = 250;
 const EXPANSION_FLOOR: u64 = 256 << 20;
 
 /// The control member's files.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
     /// The `control` file: one paragraph in deb822 form.
     pub paragraph: String,
     /// The other files by name: content and mode.
     pub files: BTreeMap<String, (Vec<u8>, u32)>,
+}
+
+impl Control {
+    /// Bytes that the files take.
+    pub fn size(&self) -> u64 {
+        let files = self.files.values().map(|(content, _)| content.len() as u64);
+        self.paragraph.len() as u64 + files.sum::<u64>()
+    }
 }
 
 /// A `.deb` being read, from front to end.
@@ -79,7 +88,10 @@ impl Deb {
         }
         let (name, member) = self.member("control.tar")?;
         decoder(&name, member, 0, 0)
-            .and_then(|tar| read_control(tar.take(CONTROL_LIMIT)))
+            .and_then(|tar| {
+                let what = format!("it expands to more than {CONTROL_LIMIT} bytes");
+                read_control(Limited::new(tar, CONTROL_LIMIT, what))
+            })
             .input_context(|| format!("{} is damaged: its control member", path.display()))
     }
 
@@ -99,7 +111,8 @@ impl Deb {
         // The file's SHA-256, which `verify` compares, says more than xz's own checks.
         let inner = decoder(&name, member, threads, IGNORE_CHECK)
             .input_context(|| format!("{} is damaged: its data member", path.display()))?;
-        Ok(Box::new(Limited { inner, left: limit }))
+        let what = format!("it expands to more than {EXPANSION} times its size");
+        Ok(Box::new(Limited::new(inner, limit, what)))
     }
 
     /// Reads to the end, and compares the whole file's SHA-256.
@@ -217,13 +230,11 @@ fn decoder<'a>(
 
 fn read_control(tar: impl Read) -> Result<Control> {
     let mut control = Control::default();
-    let mut archive = tar::Archive::new(tar);
-    for entry in archive.entries()? {
-        let mut entry = entry?;
+    each_entry(tar, |entry| {
         let name = String::from_utf8(entry.path_bytes().into_owned())?;
         let name = name.strip_prefix("./").unwrap_or(&name).to_string();
         match entry.header().entry_type() {
-            tar::EntryType::Directory if name.is_empty() => continue,
+            tar::EntryType::Directory if name.is_empty() => return Ok(()),
             tar::EntryType::Regular => {}
             kind => anyhow::bail!("`{name}` is a {kind:?}, not a file"),
         }
@@ -239,7 +250,8 @@ fn read_control(tar: impl Read) -> Result<Control> {
             let mode = entry.header().mode()? & 0o777;
             control.files.insert(name, (content, mode));
         }
-    }
+        Ok(())
+    })?;
     if control.paragraph.is_empty() {
         anyhow::bail!("there is no control file");
     }
@@ -265,25 +277,6 @@ impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.hash.update(&buffer[..read]);
-        Ok(read)
-    }
-}
-
-/// Fails after so many bytes, where `Take` would pretend that the stream ended.
-struct Limited<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Limited<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("it expands to more than {EXPANSION} times its size"),
-            )
-        })?;
         Ok(read)
     }
 }

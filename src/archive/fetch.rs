@@ -1,13 +1,13 @@
 //! Owns downloads: several at a time, resumed, verified, into the cache.
 //! Never uses a byte that is not what its hash says.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow};
 use sha2::{Digest, Sha256};
@@ -28,6 +28,8 @@ pub struct Fetcher {
     /// Use nothing but the cache.
     pub offline: bool,
     client: Client,
+    /// Hosts that did not deliver, which are asked last from then on. Clones share them.
+    shunned: Arc<Mutex<HashSet<String>>>,
 }
 
 /// A file whose content is known before it is fetched.
@@ -64,6 +66,14 @@ impl FetchError {
             FetchError::Mismatch { .. } | FetchError::Transfer(TransferError::Missing(_))
         )
     }
+
+    /// Whether another host may deliver what this one did not.
+    pub(super) fn is_of_host(&self) -> bool {
+        matches!(self, FetchError::Transfer(error) if !matches!(
+            error,
+            TransferError::Missing(_) | TransferError::Address { .. }
+        ))
+    }
 }
 
 impl Fetcher {
@@ -73,6 +83,7 @@ impl Fetcher {
             mirrors,
             offline: false,
             client: Client::new(limits),
+            shunned: Arc::default(),
         }
     }
 
@@ -88,16 +99,22 @@ impl Fetcher {
         progress: &dyn Progress,
     ) -> Result<Vec<PathBuf>> {
         let missing: Vec<&LockedPackage> = {
-            let mut seen = std::collections::HashSet::new();
-            lock.packages
-                .iter()
-                .filter(|package| !package.local && seen.insert(package.sha256.as_str()))
-                .filter(|package| self.cache.get(&package.sha256, package.size).is_none())
-                .collect()
+            let mut seen = HashSet::new();
+            let mut missing = Vec::new();
+            for package in &lock.packages {
+                if !package.local
+                    && seen.insert(package.sha256.as_str())
+                    && self.cache.get(&package.sha256, package.size)?.is_none()
+                {
+                    missing.push(package);
+                }
+            }
+            missing
         };
         if !missing.is_empty() {
             self.fetch_missing(&missing, progress)?;
         }
+        self.cache.remember();
         lock.packages
             .iter()
             .map(|package| {
@@ -135,17 +152,18 @@ impl Fetcher {
     }
 
     fn package(&self, package: &LockedPackage, stage: &dyn Stage) -> Result<PathBuf> {
-        let address = format!(
-            "{}/{}",
-            self.mirrors.of_suite(&package.suite)?,
-            percent_encode(&package.path)
-        );
+        let path = percent_encode(&package.path);
+        let mirrors = self.mirrors.all_of_suite(&package.suite)?;
+        let addresses: Vec<String> = mirrors
+            .iter()
+            .map(|mirror| format!("{mirror}/{path}"))
+            .collect();
         let wanted = Wanted {
             size: package.size,
             sha256: &package.sha256,
         };
         let name = format!("{} {}", package.name, package.version);
-        self.file(&[address], wanted, &|bytes| stage.advance(bytes))
+        self.file(&addresses, wanted, &|bytes| stage.advance(bytes))
             .map_err(|error| match error {
                 FetchError::Transfer(TransferError::Missing(url)) => Fault::infrastructure(
                     format!("the mirror no longer has the package {name}: {url} does not exist"),
@@ -205,7 +223,7 @@ impl Fetcher {
         wanted: Wanted<'_>,
         advance: &dyn Fn(u64),
     ) -> Result<PathBuf, FetchError> {
-        if let Some(path) = self.cache.get(wanted.sha256, wanted.size) {
+        if let Some(path) = self.cache.get(wanted.sha256, wanted.size)? {
             return Ok(path);
         }
         if self.offline {
@@ -214,16 +232,45 @@ impl Fetcher {
         let Some(mut part) = self.cache.begin(wanted.sha256, wanted.size)? else {
             return Ok(self.cache.path(wanted.sha256));
         };
-        let mut last = FetchError::Offline;
-        for address in addresses {
+        let mut failure = None;
+        let mut other = None;
+        let mut silent = HashSet::new();
+        for address in self.in_order(addresses) {
+            if silent.contains(origin(address)) {
+                continue;
+            }
             match self.complete(address, wanted, &mut part, advance) {
                 Ok(()) => return Ok(part.commit()?),
-                Err(error) if error.is_other_content() => last = error,
+                Err(error) if error.is_other_content() => other = Some(error),
+                Err(error) if error.is_of_host() => {
+                    self.shun(address, &error);
+                    silent.insert(origin(address));
+                    failure = Some(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        part.discard();
-        Err(last)
+        match failure {
+            // What has arrived is kept for the next attempt.
+            Some(failure) => Err(failure),
+            None => {
+                part.discard();
+                Err(other.unwrap_or(FetchError::Offline))
+            }
+        }
+    }
+
+    /// Addresses of hosts that have not delivered come last.
+    pub(super) fn in_order<'a>(&self, addresses: &'a [String]) -> Vec<&'a str> {
+        let shunned = lock(&self.shunned);
+        let mut addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        addresses.sort_by_key(|address| shunned.contains(origin(address)));
+        addresses
+    }
+
+    pub(super) fn shun(&self, address: &str, error: &FetchError) {
+        log::info!("{error}; another mirror is asked, if there is one");
+        lock(&self.shunned).insert(origin(address).to_string());
     }
 
     /// Completes what was begun, by whomever; if that turns out to be something else, once more from nothing.
@@ -259,9 +306,21 @@ impl Fetcher {
         let mut resumed = have > 0;
         advance(have);
         let mut barren = 0;
+        let deadline = Deadline::new(self.client.limits().patience(wanted.size));
         while have < wanted.size {
             let before = have;
-            match self.append(address, part, &mut hasher, &mut have, wanted.size, advance) {
+            let mut arrived = |bytes| {
+                advance(bytes);
+                deadline.keep(address)
+            };
+            match self.append(
+                address,
+                part,
+                &mut hasher,
+                &mut have,
+                wanted.size,
+                &mut arrived,
+            ) {
                 Ok(appended) => {
                     resumed &= matches!(appended, Appended::Continued);
                     break;
@@ -271,6 +330,7 @@ impl Fetcher {
                     if barren >= self.client.limits().attempts {
                         return Err(error.into());
                     }
+                    deadline.keep(address)?;
                     log::info!("{error}; trying again");
                     thread::sleep(self.pause(barren));
                 }
@@ -302,7 +362,7 @@ impl Fetcher {
         hasher: &mut Sha256,
         have: &mut u64,
         size: u64,
-        advance: &dyn Fn(u64),
+        arrived: &mut dyn FnMut(u64) -> Result<(), TransferError>,
     ) -> Result<Appended, FetchError> {
         let mut answer = self.client.get(address, *have)?;
         let mut appended = Appended::Continued;
@@ -330,7 +390,7 @@ impl Fetcher {
                 .write_all(&buffer[..n])
                 .with_context(|| failed.clone())?;
             hasher.update(&buffer[..n]);
-            advance(n as u64);
+            arrived(n as u64)?;
         }
         // All that the mirror has, and yet too short: another file, which no further attempt completes.
         let whole = answer.length.map(|length| answer.offset + length) == Some(*have);
@@ -349,8 +409,9 @@ impl Fetcher {
             return Err(FetchError::Offline);
         }
         let mut attempt = 0;
+        let deadline = Deadline::new(self.client.limits().patience(0));
         loop {
-            match self.try_small(address, limit) {
+            match self.try_small(address, limit, &deadline) {
                 Err(FetchError::Transfer(error)) if error.is_transient() => {
                     attempt += 1;
                     if attempt >= self.client.limits().attempts {
@@ -364,7 +425,12 @@ impl Fetcher {
         }
     }
 
-    fn try_small(&self, address: &str, limit: usize) -> Result<Vec<u8>, FetchError> {
+    fn try_small(
+        &self,
+        address: &str,
+        limit: usize,
+        deadline: &Deadline,
+    ) -> Result<Vec<u8>, FetchError> {
         let mut answer = self.client.get(address, 0)?;
         let mut data = Vec::new();
         let mut buffer = vec![0; 1 << 16];
@@ -373,6 +439,7 @@ impl Fetcher {
             if n == 0 {
                 return Ok(data);
             }
+            deadline.keep(address)?;
             data.extend_from_slice(&buffer[..n]);
             if data.len() > limit {
                 return Err(mismatch_text(
@@ -386,6 +453,40 @@ impl Fetcher {
 
     fn pause(&self, attempt: u32) -> Duration {
         self.client.limits().pause * 2u32.pow(attempt.saturating_sub(1).min(5))
+    }
+}
+
+/// Until when a file has to be complete.
+struct Deadline {
+    begun: Instant,
+    after: Duration,
+}
+
+impl Deadline {
+    fn new(after: Duration) -> Self {
+        let begun = Instant::now();
+        Deadline { begun, after }
+    }
+
+    fn keep(&self, address: &str) -> Result<(), TransferError> {
+        if self.begun.elapsed() <= self.after {
+            return Ok(());
+        }
+        Err(TransferError::Late {
+            url: address.into(),
+            seconds: self.after,
+        })
+    }
+}
+
+/// Scheme and host of an address; all of one that has none.
+fn origin(address: &str) -> &str {
+    let host = address.find("://").map_or(0, |at| at + 3);
+    let path = address[host..].find('/').unwrap_or(address.len() - host);
+    // Directories are no hosts: each is a mirror of its own.
+    match address.starts_with("file:") {
+        true => address,
+        false => &address[..host + path],
     }
 }
 

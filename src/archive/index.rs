@@ -7,18 +7,26 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use deb822_fast::borrowed::{BorrowedParagraph, parse_borrowed};
 use flate2::bufread::MultiGzDecoder;
 use liblzma::bufread::XzDecoder;
+use liblzma::stream::{CONCATENATED, Stream};
 
 use super::fetch::{FetchError, Fetcher, Wanted, explain};
+use super::limit::Limited;
 use super::relation;
 use super::release::Release;
-use crate::error::Fault;
+use crate::error::{Class, Fault, class_of};
 
 /// No stanza of an index comes near this, in bytes.
 const LARGEST_STANZA: usize = 4 << 20;
+
+/// Bytes that an index may expand to if its release does not tell; Debian's releases tell, and its largest index has 60 MiB.
+const LARGEST_UNLISTED: u64 = 256 << 20;
+
+/// How much memory an xz stream may want: `xz -9` takes 65 MiB.
+const XZ_MEMORY: u64 = 160 << 20;
 
 /// Compressions of indices, the smallest first; the empty one is none.
 const COMPRESSIONS: [&str; 3] = [".xz", ".gz", ""];
@@ -95,16 +103,30 @@ impl Index {
     }
 
     fn read(&mut self, path: &Compressed, release: usize, suite: &str) -> Result<()> {
-        let unreadable = || format!("cannot read the package index of {suite}");
-        let mut reader = path.open().with_context(unreadable)?;
-        let mut stanza = String::new();
-        while read_stanza(&mut reader, &mut stanza).with_context(unreadable)? {
-            let paragraphs = parse_borrowed(&stanza)
-                .ok()
-                .with_context(|| format!("the package index of {suite} is malformed"))?;
+        self.try_read(path, release).map_err(|error| {
+            if class_of(&error) == Class::Host {
+                return error.context(format!("cannot read the package index of {suite}"));
+            }
+            Fault::infrastructure(format!(
+                "the package index of {suite} cannot be used: {error:#}"
+            ))
+            .remedy(format!(
+                "those who signed it have to mend it; until then leave {suite} out of the recipe's suites"
+            ))
+            .into()
+        })
+    }
+
+    fn try_read(&mut self, path: &Compressed, release: usize) -> Result<()> {
+        let mut reader = path.open()?;
+        let mut stanza = Vec::new();
+        while read_stanza(&mut reader, &mut stanza)? {
+            let stanza = std::str::from_utf8(&stanza)?;
+            let paragraphs = parse_borrowed(stanza).map_err(|error| anyhow!("{error}"))?;
             for paragraph in &paragraphs {
                 let package = Package::read(paragraph, Some(release)).with_context(|| {
-                    format!("the package index of {suite} has a malformed entry: {stanza}")
+                    let beginning: String = stanza.chars().take(100).collect();
+                    format!("it has a malformed entry: {beginning}")
                 })?;
                 self.insert(package);
             }
@@ -194,14 +216,24 @@ impl Package {
 struct Compressed {
     path: PathBuf,
     compression: &'static str,
+    /// Bytes that it may expand to.
+    limit: u64,
 }
 
 impl Compressed {
     fn open(&self) -> Result<Box<dyn BufRead>> {
         let file = open(&self.path)?;
+        let what = format!("it expands to more than {} bytes", self.limit);
         Ok(match self.compression {
-            ".xz" => Box::new(buffered(XzDecoder::new_multi_decoder(file))),
-            ".gz" => Box::new(buffered(MultiGzDecoder::new(file))),
+            ".xz" => {
+                let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED)?;
+                let plain = XzDecoder::new_stream(file, stream);
+                Box::new(buffered(Limited::new(plain, self.limit, what)))
+            }
+            ".gz" => {
+                let plain = MultiGzDecoder::new(file);
+                Box::new(buffered(Limited::new(plain, self.limit, what)))
+            }
             _ => Box::new(file),
         })
     }
@@ -237,18 +269,31 @@ fn fetch(fetcher: &Fetcher, release: &Release, directory: &str) -> Result<Compre
         );
     };
     let file = release.file(&path).context("just listed")?;
-    let base = format!("{}/dists/{}", release.mirror, release.suite);
-    let mut addresses = Vec::new();
-    if release.by_hash {
-        addresses.push(format!("{base}/{directory}/by-hash/SHA256/{}", file.sha256));
+    let plain = release.file(&format!("{directory}/Packages"));
+    let limit = plain.map_or(LARGEST_UNLISTED, |plain| plain.size);
+    let compressed = |path| Compressed {
+        path,
+        compression,
+        limit,
+    };
+    // Whatever was hashed before: there are few indices, and they decide what is fetched.
+    if let Some(path) = fetcher.cache.get_hashed(&file.sha256, file.size)? {
+        return Ok(compressed(path));
     }
-    addresses.push(format!("{base}/{path}"));
+    let mut addresses = Vec::new();
+    for mirror in &release.mirrors {
+        let base = format!("{mirror}/dists/{}", release.suite);
+        if release.by_hash {
+            addresses.push(format!("{base}/{directory}/by-hash/SHA256/{}", file.sha256));
+        }
+        addresses.push(format!("{base}/{path}"));
+    }
     let wanted = Wanted {
         size: file.size,
         sha256: &file.sha256,
     };
     match fetcher.file(&addresses, wanted, &|_| ()) {
-        Ok(path) => Ok(Compressed { path, compression }),
+        Ok(path) => Ok(compressed(path)),
         Err(error) if error.is_other_content() => Err(stale(&release.suite, &error)),
         Err(error) => Err(explain(
             error,
@@ -269,21 +314,22 @@ fn stale(suite: &str, error: &FetchError) -> anyhow::Error {
 }
 
 /// Reads up to the next empty line. `false` at the end.
-fn read_stanza(reader: &mut dyn BufRead, stanza: &mut String) -> Result<bool> {
+fn read_stanza(reader: &mut dyn BufRead, stanza: &mut Vec<u8>) -> Result<bool> {
     stanza.clear();
     loop {
         let start = stanza.len();
-        if reader.read_line(stanza)? == 0 {
+        let room = LARGEST_STANZA + 1 - start;
+        if (&mut *reader).take(room as u64).read_until(b'\n', stanza)? == 0 {
             return Ok(start > 0);
         }
-        if stanza[start..].trim_end().is_empty() {
+        if stanza.len() > LARGEST_STANZA {
+            bail!("a paragraph is over {LARGEST_STANZA} bytes long");
+        }
+        if stanza[start..].trim_ascii().is_empty() {
             if start > 0 {
                 return Ok(true);
             }
             stanza.clear();
-        }
-        if stanza.len() > LARGEST_STANZA {
-            bail!("a paragraph is over {LARGEST_STANZA} bytes long");
         }
     }
 }

@@ -12,7 +12,6 @@ use super::local::add_local;
 use super::release::{Policy, Release};
 use super::resolve::{Request, Unsatisfiable, candidates, resolve};
 use super::signature::Keyring;
-use crate::clock::parse_date;
 use crate::error::Fault;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{
@@ -42,6 +41,8 @@ pub enum Update {
 pub struct Options {
     pub update: Update,
     pub policy: Policy,
+    /// Take releases although the lock was made from newer ones.
+    pub allow_rollback: bool,
 }
 
 /// Resolves a recipe against the archive. Versions of the old lock are kept as the options say.
@@ -58,9 +59,12 @@ pub fn make_lock(
 ) -> Result<Lock> {
     let recipe = &file.recipe;
     let prefer = preferred(old, &options.update)?;
+    let seen = old.map_or(&[][..], |lock| &lock.releases);
     let mut index = load_index(fetcher, file, options.policy, progress)?;
+    for release in &index.releases {
+        release.refuse_rollback(seen, options.allow_rollback)?;
+    }
     let local = add_local(&mut index, file)?;
-    warn_of_older_releases(&index, old);
 
     let request = Request {
         arch: recipe.arch.debian().into(),
@@ -110,6 +114,9 @@ pub fn make_lock(
 }
 
 /// The packages of all suites of a recipe.
+///
+/// # Errors
+/// As [`make_lock`], for releases and indices.
 pub fn load_index(
     fetcher: &Fetcher,
     file: &RecipeFile,
@@ -123,6 +130,9 @@ pub fn load_index(
     for suite in &source.suites {
         stage.message(suite);
         let release = Release::fetch(fetcher, suite, &keyring, policy)?;
+        if let Some(warning) = release.staleness(source.warn_after_days, policy) {
+            log::warn!("{warning}");
+        }
         index.add(
             fetcher,
             release,
@@ -131,6 +141,7 @@ pub fn load_index(
         )?;
         stage.advance(1);
     }
+    fetcher.cache.remember();
     stage.finish(&format!(
         "{} packages in {}",
         index.packages.len(),
@@ -253,23 +264,6 @@ fn preferred(old: Option<&Lock>, update: &Update) -> Result<HashMap<String, Stri
         }
     }
     Ok(prefer)
-}
-
-/// A mirror that is behind what was locked may only be slow, but it may also hide updates.
-fn warn_of_older_releases(index: &Index, old: Option<&Lock>) {
-    for before in old.into_iter().flat_map(|lock| &lock.releases) {
-        let now = index.releases.iter().find(|now| now.suite == before.suite);
-        if let Some(now) = now
-            && parse_date(&now.date) < parse_date(&before.date)
-        {
-            log::warn!(
-                "the mirror's release of {} is of {}, older than the locked one of {}",
-                now.suite,
-                now.date,
-                before.date
-            );
-        }
-    }
 }
 
 fn locked(index: &Index, package: &Package, role: Role) -> LockedPackage {

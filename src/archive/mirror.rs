@@ -1,5 +1,6 @@
 //! Owns where the mirrors are: options, environment, the host's APT sources. Never writes an address anywhere.
 
+use std::collections::HashSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -41,11 +42,21 @@ impl Mirrors {
         }
     }
 
-    /// The base address for a suite, without a trailing slash; `dists/` and `pool/` are below it.
+    /// The first of [`Mirrors::all_of_suite`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn of_suite(&self, suite: &str) -> Result<String> {
+        Ok(self.all_of_suite(suite)?.swap_remove(0))
+    }
+
+    /// The base addresses for a suite, without a trailing slash; `dists/` and `pool/` are below them. The first is the best, the
+    /// others are for when it does not deliver: all that the user gave, separated by spaces, or else those of the host's
+    /// repositories that look like Debian's.
     ///
     /// # Errors
     /// If nothing says where it is; the host's fault.
-    pub fn of_suite(&self, suite: &str) -> Result<String> {
+    pub fn all_of_suite(&self, suite: &str) -> Result<Vec<String>> {
         let security = suite.ends_with("-security");
         let (given, variable, option) = if security {
             (
@@ -56,25 +67,32 @@ impl Mirrors {
         } else {
             (&self.main, "HEARTH_MIRROR", "--mirror")
         };
-        given
-            .as_deref()
-            .or_else(|| self.of_host(suite, security))
+        let addresses = match given {
+            Some(given) => separate(given),
+            None => self.of_host(suite, security),
+        };
+        if addresses.is_empty() {
+            return Err(Fault::host(format!(
+                "no mirror is known for the suite {suite}: this host's APT sources name none"
+            ))
+            .remedy(format!(
+                "give its address with {option} URL or in {variable}"
+            ))
+            .into());
+        }
+        let mut seen = HashSet::new();
+        Ok(addresses
+            .into_iter()
             .map(|address| address.trim_end_matches('/').to_string())
-            .ok_or_else(|| {
-                Fault::host(format!(
-                    "no mirror is known for the suite {suite}: this host's APT sources name none"
-                ))
-                .remedy(format!(
-                    "give its address with {option} URL or in {variable}"
-                ))
-                .into()
-            })
+            .filter(|address| seen.insert(address.clone()))
+            .collect())
     }
 
-    /// The likeliest of the host's repositories: one that has the very suite, else one that Debian's
-    /// keyring signs, else one whose path looks like Debian's.
-    fn of_host(&self, suite: &str, security: bool) -> Option<&str> {
-        self.sources
+    /// The likeliest of the host's repositories first: those that have the very suite, and Debian's by keyring or by their
+    /// path. Of others only one, if there is none of these.
+    fn of_host(&self, suite: &str, security: bool) -> Vec<&str> {
+        let mut sources: Vec<(&AptSource, (bool, bool, bool))> = self
+            .sources
             .iter()
             .filter(|source| {
                 source
@@ -82,16 +100,34 @@ impl Mirrors {
                     .iter()
                     .any(|suite| suite.ends_with("-security") == security)
             })
-            .rev()
-            .max_by_key(|source| {
+            .map(|source| {
                 let last = source.address.trim_end_matches('/').rsplit('/').next();
-                (
+                let likeness = (
                     last.is_some_and(|last| last.starts_with("debian")),
                     source.signed_by_debian,
                     source.suites.iter().any(|s| s == suite),
-                )
+                );
+                (source, likeness)
             })
-            .map(|source| source.address.as_str())
+            .collect();
+        // Stable: of equals, the first counts, as for APT.
+        sources.sort_by_key(|(_, likeness)| std::cmp::Reverse(*likeness));
+        let is_debian = |(named, signed, _): (bool, bool, bool)| named || signed;
+        sources
+            .iter()
+            .enumerate()
+            .filter(|(number, (_, likeness))| *number == 0 || is_debian(*likeness))
+            .map(|(_, (source, _))| source.address.as_str())
+            .collect()
+    }
+}
+
+/// Addresses that are separated by spaces; one that holds spaces is one.
+fn separate(given: &str) -> Vec<&str> {
+    let parts: Vec<&str> = given.split_whitespace().collect();
+    match parts.iter().all(|part| part.contains("://")) {
+        true => parts,
+        false => vec![given],
     }
 }
 
@@ -301,6 +337,12 @@ mod tests {
         let mut mirrors = mirrors("deb http://one.example/debian trixie main\n", "");
         mirrors.main = Some("file:///srv/mirror/".into());
         assert_eq!(mirrors.of_suite("trixie").unwrap(), "file:///srv/mirror");
+        mirrors.main =
+            Some("http://a.example/debian/  http://b.example/d http://a.example/debian".into());
+        assert_eq!(
+            mirrors.all_of_suite("trixie").unwrap(),
+            ["http://a.example/debian", "http://b.example/d"]
+        );
         assert!(mirrors.of_suite("trixie-security").is_err());
     }
 }

@@ -5,6 +5,7 @@ mod cache;
 pub mod deb;
 mod fetch;
 mod index;
+pub mod limit;
 mod local;
 mod lock;
 mod mirror;
@@ -13,6 +14,7 @@ mod release;
 mod resolve;
 mod signature;
 mod transport;
+mod verified;
 pub mod version;
 
 pub use cache::Cache;

@@ -7,16 +7,19 @@ use anyhow::Result;
 use deb822_fast::borrowed::parse_borrowed;
 use sha2::{Digest, Sha256};
 
-use super::fetch::{Fetcher, explain};
+use super::fetch::{FetchError, Fetcher, explain};
 use super::signature::{Keyring, SignatureError};
 use crate::clock::parse_date;
 use crate::error::Fault;
+use crate::recipe::LockedRelease;
 
 /// No InRelease file comes near this, in bytes.
 const LARGEST: usize = 16 << 20;
 
 /// How far a release may be ahead of this host's clock, in seconds.
 const CLOCKS_DIFFER: u64 = 300;
+
+const DAY: u64 = 24 * 3600;
 
 /// How the age of a release is judged.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +35,8 @@ pub struct Policy {
 pub struct Release {
     /// As the recipe calls it, which is the directory below `dists/`.
     pub suite: String,
-    /// The mirror's base address that it came from.
-    pub mirror: String,
+    /// Base addresses of the suite's mirrors; it came from the first.
+    pub mirrors: Vec<String>,
     /// As in the file.
     pub date: String,
     /// SHA-256 of the InRelease file, in hex.
@@ -70,21 +73,18 @@ impl Release {
         keyring: &Keyring,
         policy: Policy,
     ) -> Result<Self> {
-        let mirror = fetcher.mirrors.of_suite(suite)?;
-        let address = format!("{mirror}/dists/{suite}/InRelease");
-        let message = fetcher
-            .small(&address, LARGEST)
-            .map_err(|error| explain(error, &format!("cannot fetch the suite {suite}")))?;
+        let (mirrors, message) = fetch_message(fetcher, suite)?;
+        let address = format!("{}/dists/{suite}/InRelease", mirrors[0]);
         let signed = keyring
             .verify(&message, policy.now, policy.allow_expired)
             .map_err(|error| distrust(suite, &address, error))?;
         log::debug!("{address} is signed by {}", signed.signers.join(" and "));
-        let release = Release::parse(suite, &mirror, &signed.text, &message)?;
+        let release = Release::parse(suite, mirrors, &signed.text, &message)?;
         release.check(policy)?;
         Ok(release)
     }
 
-    fn parse(suite: &str, mirror: &str, text: &str, message: &[u8]) -> Result<Self> {
+    fn parse(suite: &str, mirrors: Vec<String>, text: &str, message: &[u8]) -> Result<Self> {
         let wrong = |what: &str| malformed(suite, what);
         let paragraphs = parse_borrowed(text).map_err(|error| wrong(&error.to_string()))?;
         let [fields] = paragraphs.as_slice() else {
@@ -125,7 +125,7 @@ impl Release {
         }
         Ok(Release {
             suite: suite.into(),
-            mirror: mirror.into(),
+            mirrors,
             date: fields.get_single("Date").unwrap_or_default().trim().into(),
             sha256: hex::encode(Sha256::digest(message)),
             by_hash: yes("Acquire-By-Hash"),
@@ -180,6 +180,45 @@ impl Release {
         Ok(())
     }
 
+    /// Refuses a release that is older than the one that a lock was made from: its signature is good, but it brings
+    /// back packages with known holes. A lock without a date refuses nothing. `allowed` only warns.
+    pub fn refuse_rollback(&self, seen: &[LockedRelease], allowed: bool) -> Result<()> {
+        let Some(before) = seen.iter().find(|before| before.suite == self.suite) else {
+            return Ok(());
+        };
+        if parse_date(&self.date) >= parse_date(&before.date) {
+            return Ok(());
+        }
+        let sentence = format!(
+            "the mirror's release of {} is of {}, older than that of {} which the lock was made from",
+            self.suite, self.date, before.date
+        );
+        if allowed {
+            log::warn!("{sentence}");
+            return Ok(());
+        }
+        Err(Fault::infrastructure(sentence)
+            .remedy(
+                "the mirror is stale, or hides updates: use another mirror with --mirror, or go back to the older \
+                 release with `hearth lock RECIPE --allow-rollback`",
+            )
+            .into())
+    }
+
+    /// Why a release may be older than it should be without saying so: it is over `days` old, and says nowhere
+    /// until when it counts. 0 days stand for any age.
+    pub fn staleness(&self, days: u32, policy: Policy) -> Option<String> {
+        let age = policy.now.saturating_sub(parse_date(&self.date)?) / DAY;
+        let is_stale = self.valid_until.is_none() && days > 0 && age > u64::from(days);
+        is_stale.then(|| {
+            format!(
+                "the mirror's release of {} is {age} days old and does not say until when it counts: either nothing was \
+                 published since, or the mirror is stale (`archive.warn-after-days` in the recipe is {days})",
+                self.suite
+            )
+        })
+    }
+
     /// The file at a path below the suite's directory, if the release lists it.
     pub fn file(&self, path: &str) -> Option<&ListedFile> {
         self.files.get(path)
@@ -201,6 +240,33 @@ impl Release {
         }
         Ok(())
     }
+}
+
+/// The InRelease file from the first mirror that delivers, and the mirrors with that one first.
+fn fetch_message(fetcher: &Fetcher, suite: &str) -> Result<(Vec<String>, Vec<u8>)> {
+    let mirrors = fetcher.mirrors.all_of_suite(suite)?;
+    let mut failure = FetchError::Offline;
+    for mirror in fetcher.in_order(&mirrors) {
+        let address = format!("{mirror}/dists/{suite}/InRelease");
+        match fetcher.small(&address, LARGEST) {
+            Ok(message) => {
+                let others = mirrors.iter().filter(|other| *other != mirror);
+                let mirrors = std::iter::once(mirror.to_string())
+                    .chain(others.cloned())
+                    .collect();
+                return Ok((mirrors, message));
+            }
+            Err(error) if error.is_of_host() => {
+                fetcher.shun(&address, &error);
+                failure = error;
+            }
+            Err(error) => {
+                failure = error;
+                break;
+            }
+        }
+    }
+    Err(explain(failure, &format!("cannot fetch the suite {suite}")))
 }
 
 fn malformed(suite: &str, what: &str) -> anyhow::Error {
@@ -248,8 +314,26 @@ mod tests {
         let text = "Suite: stable-security\nCodename: trixie-security\n\
                     Date: Sat, 12 Sep 2026 07:55:41 UTC\nArchitectures: all armhf\n\
                     Components: updates/main updates/contrib\nSHA256:\n";
-        let release = Release::parse("trixie-security", "file:///mirror", text, b"").unwrap();
+        let release = Release::parse("trixie-security", Vec::new(), text, b"").unwrap();
         release.require("main", "armhf").unwrap();
         assert!(release.require("updates/main", "armhf").is_err());
+    }
+
+    #[test]
+    fn a_release_is_stale_if_it_is_old_and_does_not_say_until_when_it_counts() {
+        let text =
+            "Suite: stable\nCodename: trixie\nDate: Sat, 12 Sep 2026 07:55:41 UTC\nSHA256:\n";
+        let release = Release::parse("trixie", Vec::new(), text, b"").unwrap();
+        let after = |days: u64| Policy {
+            now: 1_789_199_741 + days * DAY,
+            allow_expired: false,
+        };
+        assert_eq!(release.staleness(180, after(180)), None);
+        assert_eq!(release.staleness(0, after(9999)), None);
+        let told = release.staleness(180, after(181)).unwrap();
+        assert!(told.contains("trixie is 181 days old"), "{told}");
+        let limited = format!("Valid-Until: Sat, 12 Sep 2099 07:55:41 UTC\n{text}");
+        let release = Release::parse("trixie", Vec::new(), &limited, b"").unwrap();
+        assert_eq!(release.staleness(180, after(181)), None);
     }
 }

@@ -12,6 +12,9 @@ use ureq::{Agent, http};
 /// What a mirror has to send at least, in bytes per second, over the time after which a transfer counts as stalled.
 const SLOWEST: f64 = 1024.0;
 
+/// The same for a whole file with all attempts.
+const SLOWEST_FILE: u64 = 2048;
+
 /// Every time-out and number of attempts of the archive client.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -39,6 +42,14 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// How long a file of so many bytes may take with all attempts: a mirror that brings a little each time would else never
+    /// be given up.
+    pub fn patience(&self, size: u64) -> Duration {
+        self.stall * 20 + Duration::from_secs(size / SLOWEST_FILE)
+    }
+}
+
 /// Why a transfer ended before its end.
 #[derive(Debug, Error)]
 pub enum TransferError {
@@ -50,6 +61,8 @@ pub enum TransferError {
     Stalled { url: String, seconds: Duration },
     #[error("{url} comes too slowly: under {SLOWEST} bytes per second for {} s", seconds.as_secs_f32())]
     Slow { url: String, seconds: Duration },
+    #[error("{url} takes too long: it was not complete after {} s", seconds.as_secs())]
+    Late { url: String, seconds: Duration },
     #[error("{url} was cut short")]
     Cut { url: String },
     #[error("{url} cannot be reached: {reason}")]
@@ -70,6 +83,7 @@ impl TransferError {
             TransferError::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500..),
             // Each attempt brings something, so that there would be no last one.
             TransferError::Slow { .. }
+            | TransferError::Late { .. }
             | TransferError::Missing(_)
             | TransferError::Address { .. }
             | TransferError::Local { .. } => false,

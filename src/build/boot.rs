@@ -11,10 +11,14 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use crate::archive::deb::Deb;
+use crate::archive::limit::{Limited, each_entry};
 use crate::error::Fault;
 use crate::image::index::{Image, Kind, Number};
 use crate::recipe::{Blob, BoardType};
 use crate::rootfs::PackageFile;
+
+/// No bootloader comes near this, in bytes; its files are held in memory.
+const LARGEST_FILE: u64 = 128 << 20;
 
 /// Copies kernel and device trees of the image at `tar` into `out`, as `vmlinuz` and `dtb/…`; gives the kernel's
 /// release, or `None` if the image has no kernel.
@@ -166,34 +170,36 @@ fn extract<'a>(
     let mut found = BTreeSet::new();
     let mut deb = Deb::open(&package.deb)?;
     deb.control()?;
-    {
-        let mut archive = tar::Archive::new(deb.data(1)?);
-        for entry in archive.entries()? {
-            let mut entry = entry?;
-            let name = entry.path()?.into_owned();
-            let name = name.strip_prefix("./").unwrap_or(&name).to_path_buf();
-            if !entry.header().entry_type().is_file() || !is_plain(&name) {
-                continue;
-            }
-            let takers: Vec<_> = wanted
-                .iter()
-                .filter(|(_, file)| is_meant(file, &name))
-                .collect();
-            if takers.is_empty() {
-                continue;
-            }
-            let mut data = Vec::new();
-            entry
-                .read_to_end(&mut data)
-                .with_context(|| format!("cannot read {} of {}", name.display(), package.name))?;
-            for (board, file) in takers {
-                let path = out.join("bootloader").join(board).join(&name);
-                write_with_parents(&path, &data)
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-                found.insert((*board, *file));
-            }
+    each_entry(deb.data(1)?, |entry| {
+        let name = entry.path()?.into_owned();
+        let name = name.strip_prefix("./").unwrap_or(&name).to_path_buf();
+        if !entry.header().entry_type().is_file() || !is_plain(&name) {
+            return Ok(());
         }
-    }
+        let takers: Vec<_> = wanted
+            .iter()
+            .filter(|(_, file)| is_meant(file, &name))
+            .collect();
+        if takers.is_empty() {
+            return Ok(());
+        }
+        let failed = || format!("cannot read {} of {}", name.display(), package.name);
+        let mut data = Vec::new();
+        Limited::new(
+            entry,
+            LARGEST_FILE,
+            "it is no bootloader's file: it is too large",
+        )
+        .read_to_end(&mut data)
+        .with_context(failed)?;
+        for (board, file) in takers {
+            let path = out.join("bootloader").join(board).join(&name);
+            write_with_parents(&path, &data)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            found.insert((*board, *file));
+        }
+        Ok(())
+    })?;
     deb.verify(&package.sha256)?;
     Ok(found)
 }

@@ -4,10 +4,12 @@
 mod boot;
 mod image;
 mod initrd;
+mod inventory;
 mod pipeline;
 mod plan;
 mod publish;
 mod sbom;
+mod sealing;
 mod stages;
 pub mod verify;
 
@@ -16,3 +18,4 @@ pub use image::STEPS;
 pub use initrd::{WantedInitrd, build_initrd};
 pub use pipeline::{Built, StageReport, Until, build, layers};
 pub use plan::Plan;
+pub use sealing::STEPS as SEAL_STEPS;

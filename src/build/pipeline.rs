@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use super::boot;
 use super::image::{IMAGE, ImageInput};
 use super::plan::Plan;
-use super::publish::{collect, is_sealed, publish, seal};
+use super::publish::{collect, publish, set_date};
 use super::sbom;
+use super::sealing::Seals;
 use super::stages::{Begun, Key, Store, Stored};
 use crate::image::{Artifact, LockReference, Manifest, RecipeReference};
 use crate::output::refuse_no_output;
@@ -67,7 +68,7 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
         .into_iter()
         .flat_map(Made::artifacts);
     let written = publish(&manifest, artifacts, out, plan.epoch)?;
-    pipeline.finish()?;
+    pipeline.finish(written.then_some(&[&image, &boot, &initrd]))?;
     Ok(Built {
         manifest,
         stages: pipeline.reports,
@@ -123,6 +124,7 @@ pub(super) struct Pipeline<'a> {
     before: Vec<Key>,
     keys: Vec<Key>,
     reports: Vec<StageReport>,
+    seals: Seals,
 }
 
 impl<'a> Pipeline<'a> {
@@ -133,8 +135,10 @@ impl<'a> Pipeline<'a> {
             &abandoned.iter().map(|(path, _)| path.clone()).collect(),
             progress,
         )?;
+        let before = store.remembered(&plan.path);
         Ok(Pipeline {
-            before: store.remembered(&plan.path),
+            seals: Seals::check(&store.present(&before))?,
+            before,
             plan,
             progress,
             store,
@@ -287,8 +291,9 @@ impl<'a> Pipeline<'a> {
     ) -> Result<Made> {
         let digest = key.digest();
         let (begun, loss) = match self.store.begin(&key)? {
-            Begun::Done(stored) => match self.loss(&stored)? {
+            Begun::Done(stored) => match self.loss(&key, &stored)? {
                 Some(loss) => {
+                    log::warn!("the stage {} is made again: {loss}", key.stage);
                     self.store.discard(stored)?;
                     (self.store.begin(&key)?, Some(loss))
                 }
@@ -300,20 +305,26 @@ impl<'a> Pipeline<'a> {
             Begun::Done(stored) => (stored, false),
             Begun::ToDo(work) => {
                 let facts = make(&work.path)?;
-                for name in facts.artifacts.keys() {
-                    seal(&artifact(&work.path, name), self.plan.epoch)?;
+                let mut known = BTreeMap::new();
+                for (name, made) in &facts.artifacts {
+                    let path = artifact(&work.path, name);
+                    set_date(&path, self.plan.epoch)?;
+                    let path = path.strip_prefix(&work.path).unwrap_or(&path);
+                    known.insert(path.to_path_buf(), made.sha256.clone());
                 }
                 let path = work.path.join(FACTS);
                 fs::write(&path, serde_json::to_vec(&facts)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
-                (work.commit()?, true)
+                let (stored, unsealed) = work.commit()?;
+                self.seals.seal(unsealed, &stored.path, &digest, known);
+                (stored, true)
             }
         };
         let facts = read_facts(&stored.path)?;
         // Two stages may need the same one.
         if !self.keys.contains(&key) {
             self.reports.push(StageReport {
-                reason: loss.map_or_else(|| self.reason(&key, ran), str::to_string),
+                reason: loss.unwrap_or_else(|| self.reason(&key, ran)),
                 stage: key.stage.clone(),
                 ran,
             });
@@ -328,14 +339,16 @@ impl<'a> Pipeline<'a> {
     }
 
     /// Why a stage that was made cannot be used any more.
-    fn loss(&self, stored: &Stored) -> Result<Option<&'static str>> {
-        Ok(if !stored.survived()? {
-            Some("this machine went down before the cache was on its disk")
-        } else if !is_intact(&stored.path, self.plan.epoch) {
-            Some("what the cache had of it was changed by somebody")
-        } else {
-            None
-        })
+    fn loss(&self, key: &Key, stored: &Stored) -> Result<Option<String>> {
+        // Made or checked by this very build.
+        if self.keys.contains(key) {
+            return Ok(None);
+        }
+        if !stored.survived()? {
+            let loss = "this machine went down before the cache was on its disk";
+            return Ok(Some(loss.into()));
+        }
+        self.seals.fault(&stored.path, &key.digest())
     }
 
     fn reason(&self, key: &Key, ran: bool) -> String {
@@ -350,8 +363,16 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Remembers what was used, and removes stages that no recipe uses any more.
-    fn finish(&mut self) -> Result<()> {
+    /// Remembers what was used, and removes stages that no recipe uses any more. `linked` are the stages whose files were
+    /// linked into the output.
+    fn finish(&mut self, linked: Option<&[&Made]>) -> Result<()> {
+        if let Some(linked) = linked {
+            let stages: Vec<_> = linked
+                .iter()
+                .map(|made| (made.stored.path.clone(), made.digest.clone()))
+                .collect();
+            self.seals.stamp_again(&stages)?;
+        }
         let keys: Vec<&Key> = self.keys.iter().collect();
         let known = keys.iter().all(|key| self.before.contains(key));
         if known {
@@ -401,16 +422,6 @@ fn artifact(stage: &Path, name: &str) -> PathBuf {
     } else {
         stage.join("out").join(name)
     }
-}
-
-/// Whether all artifacts of a stage are as they were made.
-fn is_intact(stage: &Path, epoch: i64) -> bool {
-    read_facts(stage).is_ok_and(|facts| {
-        facts
-            .artifacts
-            .iter()
-            .all(|(name, made)| is_sealed(&artifact(stage, name), made.size, epoch))
-    })
 }
 
 impl Plan {

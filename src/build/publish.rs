@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -31,9 +32,8 @@ pub fn collect(
     Ok(())
 }
 
-/// Gives an artifact the epoch as its time. The output directory shares its bytes with the cache, so somebody who
-/// writes into a file there, as with `cp zImage out/…/vmlinuz`, changes the cache; the time then tells.
-pub fn seal(path: &Path, epoch: i64) -> Result<()> {
+/// Gives an artifact the epoch as its time.
+pub fn set_date(path: &Path, epoch: i64) -> Result<()> {
     File::open(path)
         .and_then(|file| file.set_modified(time_of(epoch)))
         .with_context(|| format!("cannot set the time of {}", path.display()))
@@ -43,8 +43,8 @@ fn time_of(epoch: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(epoch.try_into().unwrap_or_default())
 }
 
-/// Whether a file is as it was sealed.
-pub fn is_sealed(path: &Path, size: u64, epoch: i64) -> bool {
+/// Whether a file has that size and date.
+fn is_dated(path: &Path, size: u64, epoch: i64) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| {
         meta.is_file()
             && meta.len() == size
@@ -59,7 +59,8 @@ pub fn publish<'a>(
     out: &Path,
     epoch: i64,
 ) -> Result<bool> {
-    if is_up_to_date(manifest, out, epoch) {
+    let artifacts: Vec<(&str, PathBuf)> = artifacts.collect();
+    if is_up_to_date(manifest, &artifacts, out, epoch) {
         return Ok(false);
     }
     log::debug!("writing {}", out.display());
@@ -79,12 +80,28 @@ pub fn publish<'a>(
     Ok(true)
 }
 
-fn is_up_to_date(manifest: &Manifest, out: &Path, epoch: i64) -> bool {
+fn is_up_to_date(
+    manifest: &Manifest,
+    artifacts: &[(&str, PathBuf)],
+    out: &Path,
+    epoch: i64,
+) -> bool {
     fs::read_to_string(out.join(Manifest::FILE)).is_ok_and(|text| text == manifest.to_json())
-        && manifest
-            .artifacts
-            .iter()
-            .all(|(name, made)| is_sealed(&out.join(name), made.size, epoch))
+        && artifacts.iter().all(|(name, cached)| {
+            let made = &manifest.artifacts[*name];
+            is_dated(&out.join(name), made.size, epoch) && is_same(cached, &out.join(name), made)
+        })
+}
+
+/// Whether a file of the output is the cache's, which was checked. On another file system its size and date have to do;
+/// where it only is no link, its content tells.
+fn is_same(cached: &Path, out: &Path, made: &Artifact) -> bool {
+    let (Ok(cached), Ok(there)) = (fs::metadata(cached), fs::symlink_metadata(out)) else {
+        return false;
+    };
+    there.dev() != cached.dev()
+        || there.ino() == cached.ino()
+        || Artifact::of(out).is_ok_and(|artifact| artifact == *made)
 }
 
 /// Shares the bytes with the cache where both are on one file system.
@@ -103,15 +120,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_somebody_wrote_into_is_no_longer_sealed() {
+    fn a_file_that_somebody_wrote_into_has_another_date() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("vmlinuz");
         fs::write(&path, "kernel").unwrap();
-        assert!(!is_sealed(&path, 6, 1_000_000_000));
-        seal(&path, 1_000_000_000).unwrap();
-        assert!(is_sealed(&path, 6, 1_000_000_000));
+        assert!(!is_dated(&path, 6, 1_000_000_000));
+        set_date(&path, 1_000_000_000).unwrap();
+        assert!(is_dated(&path, 6, 1_000_000_000));
         // Of the same length, as with `cp` onto it.
         fs::write(&path, "KERNEL").unwrap();
-        assert!(!is_sealed(&path, 6, 1_000_000_000));
+        assert!(!is_dated(&path, 6, 1_000_000_000));
     }
 }

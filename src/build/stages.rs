@@ -13,6 +13,7 @@ use nix::unistd::syncfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::sealing::Unsealed;
 use crate::dirs;
 use crate::error::Fault;
 use crate::output::write_atomically;
@@ -78,7 +79,7 @@ pub struct Store {
 }
 
 /// The file in a stage's directory that holds the boot id of the machine that made it, until the stage is surely on the disk.
-const UNSYNCED: &str = "unsynced";
+pub const UNSYNCED: &str = "unsynced";
 /// After how long the kernel has written nearly all by itself, so that asking for the rest takes no time.
 const WRITTEN_BY_ITSELF: Duration = Duration::from_secs(60);
 
@@ -120,6 +121,15 @@ impl Store {
                 .with_context(|| format!("cannot make the directory {}", directory.display()))?;
         }
         Ok(store)
+    }
+
+    /// The stages of these keys that are there, with their digests.
+    pub fn present(&self, keys: &[Key]) -> Vec<(PathBuf, String)> {
+        let digests = keys.iter().map(Key::digest);
+        digests
+            .map(|digest| (self.stages.join(&digest), digest))
+            .filter(|(place, _)| place.is_dir())
+            .collect()
     }
 
     fn lock_file(&self, digest: &str) -> Result<File> {
@@ -314,16 +324,21 @@ fn boot_id() -> Result<String> {
 }
 
 impl Work {
-    /// Puts the finished stage into its place.
-    pub fn commit(self) -> Result<Stored> {
+    /// Puts the finished stage into its place. The caller seals it; until then others wait for that.
+    ///
+    /// # Errors
+    /// If the cache cannot be written to.
+    pub fn commit(self) -> Result<(Stored, Unsealed)> {
+        let unsealed = Unsealed::begin(&self.path)?;
         let path = self.path.join(UNSYNCED);
         fs::write(&path, boot_id()?).with_context(|| format!("cannot write {}", path.display()))?;
         fs::rename(&self.path, &self.place)
             .with_context(|| format!("cannot put {} in its place", self.place.display()))?;
-        Ok(Stored {
+        let stored = Stored {
             path: self.place,
             _shared: relock(self.lock)?,
-        })
+        };
+        Ok((stored, unsealed))
     }
 }
 
@@ -390,7 +405,7 @@ mod tests {
         let Begun::ToDo(work) = store.begin(&Key::new("image", 1)).unwrap() else {
             panic!("nothing was made yet");
         };
-        let stored = work.commit().unwrap();
+        let (stored, _) = work.commit().unwrap();
         let mark = stored.path.join(UNSYNCED);
         assert!(stored.survived().unwrap());
         assert!(mark.exists(), "it is new");

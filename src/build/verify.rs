@@ -167,6 +167,8 @@ fn build_once(
         .arg(&out)
         .arg(recipe)
         .env("HEARTH_CACHE", &cache)
+        // The key of the other user's cache is not kept.
+        .env("XDG_STATE_HOME", directory.join("state"))
         .env("TZ", condition.timezone)
         .env("LANG", condition.language)
         .env("LC_ALL", condition.language)

@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Accept releases whose time is over
     #[arg(long)]
     allow_expired: bool,
+    /// Accept releases that are older than the lock's
+    #[arg(long)]
+    allow_rollback: bool,
 }
 
 /// Where packages come from
@@ -61,6 +64,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             now: clock::now(),
             allow_expired: arguments.allow_expired,
         },
+        allow_rollback: arguments.allow_rollback,
     };
     tell(&lock(&file, &fetcher, &options, terminal)?, terminal)?;
     Ok(ExitCode::SUCCESS)

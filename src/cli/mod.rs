@@ -97,6 +97,7 @@ pub enum Command {
 
 /// The work of hearth that is done inside the sandbox.
 const STEPS: &[&[&dyn hearth::sandbox::AnyStep]] = &[
+    hearth::build::SEAL_STEPS,
     hearth::build::STEPS,
     hearth::doctor::STEPS,
     hearth::initrd::STEPS,

@@ -77,6 +77,7 @@ pub(super) fn refresh(
             now: clock::now(),
             allow_expired: false,
         },
+        allow_rollback: false,
     };
     lock(file, fetcher, &options, progress)
 }

@@ -78,6 +78,13 @@ pub struct ArchiveSource {
     pub keyring: Option<PathBuf>,
     #[serde(default)]
     pub recommends: bool,
+    /// A release that does not say until when it counts is warned of when it is older than this; 0 for never.
+    #[serde(default = "half_a_year")]
+    pub warn_after_days: u32,
+}
+
+fn half_a_year() -> u32 {
+    180
 }
 
 fn main_component() -> Vec<String> {

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -284,13 +285,33 @@ fn providers(packages: &[Package]) -> HashMap<String, Vec<usize>> {
     providers
 }
 
+/// Control files of all packages together, in bytes: they are held in memory. Those of 800 packages take some 30 MiB.
+const CONTROL_LIMIT: u64 = 192 << 20;
+
 /// Reads all control members, by several threads, in the order of `files`.
+///
+/// # Errors
+/// As [`Package::read`], and if they take unreasonably much memory.
 pub fn read_all(files: &[PackageFile], threads: usize) -> Result<Vec<Package>> {
     let chunk = files.len().div_ceil(threads.max(1)).max(1);
+    let taken = AtomicU64::new(0);
+    let read = |file: &PackageFile| {
+        let package = Package::read(file.clone())?;
+        let size = package.control.size();
+        if taken.fetch_add(size, Ordering::Relaxed) + size > CONTROL_LIMIT {
+            return Err(Fault::input(format!(
+                "the control files of the packages take more than {} MiB, with those of {}",
+                CONTROL_LIMIT >> 20,
+                package.name()
+            ))
+            .into());
+        }
+        Ok(package)
+    };
     let parts: Vec<Result<Vec<Package>>> = std::thread::scope(|scope| {
         let readers: Vec<_> = files
             .chunks(chunk)
-            .map(|part| scope.spawn(|| part.iter().cloned().map(Package::read).collect()))
+            .map(|part| scope.spawn(|| part.iter().map(&read).collect()))
             .collect();
         readers
             .into_iter()

@@ -21,6 +21,7 @@ use super::merged_usr::merged_usr;
 use super::package::{Package, below_usr};
 use super::tree::{Attributes, Kind, Tree};
 use crate::archive::deb::Deb;
+use crate::archive::limit::each_entry;
 use crate::error::{Fault, InputContext};
 use crate::progress::Stage;
 
@@ -235,7 +236,10 @@ impl Job<'_> {
         };
         let deb = &package.file.deb;
         let mut archive = Deb::open(deb)?;
-        archive.control()?;
+        // What was read first, for the order, is held against the file that is verified below.
+        if archive.control()? != package.control {
+            return Err(Fault::input(format!("{} was changed meanwhile", deb.display())).into());
+        }
         one.data(archive.data(self.threads)?)
             .input_context(|| format!("cannot unpack {} ({})", package.name(), deb.display()))?;
         archive.verify(&package.file.sha256)?;
@@ -275,19 +279,16 @@ struct One<'a> {
 
 impl One<'_> {
     fn data(&mut self, data: impl Read) -> Result<()> {
-        let mut archive = tar::Archive::new(data);
-        for entry in archive.entries()? {
-            let mut entry = entry?;
+        each_entry(data, |entry| {
             let name = Path::new(OsStr::from_bytes(&entry.path_bytes())).to_path_buf();
             let name = self.checked(&name)?;
             if !(self.job.wanted)(&name) {
-                continue;
+                return Ok(());
             }
             let shown = format!("/{}", name.display());
-            self.entry(&mut entry, &name)
-                .with_context(|| format!("`{shown}`"))?;
-        }
-        Ok(())
+            self.entry(entry, &name)
+                .with_context(|| format!("`{shown}`"))
+        })
     }
 
     /// The name without `./`, if it is one that a package may have.

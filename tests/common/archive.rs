@@ -120,6 +120,8 @@ pub struct Archive {
     pub dir: TempDir,
     pub keys: Keys,
     stanzas: Vec<String>,
+    /// The suite that is published next.
+    pub suite: String,
     /// Fields of the release file, by name.
     pub fields: Vec<(String, String)>,
 }
@@ -131,6 +133,7 @@ impl Archive {
             dir: tempfile::tempdir().unwrap(),
             keys: Keys::new(),
             stanzas: Vec::new(),
+            suite: "trixie".into(),
             fields: [
                 ("Suite", "stable"),
                 ("Codename", "trixie"),
@@ -190,14 +193,20 @@ impl Archive {
 
     /// As [`Archive::publish`], with options for gpg.
     pub fn publish_with(&self, options: &[&str]) {
-        let directory = self.path("dists/trixie/main/binary-armhf");
-        fs::create_dir_all(directory.join("by-hash/SHA256")).unwrap();
-        let plain = directory.join("Packages");
+        let plain = self.path("Packages");
         fs::write(&plain, self.stanzas.join("\n")).unwrap();
         let xz = succeed(oracle("xz").arg("-c").arg(&plain)).stdout;
-        let hash = hex::encode(Sha256::digest(&xz));
-        fs::write(directory.join("Packages.xz"), &xz).unwrap();
-        fs::write(directory.join("by-hash/SHA256").join(&hash), &xz).unwrap();
+        self.publish_index(&xz, None, options);
+    }
+
+    /// Signs for whatever `xz` is as the index; `plain` is what the release says of its uncompressed size.
+    pub fn publish_index(&self, xz: &[u8], plain: Option<u64>, options: &[&str]) {
+        let suite = self.path("dists").join(&self.suite);
+        let directory = suite.join("main/binary-armhf");
+        fs::create_dir_all(directory.join("by-hash/SHA256")).unwrap();
+        let hash = hex::encode(Sha256::digest(xz));
+        fs::write(directory.join("Packages.xz"), xz).unwrap();
+        fs::write(directory.join("by-hash/SHA256").join(&hash), xz).unwrap();
         let mut release: String = self
             .fields
             .iter()
@@ -207,8 +216,11 @@ impl Archive {
             "SHA256:\n {hash} {} main/binary-armhf/Packages.xz\n",
             xz.len()
         );
+        if let Some(plain) = plain {
+            release += &format!(" {} {plain} main/binary-armhf/Packages\n", "0".repeat(64));
+        }
         fs::write(
-            self.path("dists/trixie/InRelease"),
+            suite.join("InRelease"),
             self.keys.clearsign(&release, options),
         )
         .unwrap();
@@ -226,6 +238,11 @@ impl Archive {
         )
         .unwrap();
         path
+    }
+
+    /// The index as it is before compression.
+    pub fn index(&self) -> String {
+        self.stanzas.join("\n")
     }
 
     /// An index of about this many bytes that cannot be compressed.

@@ -1,9 +1,12 @@
 //! `hearth lock` and the archive client: against dpkg, APT and GnuPG, and against archives and servers that misbehave.
 
+mod bombs;
+mod cache;
 #[path = "../common/mod.rs"]
 mod common;
 mod fetch;
 mod lockfile;
+mod mirrors;
 mod release;
 mod resolve;
 mod signature;

@@ -1,0 +1,318 @@
+//! Owns the seals of stages: what a stage's tree was when it was made, kept beside it and marked with the user's key, and
+//! whether it still is that. Never decides what is done with a stage that is not.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::inventory::{Tree, difference};
+use crate::output::write_atomically;
+use crate::progress::{NoProgress, Progress};
+use crate::sandbox::{Namespaces, hand_over, steps};
+use crate::seal::Key;
+
+steps! {
+    TAKE_SEAL = "seal": take, TakeInput => Taken;
+    CHECK = "check": check, Vec<(PathBuf, Seal)> => Vec<Finding>;
+    STAMP = "stamp": stamp, Vec<PathBuf> => Vec<String>;
+}
+
+/// The seal in a stage's directory. It is locked until it is written.
+pub const SEAL: &str = "seal";
+/// The list that the seal is of.
+const LIST: &str = "seal.list";
+/// What of a stage's directory is not of its tree. The other one is the store's.
+const NOT_SEALED: [&str; 3] = [SEAL, LIST, super::stages::UNSYNCED];
+
+/// What a stage was when it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// See [`Tree::stamp`].
+    stamp: String,
+    /// SHA-256 of [`Tree::list`], in hex.
+    list: String,
+    /// By the user's key, of the stage's digest and the above.
+    mark: String,
+}
+
+impl Seal {
+    fn new(taken: Taken, digest: &str, key: &Key) -> Self {
+        let mark = key.mark(&[digest, &taken.stamp, &taken.list]);
+        Seal {
+            stamp: taken.stamp,
+            list: taken.list,
+            mark,
+        }
+    }
+
+    /// The seal of a finished stage; waits for a process that is sealing it. `None` if it has none that this user
+    /// has made for it.
+    pub fn of(stage: &Path, digest: &str, key: &Key) -> Option<Self> {
+        let file = File::open(stage.join(SEAL)).ok()?;
+        let mut file = Flock::lock(file, FlockArg::LockShared).ok()?;
+        let mut text = String::new();
+        file.read_to_string(&mut text).ok()?;
+        let seal: Seal = serde_json::from_str(&text).ok()?;
+        key.has_marked(&[digest, &seal.stamp, &seal.list], &seal.mark)
+            .then_some(seal)
+    }
+
+    /// The same with another stamp, written into the stage.
+    fn stamped(self, stage: &Path, digest: &str, key: &Key, stamp: String) -> Result<Self> {
+        let list = self.list;
+        let seal = Seal::new(Taken { stamp, list }, digest, key);
+        write_atomically(&stage.join(SEAL), &serde_json::to_vec(&seal)?)?;
+        Ok(seal)
+    }
+}
+
+/// The right and the duty to seal a stage, which others wait for.
+#[derive(Debug)]
+pub struct Unsealed(Flock<File>);
+
+impl Unsealed {
+    /// For a stage that is being made in this directory.
+    ///
+    /// # Errors
+    /// If its seal cannot be written there.
+    pub fn begin(stage: &Path) -> Result<Self> {
+        let path = stage.join(SEAL);
+        let failed = || format!("cannot write {}", path.display());
+        let file = File::create(&path).with_context(failed)?;
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map(Unsealed)
+            .map_err(|(_, errno)| std::io::Error::from(errno))
+            .with_context(failed)
+    }
+}
+
+/// What is found of a stage that has a seal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finding {
+    Intact,
+    /// It was copied or linked, and is the same; the new stamp.
+    Touched(String),
+    /// In what it differs.
+    Changed(String),
+}
+
+/// The seals that one build looks at and makes. Dropping it waits for those that are being made.
+pub struct Seals {
+    key: Key,
+    /// Of stages that were found to be what their seals say, by digest.
+    checked: BTreeMap<String, Seal>,
+    running: Vec<JoinHandle<Result<()>>>,
+}
+
+impl Seals {
+    /// Checks all these stages, by directory and digest, together: that is quicker than one after the other.
+    ///
+    /// # Errors
+    /// If the namespaces cannot be had.
+    pub fn check(stages: &[(PathBuf, String)]) -> Result<Self> {
+        let mut seals = Seals {
+            key: Key::of_user(),
+            checked: BTreeMap::new(),
+            running: Vec::new(),
+        };
+        let sealed: Vec<(&Path, &str, Seal)> = stages
+            .iter()
+            .filter_map(|(stage, digest)| {
+                Some((
+                    stage.as_path(),
+                    digest.as_str(),
+                    Seal::of(stage, digest, &seals.key)?,
+                ))
+            })
+            .collect();
+        let suspects = sealed
+            .iter()
+            .map(|(stage, _, seal)| (stage.to_path_buf(), seal.clone()))
+            .collect();
+        for ((stage, digest, seal), finding) in sealed.iter().zip(find(&suspects)?) {
+            let seal = match finding {
+                Finding::Intact => seal.clone(),
+                Finding::Touched(stamp) => {
+                    seal.clone().stamped(stage, digest, &seals.key, stamp)?
+                }
+                Finding::Changed(_) => continue,
+            };
+            seals.checked.insert(digest.to_string(), seal);
+        }
+        Ok(seals)
+    }
+
+    /// Seals a stage that is in its place now, beside whatever comes next. `known` are contents, by path, whose SHA-256
+    /// need not be found again.
+    pub fn seal(
+        &mut self,
+        unsealed: Unsealed,
+        stage: &Path,
+        digest: &str,
+        known: BTreeMap<PathBuf, String>,
+    ) {
+        let (key, digest, directory) = (self.key.clone(), digest.to_string(), stage.to_path_buf());
+        let mut file = unsealed.0;
+        self.running.push(thread::spawn(move || {
+            let input = TakeInput { directory, known };
+            let taken = Namespaces::new().step(&TAKE_SEAL, &input, &NoProgress)?;
+            let seal = Seal::new(taken, &digest, &key);
+            file.write_all(&serde_json::to_vec(&seal)?)
+                .context("cannot write the seal of a stage")
+        }));
+    }
+
+    /// What is wrong with a finished stage, unless it is what it was made as.
+    ///
+    /// # Errors
+    /// If the namespaces cannot be had.
+    pub fn fault(&self, stage: &Path, digest: &str) -> Result<Option<String>> {
+        let Some(seal) = Seal::of(stage, digest, &self.key) else {
+            let fault = "what the cache has of it was not sealed by this user's hearth";
+            return Ok(Some(fault.into()));
+        };
+        // Checked with the others, and no other process has made it anew since.
+        if self.checked.get(digest) == Some(&seal) {
+            return Ok(None);
+        }
+        match find(&vec![(stage.to_path_buf(), seal.clone())])?
+            .into_iter()
+            .next()
+        {
+            Some(Finding::Intact) => Ok(None),
+            Some(Finding::Touched(stamp)) => {
+                seal.stamped(stage, digest, &self.key, stamp)?;
+                Ok(None)
+            }
+            Some(Finding::Changed(what)) => Ok(Some(format!(
+                "what the cache had of it was changed by somebody: {what}"
+            ))),
+            None => Ok(Some("what the cache has of it was not checked".into())),
+        }
+    }
+
+    /// Gives stages, by directory and digest, new stamps: they were made or checked by this build, and their files have been
+    /// linked since.
+    ///
+    /// # Errors
+    /// If the namespaces cannot be had.
+    pub fn stamp_again(&mut self, stages: &[(PathBuf, String)]) -> Result<()> {
+        self.wait();
+        let directories = stages.iter().map(|(stage, _)| stage.clone()).collect();
+        let stamps = Namespaces::new().step(&STAMP, &directories, &NoProgress)?;
+        for ((stage, digest), stamp) in stages.iter().zip(stamps) {
+            if let Some(seal) = Seal::of(stage, digest, &self.key) {
+                seal.stamped(stage, digest, &self.key, stamp)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until what was made is sealed. What could not be is made again by the next build.
+    fn wait(&mut self) {
+        for thread in self.running.drain(..) {
+            if let Ok(Err(error)) = thread.join() {
+                log::info!("a stage was not sealed: {error:#}");
+            }
+        }
+    }
+}
+
+impl Drop for Seals {
+    fn drop(&mut self) {
+        self.wait();
+    }
+}
+
+fn find(suspects: &Vec<(PathBuf, Seal)>) -> Result<Vec<Finding>> {
+    if suspects.is_empty() {
+        return Ok(Vec::new());
+    }
+    Namespaces::new().step(&CHECK, suspects, &NoProgress)
+}
+
+/// What the step `seal` needs to know.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TakeInput {
+    directory: PathBuf,
+    known: BTreeMap<PathBuf, String>,
+}
+
+/// What the step `seal` has found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Taken {
+    stamp: String,
+    list: String,
+}
+
+/// Lists a stage's tree and writes the list beside it. Runs inside.
+fn take(input: TakeInput, _progress: &dyn Progress) -> Result<Taken> {
+    let tree = Tree::read(&input.directory, &NOT_SEALED)?;
+    let list = tree.list(&input.known)?;
+    let path = input.directory.join(LIST);
+    let failed = || format!("cannot write {}", path.display());
+    let mut file = File::create(&path).with_context(failed)?;
+    file.write_all(list.as_bytes()).with_context(failed)?;
+    hand_over(&file)?;
+    Ok(Taken {
+        stamp: tree.stamp(),
+        list: hash(&list),
+    })
+}
+
+/// Compares stages with their seals: by the stamp, and where that differs by content. Runs inside.
+fn check(stages: Vec<(PathBuf, Seal)>, _progress: &dyn Progress) -> Result<Vec<Finding>> {
+    let findings = thread::scope(|scope| {
+        let threads: Vec<_> = stages
+            .iter()
+            .map(|(stage, seal)| scope.spawn(|| compare(stage, seal)))
+            .collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, Finding>| {
+            thread.join().expect("looking at files does not panic")
+        };
+        threads.into_iter().map(join).collect()
+    });
+    Ok(findings)
+}
+
+/// The stamps of stages. Runs inside.
+fn stamp(stages: Vec<PathBuf>, _progress: &dyn Progress) -> Result<Vec<String>> {
+    stages
+        .iter()
+        .map(|stage| Ok(Tree::read(stage, &NOT_SEALED)?.stamp()))
+        .collect()
+}
+
+fn compare(stage: &Path, seal: &Seal) -> Finding {
+    let compare = || -> Result<Finding> {
+        let tree = Tree::read(stage, &NOT_SEALED)?;
+        let stamp = tree.stamp();
+        if stamp == seal.stamp {
+            return Ok(Finding::Intact);
+        }
+        let now = tree.list(&BTreeMap::new())?;
+        if hash(&now) == seal.list {
+            return Ok(Finding::Touched(stamp));
+        }
+        let before = fs::read_to_string(stage.join(LIST)).unwrap_or_default();
+        let what = match hash(&before) == seal.list {
+            true => difference(&before, &now),
+            false => None,
+        };
+        Ok(Finding::Changed(what.unwrap_or_else(|| {
+            "its content is not that of its seal".into()
+        })))
+    };
+    compare().unwrap_or_else(|error| Finding::Changed(format!("{error:#}")))
+}
+
+fn hash(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
+}
