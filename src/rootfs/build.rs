@@ -1,7 +1,7 @@
 //! Owns the pipeline from a lock's packages to an output directory: which stages there are, and what each is made from.
 //! Never fetches: the packages are on the disk already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -19,7 +19,7 @@ use super::publish::{collect, is_sealed, publish, seal};
 use super::sbom;
 use super::steps::{ImageInput, ImageMade, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
-use super::tools;
+use super::{fallback, tools};
 use crate::clock;
 use crate::dirs;
 use crate::error::Fault;
@@ -30,7 +30,7 @@ use crate::sandbox::{Namespaces, owners};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
-const TOOLS_REVISION: u32 = 5;
+const TOOLS_REVISION: u32 = 6;
 const CONFIGURE_REVISION: u32 = 4;
 const IMAGE_REVISION: u32 = 5;
 const BOOT_REVISION: u32 = 1;
@@ -206,7 +206,10 @@ impl<'a> Pipeline<'a> {
         }
         let progress = self.progress;
         self.stage(key, |directory| {
-            let input = plan.packages_input(Role::Tool, directory, &unpacked.layers);
+            let input = PackagesInput {
+                image: plan.package_files(Role::Root),
+                ..plan.packages_input(Role::Tool, directory, &unpacked.layers)
+            };
             let () = inside(plan.recipe.arch, "tools", &input, progress)?;
             Ok(Facts::default())
         })
@@ -224,9 +227,10 @@ impl<'a> Pipeline<'a> {
         let progress = self.progress;
         let tools = tools.as_ref().map(|made| made.stored.path.as_path());
         self.stage(key, |directory| {
-            tools::or_emulated(tools, directory, progress, |tools| {
+            fallback::or_emulated(tools, directory, progress, |tools, emulated| {
                 let input = PackagesInput {
                     tools: tools.map(Path::to_path_buf),
+                    emulated: emulated.clone(),
                     ..plan.packages_input(Role::Root, directory, &unpacked.layers)
                 };
                 let () = inside(plan.recipe.arch, "configure", &input, progress)?;
@@ -285,10 +289,7 @@ impl<'a> Pipeline<'a> {
             let stage = progress.stage("boot", None, Unit::Items);
             let out = directory.join("out");
             fs::create_dir(&out)?;
-            let bootloaders: Vec<PackageFile> = plan
-                .of_role(Role::Bootloader)
-                .map(|(package, deb)| PackageFile::of(package, deb))
-                .collect();
+            let bootloaders = plan.package_files(Role::Bootloader);
             let named = !plan.recipe.boards.is_empty();
             let kernel = thread::scope(|scope| {
                 let kernel = scope.spawn(|| boot::extract_kernel(&tar, &out));
@@ -487,17 +488,22 @@ impl Plan {
             .collect()
     }
 
+    fn package_files(&self, role: Role) -> Vec<PackageFile> {
+        self.of_role(role)
+            .map(|(package, deb)| PackageFile::of(package, deb))
+            .collect()
+    }
+
     fn packages_input(&self, role: Role, directory: &Path, layers: &[PathBuf]) -> PackagesInput {
         PackagesInput {
-            files: self
-                .of_role(role)
-                .map(|(package, deb)| PackageFile::of(package, deb))
-                .collect(),
+            files: self.package_files(role),
             arch: self.recipe.arch,
             epoch: self.epoch,
             directory: directory.to_path_buf(),
             layers: layers.to_vec(),
+            image: Vec::new(),
             tools: None,
+            emulated: BTreeSet::new(),
             threads: self.threads,
         }
     }

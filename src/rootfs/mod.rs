@@ -9,6 +9,7 @@ pub mod configure;
 mod customise;
 pub mod diff;
 mod dpkg;
+pub(crate) mod fallback;
 pub mod index;
 mod initrd;
 mod install;

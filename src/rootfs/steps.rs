@@ -1,6 +1,7 @@
 //! Owns the work that is done inside the namespaces, where files have their true owners: one function a stage.
 //! Never decides what is to be made: see `build`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -61,8 +62,12 @@ pub struct PackagesInput {
     pub directory: PathBuf,
     /// Layers of earlier stages, topmost first.
     pub layers: Vec<PathBuf>,
+    /// For `tools`: the packages of the image.
+    pub image: Vec<PackageFile>,
     /// For `configure`: the directory of the native programs.
     pub tools: Option<PathBuf>,
+    /// For `configure`: names of packages whose scripts run the image's own programs all the same.
+    pub emulated: BTreeSet<String>,
     pub threads: usize,
 }
 

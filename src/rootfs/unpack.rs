@@ -60,6 +60,11 @@ impl Claims {
     }
 }
 
+/// Ends [`Manner::Parallel`], whose result would depend on which thread came first.
+#[derive(Debug, thiserror::Error)]
+#[error("two packages have the same path")]
+struct Contested;
+
 /// How packages are unpacked together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
@@ -83,20 +88,18 @@ pub fn unpack_first(
     stage: &dyn Stage,
 ) -> Result<Vec<Unpacked>> {
     let claims = Mutex::new(Claims::default());
-    let contested = AtomicBool::new(false);
     let job = Job {
         root,
         packages,
         wanted,
         claims: &claims,
-        contested: &contested,
         diversions: &Diversions::default(),
         threads,
         manner: Manner::Parallel,
         stage,
     };
     let unpacked = match job.in_parallel(threads) {
-        Err(_) if contested.load(Ordering::Relaxed) => {
+        Err(error) if error.is::<Contested>() => {
             log::debug!("two packages have the same path: unpacking one after the other");
             let mut tree = Tree::open(root)?;
             tree.clear()?;
@@ -131,7 +134,6 @@ pub fn unpack_more(
         packages,
         wanted: |_| true,
         claims: &Mutex::new(claims),
-        contested: &AtomicBool::new(false),
         diversions,
         threads,
         manner: Manner::Serial,
@@ -165,7 +167,6 @@ struct Job<'a> {
     packages: &'a [&'a Package],
     wanted: fn(&Path) -> bool,
     claims: &'a Mutex<Claims>,
-    contested: &'a AtomicBool,
     diversions: &'a Diversions,
     /// With how many a large package is decompressed.
     threads: usize,
@@ -357,7 +358,7 @@ impl One<'_> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             if claims.files.contains_key(&key) {
-                return Err(self.contest());
+                return Err(Contested.into());
             }
             claims.directories.insert(key);
         }
@@ -480,7 +481,7 @@ impl One<'_> {
                 .files
                 .insert(key.clone(), self.package.name().to_string());
             if taken.is_some() || claims.directories.contains(&key) {
-                return Err(self.contest());
+                return Err(Contested.into());
             }
             self.done.list.push(path);
             return Ok(Some(place));
@@ -521,11 +522,6 @@ impl One<'_> {
     fn is_directory(&self, place: &Path) -> bool {
         // `Tree` keeps directories open and so wants `&mut`; this is rare enough for a tree of its own.
         Tree::open(self.job.root).is_ok_and(|mut tree| tree.kind(place) == Some(Kind::Directory))
-    }
-
-    fn contest(&self) -> anyhow::Error {
-        self.job.contested.store(true, Ordering::Relaxed);
-        anyhow::anyhow!("two packages have the same path")
     }
 
     fn finish(mut self) -> Unpacked {
