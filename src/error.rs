@@ -1,5 +1,6 @@
 //! Owns the classes of failure, and thereby hearth's exit codes. Never prints.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -53,6 +54,7 @@ pub struct Fault {
     class: Class,
     sentence: String,
     remedy: Option<String>,
+    cause: Option<Box<dyn Any + Send + Sync>>,
 }
 
 impl Fault {
@@ -61,6 +63,7 @@ impl Fault {
             class,
             sentence: sentence.into(),
             remedy: None,
+            cause: None,
         }
     }
 
@@ -80,6 +83,13 @@ impl Fault {
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// Adds a value by whose type a caller decides what to do next: see [`cause_of`].
+    #[must_use]
+    pub fn because<T: Any + Send + Sync>(mut self, cause: T) -> Self {
+        self.cause = Some(Box::new(cause));
         self
     }
 
@@ -125,6 +135,18 @@ pub fn class_of(error: &anyhow::Error) -> Class {
         }
     }
     Class::Internal
+}
+
+/// The first value of this type that a [`Fault`] of an error chain was given with [`Fault::because`].
+pub fn cause_of<T: Any>(error: &anyhow::Error) -> Option<&T> {
+    let outermost = error.downcast_ref::<Fault>();
+    let inner = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<Fault>());
+    outermost
+        .into_iter()
+        .chain(inner)
+        .find_map(|fault| fault.cause.as_deref()?.downcast_ref())
 }
 
 /// Says where a mistake in the input is, for readers of files whose parts only know what is wrong.
@@ -197,6 +219,19 @@ mod tests {
             .unwrap_err();
         assert_eq!(class_of(&error), Class::Host);
         assert_eq!(help_of(&error), Some("install qemu-user-static"));
+    }
+
+    #[test]
+    fn the_cause_survives_context_and_is_found_by_its_type_only() {
+        #[derive(Debug, PartialEq)]
+        struct Stuck(u8);
+        let error = Err::<(), _>(Fault::input("no").because(Stuck(7)))
+            .context("building")
+            .context(Fault::host("outermost"))
+            .unwrap_err();
+        assert_eq!(cause_of(&error), Some(&Stuck(7)));
+        assert_eq!(cause_of::<u8>(&error), None);
+        assert_eq!(cause_of::<Stuck>(&Fault::input("no").into()), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::error::Fault;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{
     BoardType, Lock, LockedPackage, LockedRelease, Recipe, RecipeFile, Role, Step, TOOL_ARCH,
-    TOOLS, at, board_types, nearest, suggestion,
+    TOOLS, at, board_types, loads_into_tools, nearest, suggestion,
 };
 
 /// Where Debian's package debian-archive-keyring puts its keyring.
@@ -102,7 +102,13 @@ pub fn make_lock(
         })
         .collect();
     packages.extend(bootloaders(&index, &request, file)?);
-    packages.extend(tools(fetcher, &index, file, &packages, old));
+    let loaded = chosen.iter().map(|id| &index.packages[*id]);
+    let loaded: Vec<String> = loaded
+        .filter(|package| &*package.arch != "all")
+        .filter(|package| loads_into_tools(&package.name, &package.depends))
+        .map(|package| package.name.to_string())
+        .collect();
+    packages.extend(tools(fetcher, &index, file, &packages, &loaded, old));
     packages.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
     Ok(Lock {
         version: Lock::VERSION,
@@ -151,13 +157,14 @@ pub fn load_index(
 }
 
 /// The packages of the host's architecture whose programs maintainer scripts may run, with their libraries: those of
-/// [`TOOLS`] that the image has itself, in its version where the archive has that. None where the archive cannot tell:
-/// then everything is emulated.
+/// [`TOOLS`] that the image has itself, and of its packages `loaded`, which these programs load, those that go together;
+/// in its version where the archive has that. None where the archive cannot tell: then everything is emulated.
 fn tools(
     fetcher: &Fetcher,
     index: &Index,
     file: &RecipeFile,
     image: &[LockedPackage],
+    loaded: &[String],
     old: Option<&Lock>,
 ) -> Vec<LockedPackage> {
     let found = tool_index(fetcher, index, file).and_then(|native| {
@@ -169,7 +176,7 @@ fn tools(
             .collect();
         prefer.extend(image.iter().map(versions));
         let in_image = |name: &str| image.iter().any(|p| p.role == Role::Root && p.name == name);
-        let request = Request {
+        let mut request = Request {
             arch: TOOL_ARCH.into(),
             roots: TOOLS
                 .iter()
@@ -179,8 +186,18 @@ fn tools(
             prefer,
             ..Request::default()
         };
-        let chosen = resolve(&native, &request)
+        let mut chosen = resolve(&native, &request)
             .map_err(|error| anyhow!("they cannot be installed together: {error:?}"))?;
+        for name in loaded {
+            request.roots.push(name.clone());
+            match resolve(&native, &request) {
+                Ok(more) => chosen = more,
+                Err(error) => {
+                    log::info!("no native {name} in the lock: {error:?}");
+                    request.roots.pop();
+                }
+            }
+        }
         Ok(chosen
             .iter()
             .map(|id| locked(&native, &native.packages[*id], Role::Tool))

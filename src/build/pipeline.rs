@@ -20,12 +20,12 @@ use crate::image::{Artifact, LockReference, Manifest, RecipeReference};
 use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
 use crate::recipe::Role;
-use crate::rootfs::{CONFIGURE, LAYERS_BELOW, PackageFile, PackagesInput, TOOLS, UNPACK, tools};
+use crate::rootfs::{CONFIGURE, LAYERS_BELOW, PackagesInput, TOOLS, UNPACK, fallback, tools};
 use crate::sandbox::{Namespaces, owners, remove};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
-const TOOLS_REVISION: u32 = 5;
+const TOOLS_REVISION: u32 = 6;
 const CONFIGURE_REVISION: u32 = 4;
 const IMAGE_REVISION: u32 = 5;
 const BOOT_REVISION: u32 = 1;
@@ -176,7 +176,10 @@ impl<'a> Pipeline<'a> {
         }
         let progress = self.progress;
         self.stage(key, |directory| {
-            let input = plan.packages_input(Role::Tool, directory, &unpacked.layers);
+            let input = PackagesInput {
+                image: plan.package_files(Role::Root),
+                ..plan.packages_input(Role::Tool, directory, &unpacked.layers)
+            };
             Namespaces::running(plan.recipe.arch).step(&TOOLS, &input, progress)?;
             Ok(Facts::default())
         })
@@ -194,9 +197,10 @@ impl<'a> Pipeline<'a> {
         let progress = self.progress;
         let tools = tools.as_ref().map(|made| made.stored.path.as_path());
         self.stage(key, |directory| {
-            tools::or_emulated(tools, directory, progress, |tools| {
+            fallback::or_emulated(tools, directory, progress, |tools, emulated| {
                 let input = PackagesInput {
                     tools: tools.map(Path::to_path_buf),
+                    emulated: emulated.clone(),
                     ..plan.packages_input(Role::Root, directory, &unpacked.layers)
                 };
                 Namespaces::running(plan.recipe.arch).step(&CONFIGURE, &input, progress)?;
@@ -255,10 +259,7 @@ impl<'a> Pipeline<'a> {
             let stage = progress.stage("boot", None, Unit::Items);
             let out = directory.join("out");
             fs::create_dir(&out)?;
-            let bootloaders: Vec<PackageFile> = plan
-                .of_role(Role::Bootloader)
-                .map(|(package, deb)| PackageFile::of(package, deb))
-                .collect();
+            let bootloaders = plan.package_files(Role::Bootloader);
             let named = !plan.recipe.boards.is_empty();
             let kernel = thread::scope(|scope| {
                 let kernel = scope.spawn(|| boot::extract_kernel(&tar, &out));

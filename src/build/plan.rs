@@ -1,7 +1,7 @@
 //! Owns what is to be built: recipe, lock and packages, all of it read and checked.
 //! Never decides in which stages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -77,6 +77,12 @@ impl Plan {
             .collect()
     }
 
+    pub(super) fn package_files(&self, role: Role) -> Vec<PackageFile> {
+        self.of_role(role)
+            .map(|(package, deb)| PackageFile::of(package, deb))
+            .collect()
+    }
+
     pub(super) fn packages_input(
         &self,
         role: Role,
@@ -84,15 +90,14 @@ impl Plan {
         layers: &[PathBuf],
     ) -> PackagesInput {
         PackagesInput {
-            files: self
-                .of_role(role)
-                .map(|(package, deb)| PackageFile::of(package, deb))
-                .collect(),
+            files: self.package_files(role),
             arch: self.recipe.arch,
             epoch: self.epoch,
             directory: directory.to_path_buf(),
             layers: layers.to_vec(),
+            image: Vec::new(),
             tools: None,
+            emulated: BTreeSet::new(),
             threads: self.threads,
         }
     }

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::kernel::Kernel;
@@ -18,8 +18,8 @@ use crate::error::Fault;
 use crate::image::index::Image;
 use crate::progress::{NoProgress, Progress};
 use crate::recipe::ModuleSet;
-use crate::rootfs::{Mounted, tools};
-use crate::sandbox::{Namespaces, Program, Root, hand_over, steps};
+use crate::rootfs::{Mounted, fallback, tools};
+use crate::sandbox::{Cause, Namespaces, Program, Root, hand_over, steps};
 
 steps! {
     MKINITRAMFS = "mkinitramfs": mkinitramfs, Input => ();
@@ -73,7 +73,7 @@ pub fn write(
         let file = File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
         Ok(BufReader::with_capacity(1 << 16, file))
     };
-    tools::or_emulated(chroot.tools, chroot.work, progress, |tools| {
+    fallback::or_emulated(chroot.tools, chroot.work, progress, |tools, _| {
         let input = Input {
             directory: chroot.work.to_path_buf(),
             layers: chroot.layers.to_vec(),
@@ -242,6 +242,7 @@ fn mkinitramfs(input: Input, _progress: &dyn Progress) -> Result<()> {
             lines.join("\n")
         ))
         .remedy("look at the hook that its lines name, or use the native builder")
+        .because(Cause::Program)
         .into());
     }
     // The copy's files may belong to other ids, and go with it.
@@ -256,10 +257,10 @@ fn mkinitramfs(input: Input, _progress: &dyn Progress) -> Result<()> {
 fn check_foreign(initrd: impl BufRead) -> Result<()> {
     read(initrd, &mut |entry, content| {
         if entry.file_type() == FileType::File && tools::is_native(content)? {
-            bail!(
+            return Err(tools::taken(&format!(
                 "a hook of mkinitramfs has taken the host's `{}`",
                 entry.path
-            );
+            )));
         }
         Ok(())
     })

@@ -232,6 +232,24 @@ pub const TOOLS: [&str; 16] = [
     "udev",
 ];
 
+/// Whether a package has compiled modules of Perl, which a native Perl finds only if they are native as well: all that have
+/// depend on Perl's binary interface (Debian Perl Policy 4.4.2). `depends` is its `Pre-Depends` and `Depends`.
+///
+/// libtext-charwidth-perl does not count: debconf loads it to wrap text for a terminal, of which a build has none, and does
+/// without it.
+pub fn loads_into_perl(name: &str, depends: &str) -> bool {
+    let mut names = depends.split([',', '|']).map(str::trim);
+    name != "libtext-charwidth-perl" && names.any(|other| other.starts_with("perlapi-"))
+}
+
+/// Whether a native program of [`TOOLS`] loads what this package of the image has, if it is there: modules of Perl, of
+/// the name service switch (nsswitch.conf(5)), of iconv(3).
+pub fn loads_into_tools(name: &str, depends: &str) -> bool {
+    loads_into_perl(name, depends)
+        || name.starts_with("libnss-")
+        || name == "libc-gconv-modules-extra"
+}
+
 impl Role {
     fn is_root(&self) -> bool {
         *self == Role::Root
@@ -241,6 +259,18 @@ impl Role {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_loads_into_native_programs_is_known_by_its_relations() {
+        let perl = "perl-base (>= 5.40.1-1), perlapi-5.40.1, libc6 (>= 2.38)";
+        assert!(loads_into_perl("libtext-iconv-perl", perl));
+        assert!(loads_into_perl("irssi", "perlapi-5.40.1|x"));
+        assert!(!loads_into_perl("libtext-charwidth-perl", perl));
+        assert!(!loads_into_perl("ucf", "perl:any, debconf, libperlapi-x"));
+        assert!(loads_into_tools("libtext-iconv-perl", perl));
+        assert!(loads_into_tools("libnss-systemd", "libc6"));
+        assert!(!loads_into_tools("libnss3", "libc6"));
+    }
 
     fn package(name: &str, version: &str, role: Role) -> LockedPackage {
         LockedPackage {

@@ -23,7 +23,10 @@ pub use lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,
 };
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
-pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role, TOOL_ARCH, TOOLS};
+pub use lock::{
+    Change, Lock, LockedPackage, LockedRelease, Role, TOOL_ARCH, TOOLS, loads_into_perl,
+    loads_into_tools,
+};
 pub use model::{
     ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, ModuleSet, Recipe,
     RootKind, Strip, System, Units, User,

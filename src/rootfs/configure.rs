@@ -4,17 +4,19 @@
 //! (start services, make an initrd, make host keys), and what takes it very long under qemu-user, is kept from it by
 //! shims: programs of the same name, earlier in `PATH`, that are not written into the image.
 
-use std::collections::VecDeque;
-use std::path::Path;
+use std::collections::{BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::thread;
 
 use anyhow::{Context, Result};
 
+use super::dpkg::INFO;
+use super::tree::Tree;
 use super::{certificates, tools};
 use crate::error::Fault;
 use crate::progress::{NoProgress, Progress, Stage};
-use crate::sandbox::{Program, Root, steps};
+use crate::sandbox::{Cause, FailedScript, Program, Root, View, steps};
 
 steps! {
     /// Runs in the image's root.
@@ -47,31 +49,40 @@ pub const INDEXED: [&str; 5] = [
 /// How many of the last lines a script's failure shows.
 const LAST_LINES: usize = 20;
 
+/// The native tools of an image that is mounted with them.
+#[derive(Clone, Copy, Debug)]
+pub struct Native<'a> {
+    /// Their directory.
+    pub tools: &'a Path,
+    /// The image's layers below the changes, topmost first.
+    pub below: &'a [PathBuf],
+    /// The layer of the changes.
+    pub upper: &'a Path,
+    /// Names of packages whose scripts run the image's own programs all the same.
+    pub emulated: &'a BTreeSet<String>,
+}
+
 /// An image being configured. For a step inside [`crate::sandbox::Namespaces`].
 pub struct Configure<'a> {
     root: Root,
+    native: Option<Native<'a>>,
     stage: &'a dyn Stage,
 }
 
 impl<'a> Configure<'a> {
-    /// `root` is the image's directory, with the layer of `tools` in it if there are any, `epoch` the image's date;
+    /// `root` is the image's directory, `native` what it was mounted with if there are native tools, `epoch` the image's date;
     /// `stage` is told which package is being configured.
     ///
     /// # Errors
     /// If the tools cannot be read.
     pub fn new(
         root: &Path,
-        tools: Option<&Path>,
+        native: Option<Native<'a>>,
         epoch: u64,
         stage: &'a dyn Stage,
     ) -> Result<Self> {
-        let mut shims: Vec<_> = SILENCED
-            .map(|name| (name.to_owned(), NOTHING.to_owned()))
-            .into();
-        shims.push((
-            "deb-systemd-helper".into(),
-            include_str!("shims/deb-systemd-helper").into(),
-        ));
+        let tools = native.map(|native| native.tools);
+        let mut shims = shims();
         if let Some(tools) = tools {
             shims.extend(tools::shims(tools)?);
         }
@@ -81,7 +92,11 @@ impl<'a> Configure<'a> {
             binds: tools::binds(tools),
             ..Root::new(root)
         };
-        Ok(Configure { root, stage })
+        Ok(Configure {
+            root,
+            native,
+            stage,
+        })
     }
 
     /// Runs `preinst install` of an unpacked package, as dpkg(1) does before unpacking: `package` is its name in dpkg's
@@ -91,8 +106,11 @@ impl<'a> Configure<'a> {
     /// [`Fault::input`] with its last lines if it fails.
     pub fn preinst(&self, package: &str, arch: &str) -> Result<()> {
         let name = package.split_once(':').map_or(package, |(name, _)| name);
-        let script = format!("/var/lib/dpkg/info/{package}.preinst");
-        let program = maintainer(Program::new([script.as_str(), "install"]))
+        let script = format!("/{INFO}/{package}.preinst");
+        let is_emulated = self.emulated().is_some_and(|names| names.contains(name));
+        let way = is_emulated.then_some(tools::WITHOUT).into_iter().flatten();
+        let argv = way.chain([script.as_str(), "install"]);
+        let program = maintainer(Program::new(argv))
             .env("DPKG_MAINTSCRIPT_PACKAGE", name)
             .env("DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT", "1")
             .env("DPKG_MAINTSCRIPT_ARCH", arch)
@@ -102,11 +120,16 @@ impl<'a> Configure<'a> {
             .env("DPKG_ROOT", "")
             .env("DEBCONF_PACKAGE", name);
         self.stage.message(package);
-        let (status, lines) = self.run(&program)?;
+        let (status, lines) = self.run(&self.root_of_scripts()?, &program)?;
         if status.success() {
             return Ok(());
         }
-        Err(script_failed(name, "preinst", &status.to_string(), &lines))
+        Err(scripts_failed(vec![FailedScript {
+            package: name.to_owned(),
+            script: "preinst".into(),
+            reason: status.to_string(),
+            lines: last(&lines),
+        }]))
     }
 
     /// Configures some packages although others that they depend on are not configured yet: for essential ones, which come
@@ -162,21 +185,46 @@ impl<'a> Configure<'a> {
         ];
         argv.extend(options.map(str::to_owned));
         argv.extend_from_slice(arguments);
-        let (status, lines) = self.run(&maintainer(Program::new(argv)))?;
+        let program = maintainer(Program::new(argv));
+        let (status, lines) = self.run(&self.root_of_scripts()?, &program)?;
         if status.success() {
             return Ok(());
         }
-        match package_that_failed(&lines) {
-            Some((package, reason, at)) => {
-                let said: VecDeque<String> = lines.iter().take(at).cloned().collect();
-                Err(script_failed(&package, "postinst", &reason, &said))
+        match scripts_that_failed(&lines) {
+            failed if failed.is_empty() => {
+                Err(program_failed("the image's dpkg failed", status, &lines))
             }
-            None => Err(Fault::input(format!(
-                "the image's dpkg failed ({status}); its last lines are:\n{}",
-                tail(&lines)
-            ))
-            .into()),
+            failed => Err(scripts_failed(failed)),
         }
+    }
+
+    /// Packages whose scripts run the image's own programs though there are native tools, if any.
+    fn emulated(&self) -> Option<&BTreeSet<String>> {
+        let names = self.native.map(|native| native.emulated);
+        names.filter(|names| !names.is_empty())
+    }
+
+    /// The root for dpkg and scripts: those of [`Self::emulated`] make a detour into a sight of it without native tools.
+    fn root_of_scripts(&self) -> Result<Root> {
+        let mut root = self.root.clone();
+        let (Some(native), Some(emulated)) = (self.native, self.emulated()) else {
+            return Ok(root);
+        };
+        let view = tools::without(native.tools, native.below, native.upper)?;
+        root.view = Some(Box::new(View {
+            shims: shims(),
+            ..view
+        }));
+        for file in Tree::open(&root.directory)?.list(Path::new(INFO))? {
+            let name = file.to_string_lossy();
+            let stem = name.strip_suffix(".postinst");
+            let package = stem.map(|stem| stem.split_once(':').map_or(stem, |(name, _)| name));
+            if package.is_some_and(|package| emulated.contains(package)) {
+                let script = Path::new("/").join(INFO).join(&file);
+                root.binds.push((tools::detour(native.tools), script));
+            }
+        }
+        Ok(root)
     }
 
     /// Runs depmod, since kernel packages bring no `modules.dep`.
@@ -214,22 +262,19 @@ impl<'a> Configure<'a> {
     }
 
     fn must(&self, program: &Program, name: &str) -> Result<()> {
-        let (status, lines) = self.run(program)?;
+        let (status, lines) = self.run(&self.root, program)?;
         // depmod goes on without the modules that it cannot read.
         let complained = lines.iter().any(|line| line.contains(": ERROR: "));
         if status.success() && !complained {
             return Ok(());
         }
-        Err(Fault::input(format!(
-            "{name} failed in the image ({status}); its last lines are:\n{}",
-            tail(&lines)
-        ))
-        .into())
+        let what = format!("{name} failed in the image");
+        Err(program_failed(&what, status, &lines))
     }
 
-    fn run(&self, program: &Program) -> Result<(ExitStatus, VecDeque<String>)> {
+    fn run(&self, root: &Root, program: &Program) -> Result<(ExitStatus, VecDeque<String>)> {
         let mut lines = VecDeque::new();
-        let status = self.root.run(program, &mut |line| {
+        let status = root.run(program, &mut |line| {
             log::info!("{line}");
             if let Some((package, _)) = line
                 .strip_prefix("Setting up ")
@@ -265,44 +310,89 @@ fn maintainer(program: Program) -> Program {
         .env("INITRD", "No")
 }
 
-/// Which package dpkg says has failed first, why, and at which line it says so.
-fn package_that_failed(lines: &VecDeque<String>) -> Option<(String, String, usize)> {
-    let at = lines
-        .iter()
-        .position(|line| line.starts_with("dpkg: error processing package "))?;
-    let package = lines[at]
-        .strip_prefix("dpkg: error processing package ")?
-        .split(' ')
-        .next()?
-        .to_owned();
-    let reason = lines.get(at + 1).map_or("", |line| line.trim());
-    Some((package, reason.to_owned(), at))
+/// The shims of every root, with or without native tools.
+fn shims() -> Vec<(String, String)> {
+    let mut shims: Vec<_> = SILENCED
+        .map(|name| (name.to_owned(), NOTHING.to_owned()))
+        .into();
+    shims.push((
+        "deb-systemd-helper".into(),
+        include_str!("shims/deb-systemd-helper").into(),
+    ));
+    shims
 }
 
-fn script_failed(
-    package: &str,
-    script: &str,
-    reason: &str,
-    lines: &VecDeque<String>,
-) -> anyhow::Error {
-    Fault::input(format!(
-        "the {script} script of the package {package} failed ({reason}); its last lines are:\n{}",
-        tail(lines)
-    ))
-    .remedy(
-        "`hearth shell --unpacked RECIPE` gives a shell in the image before any script has run; `dpkg --configure -a` there \
-         shows it again",
-    )
-    .into()
+/// The scripts that dpkg says have failed, in its order. It goes on with other packages after one that failed.
+fn scripts_that_failed(lines: &VecDeque<String>) -> Vec<FailedScript> {
+    const FAILED: &str = "dpkg: error processing package ";
+    let mut failed = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let (Some(rest), Some(reason)) = (line.strip_prefix(FAILED), lines.get(at + 1)) else {
+            continue;
+        };
+        let package = rest.split([' ', ':']).next().unwrap_or(rest);
+        // Others are left as they are since they depend on it, or for a mistake in dpkg's database.
+        if reason.contains(" script") {
+            failed.push(FailedScript {
+                package: package.to_owned(),
+                script: "postinst".into(),
+                reason: reason.trim().to_owned(),
+                lines: last(&said(lines, at)),
+            });
+        }
+    }
+    failed
 }
 
-fn tail(lines: &VecDeque<String>) -> String {
-    lines
+/// What a script has said before line `at`, with the line in which dpkg says that it runs it.
+fn said(lines: &VecDeque<String>, at: usize) -> VecDeque<String> {
+    let begins = |line: &String| {
+        ["Setting up ", "Processing triggers for "]
+            .iter()
+            .any(|words| line.starts_with(words))
+    };
+    let before = lines.iter().take(at);
+    let begin = before.clone().rposition(begins).unwrap_or(0);
+    before.skip(begin).cloned().collect()
+}
+
+fn scripts_failed(scripts: Vec<FailedScript>) -> anyhow::Error {
+    let told: Vec<String> = scripts
         .iter()
-        .skip(lines.len().saturating_sub(LAST_LINES))
-        .map(|line| format!("    {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+        .map(|failed| {
+            format!(
+                "the {} script of the package {} failed ({}); its last lines are:\n{}",
+                failed.script,
+                failed.package,
+                failed.reason,
+                indented(&failed.lines)
+            )
+        })
+        .collect();
+    Fault::input(told.join("\n"))
+        .remedy(
+            "`hearth shell --unpacked RECIPE` gives a shell in the image before any script has run; `dpkg --configure -a` \
+             there shows it again",
+        )
+        .because(Cause::Scripts(scripts))
+        .into()
+}
+
+fn program_failed(what: &str, status: ExitStatus, lines: &VecDeque<String>) -> anyhow::Error {
+    let lines = indented(&last(lines));
+    Fault::input(format!("{what} ({status}); its last lines are:\n{lines}"))
+        .because(Cause::Program)
+        .into()
+}
+
+fn last(lines: &VecDeque<String>) -> Vec<String> {
+    let skipped = lines.len().saturating_sub(LAST_LINES);
+    lines.iter().skip(skipped).cloned().collect()
+}
+
+fn indented(lines: &[String]) -> String {
+    let lines = lines.iter().map(|line| format!("    {line}"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -325,30 +415,60 @@ fn link_certificates(_: (), _progress: &dyn Progress) -> Result<Made> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::help_of;
+    use crate::error::{cause_of, help_of};
 
     #[test]
-    fn a_failing_script_is_named_with_what_it_said() {
+    fn failing_scripts_are_named_with_what_they_said() {
         let lines: VecDeque<String> = [
+            "Setting up before (1.0) ...",
+            "nothing of foo",
             "Setting up foo:armhf (1.0) ...",
             "foo: cannot find bar",
             "dpkg: error processing package foo:armhf (--configure):",
             " installed foo:armhf package post-installation script subprocess returned error exit status 7",
-            "Setting up other (1) ...",
+            "dpkg: dependency problems prevent configuration of user:",
+            " user depends on foo; however:",
+            "  Package foo:armhf is not configured yet.",
+            "",
+            "dpkg: error processing package user (--configure):",
+            " dependency problems - leaving unconfigured",
+            "Processing triggers for man-db (2) ...",
+            "man-db: killed",
+            "dpkg: error processing package man-db (--configure):",
+            " installed man-db package post-installation script subprocess was killed by signal (Killed)",
             "Errors were encountered while processing:",
             " foo:armhf",
         ]
         .map(str::to_owned)
         .into();
-        let (package, reason, at) = package_that_failed(&lines).unwrap();
-        assert_eq!((package.as_str(), at), ("foo:armhf", 2));
-        assert!(reason.ends_with("exit status 7"));
-        let said = lines.iter().take(at).cloned().collect();
-        let error = script_failed(&package, "postinst", &reason, &said);
+        let failed = scripts_that_failed(&lines);
+        let told: Vec<_> = failed
+            .iter()
+            .map(|one| (one.package.as_str(), one.lines.join("|")))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (
+                    "foo",
+                    "Setting up foo:armhf (1.0) ...|foo: cannot find bar".to_owned()
+                ),
+                (
+                    "man-db",
+                    "Processing triggers for man-db (2) ...|man-db: killed".to_owned()
+                ),
+            ]
+        );
+        assert!(failed[0].reason.ends_with("exit status 7"));
+        let error = scripts_failed(failed[..1].to_vec());
         assert!(
             error.to_string().ends_with("    foo: cannot find bar"),
             "{error}"
         );
         assert!(help_of(&error).unwrap().contains("hearth shell"));
+        assert_eq!(
+            cause_of(&error),
+            Some(&Cause::Scripts(failed[..1].to_vec()))
+        );
     }
 }

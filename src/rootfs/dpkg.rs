@@ -14,7 +14,8 @@ use super::unpack::{Claims, Unpacked};
 use crate::error::Fault;
 use crate::recipe::Arch;
 
-const INFO: &str = "var/lib/dpkg/info";
+/// Where dpkg keeps packages' scripts and lists.
+pub const INFO: &str = "var/lib/dpkg/info";
 const STATUS: &str = "var/lib/dpkg/status";
 const FILE_TRIGGERS: &str = "var/lib/dpkg/triggers/File";
 

@@ -9,7 +9,7 @@ use std::thread;
 use anyhow::Result;
 
 use super::ahead::{change, obstacle, unpack_ahead};
-use super::configure::{Configure, INDEXED};
+use super::configure::{Configure, INDEXED, Native};
 use super::diversions::Diversions;
 use super::dpkg;
 use super::mounted::Mounted;
@@ -68,10 +68,10 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn run(&self) -> Result<()> {
-        let scripts = self.scripts(&self.mounted.root, self.stage)?;
+        let early = self.scripts(self.mounted, &self.input.layers, self.stage)?;
         let Some(next) = self.order.rounds.first() else {
-            self.essential(&scripts)?;
-            return scripts.configure_all(true);
+            self.essential(&early)?;
+            return early.configure_all(true);
         };
         let (sender, receiver) = channel();
         thread::scope(|scope| {
@@ -87,8 +87,10 @@ impl Work<'_> {
                 }
                 Ok(())
             });
-            self.essential(&scripts)?;
-            self.rounds(&scripts, receiver)?;
+            self.essential(&early)?;
+            self.rounds(&early, receiver)?;
+            let below = self.below();
+            let scripts = self.scripts(self.mounted, &below, self.stage)?;
             scripts.configure_all(false)?;
             let made: Result<()> = indices.join().expect("making indices does not panic");
             if let Err(reason) = made.and_then(|()| self.check_indices()) {
@@ -101,9 +103,26 @@ impl Work<'_> {
         })
     }
 
-    fn scripts<'s>(&self, root: &Path, stage: &'s dyn Stage) -> Result<Configure<'s>> {
+    fn scripts<'s>(
+        &'s self,
+        mounted: &'s Mounted,
+        below: &'s [PathBuf],
+        stage: &'s dyn Stage,
+    ) -> Result<Configure<'s>> {
         let epoch = u64::try_from(self.input.epoch)?;
-        Configure::new(root, self.input.tools.as_deref(), epoch, stage)
+        let native = self.input.tools.as_deref().map(|tools| Native {
+            tools,
+            below,
+            upper: mounted.upper(),
+            emulated: &self.input.emulated,
+        });
+        Configure::new(&mounted.root, native, epoch, stage)
+    }
+
+    /// The image's layers below the changes, topmost first, with what may have been put there since.
+    fn below(&self) -> Vec<PathBuf> {
+        let layers = self.input.layers.iter().chain([&self.ahead]);
+        layers.cloned().collect()
     }
 
     fn stems(&self, indices: &[usize]) -> Vec<String> {
@@ -221,12 +240,11 @@ impl Work<'_> {
         let directory = self.input.directory.join(INDICES);
         fs::remove_dir_all(&directory)?;
         fs::create_dir(&directory)?;
-        let mut layers = self.input.layers.clone();
-        layers.push(self.ahead.clone());
+        let layers = self.below();
         let mounted = Mounted::with_tools(&directory, self.input.tools.as_deref(), &layers)?;
         let stage = NoProgress.stage("indices", None, Unit::Items);
         let made = self
-            .scripts(&mounted.root, &*stage)
+            .scripts(&mounted, &layers, &*stage)
             .and_then(|scripts| scripts.indices());
         mounted.close()?;
         made

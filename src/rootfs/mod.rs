@@ -7,6 +7,7 @@ pub mod configure;
 pub(crate) mod customise;
 mod diversions;
 mod dpkg;
+pub(crate) mod fallback;
 mod install;
 mod locale;
 mod merged_usr;

@@ -46,8 +46,12 @@ pub struct PackagesInput {
     pub directory: PathBuf,
     /// Layers of earlier stages, topmost first.
     pub layers: Vec<PathBuf>,
+    /// For `tools`: the packages of the image.
+    pub image: Vec<PackageFile>,
     /// For `configure`: the directory of the native programs.
     pub tools: Option<PathBuf>,
+    /// For `configure`: names of packages whose scripts run the image's own programs all the same.
+    pub emulated: BTreeSet<String>,
     pub threads: usize,
 }
 

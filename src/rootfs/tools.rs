@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -16,13 +17,13 @@ use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
 
 use super::merged_usr::merged_usr;
-use super::package::{Package, PackagesInput, below_usr, read_all};
+use super::package::{Package, PackageFile, PackagesInput, below_usr, read_all};
 use super::tree::Tree;
 use super::unpack::unpack_first;
-use crate::error::{Class, Fault, class_of};
+use crate::error::Fault;
 use crate::progress::{Progress, Unit};
-use crate::recipe::TOOLS;
-use crate::sandbox::{PATH, remove};
+use crate::recipe::{TOOLS, loads_into_perl};
+use crate::sandbox::{Cause, PATH, View};
 
 /// Where the libraries are, which no image of another architecture has.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
@@ -47,6 +48,11 @@ const OUTSIDE_PROGRAMS: [(&str, &[&str]); 7] = [
     ("usr/bin/systemd-sysusers", &["scripts/systemd-sysusers"]),
     ("usr/bin/systemd-tmpfiles", &["scripts/systemd-tmpfiles"]),
 ];
+
+/// In [`OUTSIDE`]: what [`detour`] gives.
+const DETOUR: &str = "detour";
+/// The packages of native Perl.
+const PERL: [&str; 2] = ["perl", "perl-base"];
 
 /// Whether this host runs the lock's tools.
 pub fn are_native() -> bool {
@@ -98,27 +104,46 @@ fn outside(tools: &Path) -> PathBuf {
     tools.join("outside")
 }
 
-/// Runs something with the tools, if there are any, and if that fails without: it may need what only the image's own
-/// programs do. It leaves its files in `work`, which is emptied in between.
-pub fn or_emulated<T>(
-    tools: Option<&Path>,
-    work: &Path,
-    progress: &dyn Progress,
-    run: impl Fn(Option<&Path>) -> Result<T>,
-) -> Result<T> {
-    match run(tools) {
-        Err(error) if tools.is_some() && class_of(&error) == Class::Input => {
-            log::warn!("{error:#}");
-            log::warn!("trying again without native tools, which takes longer");
-            let entries = fs::read_dir(work)?
-                .map(|entry| Ok(entry?.path()))
-                .collect::<Result<_>>()?;
-            remove(&entries, progress)?;
-            run(None)
+/// Below [`View::PLACE`], the image's own programs are where the tools hide them. `below` are the image's layers, topmost first;
+/// `upper` is above the tools.
+///
+/// # Errors
+/// If the tools cannot be read.
+pub fn without(tools: &Path, below: &[PathBuf], upper: &Path) -> Result<View> {
+    let layer = layer(tools);
+    let mut view = View {
+        emptied: vec![Path::new("/").join(LIBRARIES)],
+        ..View::default()
+    };
+    for directory in ["usr/bin", "usr/sbin"].map(Path::new) {
+        let entries = match fs::read_dir(layer.join(directory)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let path = directory.join(entry?.file_name());
+            let is_file = |place: &PathBuf| {
+                fs::symlink_metadata(place).is_ok_and(|meta| meta.file_type().is_file())
+            };
+            let own = below.iter().map(|layer| layer.join(&path)).find(is_file);
+            // What the topmost layer has hides the tool.
+            if let Some(own) = own
+                && fs::symlink_metadata(upper.join(&path)).is_err()
+            {
+                view.binds.push((own, Path::new("/").join(&path)));
+            }
         }
-        done => done,
     }
+    Ok(view)
 }
+
+/// What takes the place of a maintainer script that is to run the image's own programs: it goes on in the root's [`View`].
+pub fn detour(tools: &Path) -> PathBuf {
+    outside(tools).join(DETOUR)
+}
+
+/// The start of a command line that runs a program with the image's own programs, in the root's [`View`].
+pub const WITHOUT: [&str; 2] = ["/usr/sbin/chroot", View::PLACE];
 
 /// Unpacks the tools: programs of the packages that are named, libraries of all. The layers are those of the unpacked image.
 pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
@@ -157,8 +182,16 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
             }
         }
     }
+    write_detour(&outside.join(DETOUR))?;
+    let lacking = lacking_modules(&input.image, &packages, input.threads)?;
+    if let Some(name) = &lacking {
+        log::info!("Perl is emulated: the lock has no native {name}");
+    }
     let mut count = 0;
     for (package, unpacked) in packages.iter().zip(&unpacked) {
+        if lacking.is_some() && PERL.contains(&package.name()) {
+            continue;
+        }
         let programs = unpacked.list.iter();
         for path in programs.filter_map(|path| program(package.name(), path)) {
             let source = all.join(&path);
@@ -179,6 +212,33 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     fs::remove_dir_all(&all)?;
     stage.finish(&format!("{count} native programs for the scripts"));
     Ok(())
+}
+
+/// A package of the image with compiled modules of Perl that the tools lack. A native Perl would not find them, and a script
+/// that does without makes something else.
+fn lacking_modules(
+    image: &[PackageFile],
+    tools: &[&Package],
+    threads: usize,
+) -> Result<Option<String>> {
+    let native = |name: &str| tools.iter().any(|tool| tool.name() == name);
+    let mut with_modules = read_all(image, threads)?.into_iter().filter(|package| {
+        let depends =
+            ["Pre-Depends", "Depends"].map(|field| package.field(field).unwrap_or_default());
+        package.file.arch != "all" && loads_into_perl(package.name(), &depends.join(", "))
+    });
+    Ok(with_modules
+        .find(|package| !native(package.name()))
+        .map(|package| package.name().to_owned()))
+}
+
+fn write_detour(path: &Path) -> Result<()> {
+    let script = format!("#!/bin/sh\nexec {} \"$0\" \"$@\"\n", WITHOUT.join(" "));
+    fs::write(path, script)?;
+    Ok(fs::set_permissions(
+        path,
+        fs::Permissions::from_mode(0o755),
+    )?)
 }
 
 /// Whether a path may be a program's or a library's, or is of a directory that they are in.
@@ -218,7 +278,7 @@ fn program(package: &str, path: &str) -> Option<PathBuf> {
 /// If there is.
 pub fn check_absent(upper: &Path) -> Result<()> {
     if fs::symlink_metadata(upper.join(LIBRARIES)).is_ok() {
-        return Err(Fault::input(format!("a script has written into /{LIBRARIES}")).into());
+        return Err(taken(&format!("a script has written into /{LIBRARIES}")));
     }
     let mut todo = vec![upper.to_path_buf()];
     while let Some(directory) = todo.pop() {
@@ -231,13 +291,16 @@ pub fn check_absent(upper: &Path) -> Result<()> {
                 let path = entry.path();
                 let path = path.strip_prefix(upper).unwrap_or(&path);
                 let path = path.display();
-                return Err(
-                    Fault::input(format!("a script has put the host's /{path} there")).into(),
-                );
+                return Err(taken(&format!("a script has put the host's /{path} there")));
             }
         }
     }
     Ok(())
+}
+
+/// The error for one of the tools where a file of the image should be.
+pub fn taken(sentence: &str) -> anyhow::Error {
+    Fault::input(sentence).because(Cause::HostsFile).into()
 }
 
 /// Whether a file is of the tools' architecture: by the first bytes of the ELF header (gABI, chapter 4), class,

@@ -62,6 +62,11 @@ impl Claims {
     }
 }
 
+/// Ends [`Manner::Parallel`], whose result would depend on which thread came first.
+#[derive(Debug, thiserror::Error)]
+#[error("two packages have the same path")]
+struct Contested;
+
 /// How packages are unpacked together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
@@ -85,20 +90,18 @@ pub fn unpack_first(
     stage: &dyn Stage,
 ) -> Result<Vec<Unpacked>> {
     let claims = Mutex::new(Claims::default());
-    let contested = AtomicBool::new(false);
     let job = Job {
         root,
         packages,
         wanted,
         claims: &claims,
-        contested: &contested,
         diversions: &Diversions::default(),
         threads,
         manner: Manner::Parallel,
         stage,
     };
     let unpacked = match job.in_parallel(threads) {
-        Err(_) if contested.load(Ordering::Relaxed) => {
+        Err(error) if error.is::<Contested>() => {
             log::debug!("two packages have the same path: unpacking one after the other");
             let mut tree = Tree::open(root)?;
             tree.clear()?;
@@ -133,7 +136,6 @@ pub fn unpack_more(
         packages,
         wanted: |_| true,
         claims: &Mutex::new(claims),
-        contested: &AtomicBool::new(false),
         diversions,
         threads,
         manner: Manner::Serial,
@@ -167,7 +169,6 @@ struct Job<'a> {
     packages: &'a [&'a Package],
     wanted: fn(&Path) -> bool,
     claims: &'a Mutex<Claims>,
-    contested: &'a AtomicBool,
     diversions: &'a Diversions,
     /// With how many a large package is decompressed.
     threads: usize,
@@ -359,7 +360,7 @@ impl One<'_> {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             if claims.files.contains_key(&key) {
-                return Err(self.contest());
+                return Err(Contested.into());
             }
             claims.directories.insert(key);
         }
@@ -482,7 +483,7 @@ impl One<'_> {
                 .files
                 .insert(key.clone(), self.package.name().to_string());
             if taken.is_some() || claims.directories.contains(&key) {
-                return Err(self.contest());
+                return Err(Contested.into());
             }
             self.done.list.push(path);
             return Ok(Some(place));
@@ -523,11 +524,6 @@ impl One<'_> {
     fn is_directory(&self, place: &Path) -> bool {
         // `Tree` keeps directories open and so wants `&mut`; this is rare enough for a tree of its own.
         Tree::open(self.job.root).is_ok_and(|mut tree| tree.kind(place) == Some(Kind::Directory))
-    }
-
-    fn contest(&self) -> anyhow::Error {
-        self.job.contested.store(true, Ordering::Relaxed);
-        anyhow::anyhow!("two packages have the same path")
     }
 
     fn finish(mut self) -> Unpacked {

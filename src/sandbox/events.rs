@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::cause::Cause;
 use crate::error::{self, Class, Fault};
 use crate::progress::{Progress, Stage, Unit};
 
@@ -44,6 +45,9 @@ pub struct Failure {
     exit_code: u8,
     sentence: String,
     help: Option<String>,
+    /// By which the caller decides what to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cause: Option<Cause>,
 }
 
 impl From<&anyhow::Error> for Failure {
@@ -52,6 +56,7 @@ impl From<&anyhow::Error> for Failure {
             exit_code: error::class_of(error).exit_code(),
             sentence: format!("{error:#}"),
             help: error::help_of(error).map(str::to_owned),
+            cause: error::cause_of(error).cloned(),
         }
     }
 }
@@ -59,11 +64,14 @@ impl From<&anyhow::Error> for Failure {
 impl From<Failure> for anyhow::Error {
     fn from(failure: Failure) -> Self {
         let class = Class::of_exit_code(failure.exit_code);
-        let fault = Fault::new(class, failure.sentence);
-        match failure.help {
-            Some(help) => fault.remedy(help).into(),
-            None => fault.into(),
+        let mut fault = Fault::new(class, failure.sentence);
+        if let Some(help) = failure.help {
+            fault = fault.remedy(help);
         }
+        if let Some(cause) = failure.cause {
+            fault = fault.because(cause);
+        }
+        fault.into()
     }
 }
 
@@ -312,14 +320,15 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_keeps_its_class_and_remedy() {
-        let error = anyhow::Error::new(Fault::infrastructure("mirror gone").remedy("try another"))
-            .context("fetching");
+    fn a_failure_keeps_its_class_remedy_and_cause() {
+        let fault = Fault::infrastructure("mirror gone").remedy("try another");
+        let error = anyhow::Error::new(fault.because(Cause::Program)).context("fetching");
         let text = serde_json::to_string(&Event::Failed(Failure::from(&error))).unwrap();
         let error = receive(text.as_bytes(), &NoProgress).unwrap_err();
         assert_eq!(error.to_string(), "fetching: mirror gone");
         assert_eq!(error::class_of(&error), Class::Infrastructure);
         assert_eq!(error::help_of(&error), Some("try another"));
+        assert_eq!(error::cause_of(&error), Some(&Cause::Program));
     }
 
     #[test]

@@ -45,6 +45,7 @@
 //! it must not print.
 
 mod binfmt;
+mod cause;
 mod confine;
 mod environment;
 mod events;
@@ -62,12 +63,13 @@ mod terminal;
 mod watch;
 
 pub use binfmt::architecture_of;
+pub use cause::{Cause, FailedScript};
 pub use environment::PATH;
 pub use ids::{hand_over, owners};
 pub use inside::inside;
 pub use mounts::overlay;
 pub use namespaces::Namespaces;
 pub use remove::{STEPS, remove};
-pub use root::{Program, Root};
+pub use root::{Program, Root, View};
 pub use step::{AnyStep, Step, steps};
 pub use watch::Limits;

@@ -15,12 +15,15 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{UnlinkatFlags, chdir, pivot_root, ttyname, unlinkat};
 
 use super::ids::IDS;
-use super::root::Root;
+use super::root::{Root, View};
 use crate::error::Fault;
 
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Files of `/proc` that would reach the host's kernel: user 0 of root's user namespace is the host's.
 const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+
+/// Where a root has file systems that are not the image's.
+const OWN_FILE_SYSTEMS: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 
 /// Where the shims of a root are, on a file system that is not the image's: first in `PATH`.
 pub const SHIMS: &str = "/run/hearth/shims";
@@ -76,7 +79,10 @@ pub fn enter(root: &Root) -> Result<bool> {
     for (source, target) in &host.binds {
         bind_read_only(source, target)?;
     }
-    shims(root)?;
+    shims(&root.shims, Path::new(SHIMS))?;
+    if let Some(view) = &root.view {
+        second_sight(view, &host)?;
+    }
     umount2(".", MntFlags::MNT_DETACH).context("cannot leave the host's root")?;
     chdir("/").context("cannot enter the image")?;
     Ok(made)
@@ -102,6 +108,8 @@ struct Host {
     terminal: Option<OwnedFd>,
     resolv_conf: Option<Vec<u8>>,
     binds: Vec<(OwnedFd, PathBuf)>,
+    /// Those of the root's view.
+    view: Vec<(OwnedFd, PathBuf)>,
 }
 
 impl Host {
@@ -122,18 +130,20 @@ impl Host {
         let resolv_conf = root
             .network
             .then(|| fs::read("/etc/resolv.conf").unwrap_or_default());
-        let binds = root
-            .binds
-            .iter()
-            .map(|(source, target)| Ok((path_only(source)?, target.clone())))
-            .collect::<Result<_>>()?;
+        let view = root.view.as_ref().map_or(&[][..], |view| &view.binds);
         Ok(Host {
             devices,
             terminal,
             resolv_conf,
-            binds,
+            binds: opened(&root.binds)?,
+            view: opened(view)?,
         })
     }
+}
+
+fn opened(binds: &[(PathBuf, PathBuf)]) -> Result<Vec<(OwnedFd, PathBuf)>> {
+    let open = |(source, target): &(PathBuf, PathBuf)| Ok((path_only(source)?, target.clone()));
+    binds.iter().map(open).collect()
 }
 
 fn path_only(path: &Path) -> Result<OwnedFd> {
@@ -324,17 +334,61 @@ fn bind_read_only(source: &OwnedFd, target: &Path) -> Result<()> {
     read_only(target)
 }
 
-/// Writes the shims where [`SHIMS`] says.
-fn shims(root: &Root) -> Result<()> {
-    if root.shims.is_empty() {
+fn shims(shims: &[(String, String)], directory: &Path) -> Result<()> {
+    if shims.is_empty() {
         return Ok(());
     }
-    fs::create_dir_all(SHIMS)?;
-    for (name, text) in &root.shims {
-        let path = Path::new(SHIMS).join(name);
+    fs::create_dir_all(directory)?;
+    for (name, text) in shims {
+        let path = directory.join(name);
         fs::write(&path, text)
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
             .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes a root's [`View`]. The image's own file system is bound without what is mounted on it.
+fn second_sight(view: &View, host: &Host) -> Result<()> {
+    const SHIMS_OF_VIEW: &str = "/run/hearth/shims-of-view";
+    const EMPTY: &str = "/run/hearth/empty";
+    let place = Path::new(View::PLACE);
+    let inside = |path: &Path| place.join(path.strip_prefix("/").unwrap_or(path));
+    for directory in [place, Path::new(EMPTY)] {
+        fs::create_dir_all(directory)?;
+    }
+    shims(&view.shims, Path::new(SHIMS_OF_VIEW))?;
+    bind(Path::new("/"), place)?;
+    // Or it would be bound again, into itself, with `/run`.
+    mount(
+        None::<&str>,
+        place,
+        None::<&str>,
+        MsFlags::MS_UNBINDABLE,
+        None::<&str>,
+    )
+    .context("cannot make the second sight of the image")?;
+    for name in OWN_FILE_SYSTEMS {
+        let recursive = MsFlags::MS_BIND | MsFlags::MS_REC;
+        let target = inside(Path::new(name));
+        mount(Some(name), &target, None::<&str>, recursive, None::<&str>)
+            .with_context(|| format!("cannot bind {name} to {}", target.display()))?;
+    }
+    if !view.shims.is_empty() {
+        fs::create_dir_all(SHIMS)?;
+        bind(Path::new(SHIMS_OF_VIEW), &inside(Path::new(SHIMS)))?;
+    }
+    for (source, target) in &host.view {
+        let target = inside(target);
+        if fs::symlink_metadata(&target).is_ok_and(|meta| meta.is_file()) {
+            bind_read_only(source, &target)?;
+        }
+    }
+    for directory in view.emptied.iter().map(|path| inside(path)) {
+        if fs::symlink_metadata(&directory).is_ok_and(|meta| meta.is_dir()) {
+            bind(Path::new(EMPTY), &directory)?;
+            read_only(&directory)?;
+        }
     }
     Ok(())
 }

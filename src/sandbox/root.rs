@@ -31,6 +31,8 @@ pub struct Root {
     /// Names and texts of scripts that take the place of the image's programs of the same names; they are not
     /// written into the image.
     pub shims: Vec<(String, String)>,
+    /// A second sight of the root, where programs may go by chroot(2).
+    pub view: Option<Box<View>>,
     /// The host's network and `resolv.conf`; otherwise there is only a loopback device.
     pub network: bool,
     /// `fsync` and its like do nothing; setuid programs gain nothing then.
@@ -50,6 +52,7 @@ impl Root {
             below: Vec::new(),
             binds: Vec::new(),
             shims: Vec::new(),
+            view: None,
             network: false,
             ignore_syncs: true,
             epoch: 0,
@@ -115,6 +118,23 @@ impl Root {
         command.arg0("hearth").args([HIDDEN, "program", &entry]);
         Ok(command)
     }
+}
+
+/// A second sight of a root, at [`View::PLACE`] in it: the same file systems, but what the root binds and shims is not seen;
+/// other files are.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct View {
+    /// As [`Root::binds`]; only where the root has a file already.
+    pub binds: Vec<(PathBuf, PathBuf)>,
+    /// As [`Root::shims`].
+    pub shims: Vec<(String, String)>,
+    /// Directories that are empty in it.
+    pub emptied: Vec<PathBuf>,
+}
+
+impl View {
+    /// Where it is seen in the root.
+    pub const PLACE: &str = "/run/hearth/view";
 }
 
 /// What is done in a root.
