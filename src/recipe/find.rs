@@ -181,3 +181,25 @@ fn built_in(path: &str, text: &str) -> Source {
         text: text.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shipped_file_is_built_in() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for directory in ["boot-scripts", "recipes", "recipes/boards"] {
+            for entry in fs::read_dir(repository.join(directory)).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_file() {
+                    let path = format!("{directory}/{}", entry.file_name().to_str().unwrap());
+                    assert!(
+                        EMBEDDED.iter().any(|(embedded, _)| *embedded == path),
+                        "{path} is not in EMBEDDED"
+                    );
+                }
+            }
+        }
+    }
+}
