@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use ureq::http::Uri;
 
 use super::Mac;
 
@@ -216,7 +218,12 @@ impl fmt::Display for Console {
 
 /// How to switch a board's power.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "driver", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(
+    tag = "driver",
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    deny_unknown_fields
+)]
 pub enum Power {
     Usbpowercontrol {
         device: PathBuf,
@@ -226,6 +233,17 @@ pub enum Power {
         hostname: Option<String>,
         port: Option<String>,
         alias: Option<String>,
+    },
+    /// A relay with the firmware Tasmota.
+    Tasmota {
+        /// `http://HOST` or `http://HOST:PORT`.
+        url: String,
+        /// From 1; the first one where left out.
+        relay: Option<u8>,
+        /// `admin` where left out; only with `password_file`.
+        user: Option<String>,
+        /// An absolute path: the file's first line is the device's web password.
+        password_file: Option<PathBuf>,
     },
     Uhubctl {
         location: String,
@@ -246,12 +264,63 @@ impl Power {
         match self {
             Power::Usbpowercontrol { .. } => "usbpowercontrol",
             Power::Pdudaemon { .. } => "pdudaemon",
+            Power::Tasmota { .. } => "tasmota",
             Power::Uhubctl { .. } => "uhubctl",
             Power::Command { .. } => "command",
             Power::Qemu {} => "qemu",
             Power::Manual {} => "manual",
         }
     }
+
+    /// Checks what the types of the keys cannot say.
+    ///
+    /// # Errors
+    /// The key that is wrong, and a sentence about it.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let Power::Tasmota {
+            url,
+            relay,
+            user,
+            password_file,
+        } = self
+        else {
+            return Ok(());
+        };
+        if !is_server(url) {
+            let wrong = "the address of a Tasmota device is `http://HOST` or `http://HOST:PORT`, \
+                         without a password or a path";
+            return Err(("url", wrong.into()));
+        }
+        if let Some(relay) = relay
+            && !TASMOTA_RELAYS.contains(relay)
+        {
+            return Err(("relay", "Tasmota's relays have the numbers 1 to 32".into()));
+        }
+        if user.is_some() && password_file.is_none() {
+            return Err(("user", "a `user` needs a `password-file`".into()));
+        }
+        match password_file {
+            Some(path) if !path.is_absolute() => {
+                Err(("password-file", "give an absolute path".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Relays of one device: `MAX_RELAYS_SET` of Tasmota 14.
+const TASMOTA_RELAYS: RangeInclusive<u8> = 1..=32;
+
+/// Whether an address is that of a server and nothing more.
+fn is_server(url: &str) -> bool {
+    url.parse::<Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("http")
+            && uri
+                .authority()
+                .is_some_and(|place| !place.as_str().contains('@'))
+            && uri.path() == "/"
+            && uri.query().is_none()
+    })
 }
 
 /// The driver and where it is, for people.
@@ -261,6 +330,10 @@ impl fmt::Display for Power {
         match self {
             Power::Usbpowercontrol { device } => write!(f, " {}", device.display()),
             Power::Pdudaemon { url, .. } => write!(f, " {url}"),
+            Power::Tasmota { url, relay, .. } => {
+                write!(f, " {url}")?;
+                relay.map_or(Ok(()), |relay| write!(f, " relay {relay}"))
+            }
             Power::Uhubctl { location, port } => write!(f, " {location} port {port}"),
             Power::Command { on, .. } => write!(f, " {}", on.join(" ")),
             Power::Qemu {} | Power::Manual {} => Ok(()),

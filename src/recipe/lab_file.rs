@@ -316,6 +316,15 @@ impl Checker<'_> {
                 return wrong("power", what);
             }
         }
+        if let Some(Err((key, message))) = board.power.as_ref().map(Power::check) {
+            let path = [
+                Step::Key("board"),
+                Step::Index(index),
+                Step::Key("power"),
+                Step::Key(key),
+            ];
+            return Err(self.at(&path, message));
+        }
         for (key, time) in board.timeouts.set() {
             if !time.is_finite() || time <= 0.0 {
                 let path = [
@@ -498,6 +507,32 @@ mod tests {
                     "{LAB}[[board]]\nname = 'p'\ntype = 'pandaboard'\npower = {{ driver = 'qemu' }}\n"
                 ),
                 "lab.toml:7:9: QEMU cannot emulate",
+            ),
+            (
+                format!("{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://a:b@plug' }}\n"),
+                "lab.toml:7:37: the address of a Tasmota",
+            ),
+            (
+                format!("{LAB}{neo}power = {{ driver = 'tasmota', url = 'plug/cm' }}\n"),
+                "lab.toml:7:37: the address of a Tasmota",
+            ),
+            (
+                format!(
+                    "{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://plug', relay = 0 }}\n"
+                ),
+                "lab.toml:7:60: Tasmota's relays",
+            ),
+            (
+                format!(
+                    "{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://plug', user = 'a' }}\n"
+                ),
+                "lab.toml:7:59: a `user` needs a `password-file`",
+            ),
+            (
+                format!(
+                    "{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://plug', password-file = 'a' }}\n"
+                ),
+                "lab.toml:7:68: give an absolute path",
             ),
             (
                 format!("{LAB}{neo}timeouts.kernel = 0.0\n"),
