@@ -20,19 +20,19 @@ use crate::recipe::{
     TOOLS, at, board_types, nearest, suggestion,
 };
 
-/// Where Debian's package debian-archive-keyring puts its keyring.
+/// The keyring of Debian's package debian-archive-keyring.
 const DEBIAN_KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
 ];
 
-/// Which packages of an old lock may take another version.
+/// Which packages of an old lock may change their version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Update {
-    /// Those only whose locked version the archive no longer has.
+    /// Only those whose locked version the archive no longer has.
     #[default]
     Vanished,
-    /// These as well.
+    /// Also these.
     Only(Vec<String>),
     All,
 }
@@ -44,11 +44,12 @@ pub struct Options {
     pub policy: Policy,
 }
 
-/// Resolves a recipe against the archive. Versions of the old lock are kept as the options say.
+/// Resolves a recipe against the archive. Versions of the old lock are kept according to the
+/// options.
 ///
 /// # Errors
-/// If a release, index or mirror is at fault, or the recipe asks for what cannot be; the latter with the
-/// place in the recipe, or the chain of requirements that fails.
+/// If a release, index or mirror is at fault, or the recipe cannot be satisfied; the latter with
+/// the place in the recipe or the failing chain of dependencies.
 pub fn make_lock(
     fetcher: &Fetcher,
     file: &RecipeFile,
@@ -139,9 +140,9 @@ pub fn load_index(
     Ok(index)
 }
 
-/// The packages of the host's architecture whose programs maintainer scripts may run, with their libraries: those of
-/// [`TOOLS`] that the image has itself, in its version where the archive has that. None where the archive cannot tell:
-/// then everything is emulated.
+/// The packages of the host's architecture whose programs maintainer scripts may run, with their
+/// libraries: those of [`TOOLS`] that the image has itself, in the image's version if the archive
+/// has it for this architecture. Empty if the archive lacks the index: everything is emulated then.
 fn tools(
     fetcher: &Fetcher,
     index: &Index,
@@ -173,7 +174,7 @@ fn tools(
         Ok(chosen
             .iter()
             .map(|id| locked(&native, &native.packages[*id], Role::Tool))
-            // What is for all architectures is in the image, if a tool needs it at all.
+            // A tool's packages of architecture `all` are in the image already.
             .filter(|package| package.arch == TOOL_ARCH)
             .collect())
     });
@@ -183,7 +184,7 @@ fn tools(
     })
 }
 
-/// The same releases' packages for [`TOOL_ARCH`].
+/// The index of [`TOOL_ARCH`] in the same releases.
 fn tool_index(fetcher: &Fetcher, index: &Index, file: &RecipeFile) -> Result<Index> {
     let mut native = Index::default();
     for release in &index.releases {
@@ -193,8 +194,8 @@ fn tool_index(fetcher: &Fetcher, index: &Index, file: &RecipeFile) -> Result<Ind
     Ok(native)
 }
 
-/// What every image has: all packages that are essential or of priority `required`, as mmdebstrap's variant
-/// `required` has them. By name.
+/// Names of the packages that every image has: all that are essential or of priority `required`, as
+/// mmdebstrap's variant `required`.
 pub fn base_set(index: &Index, request: &Request) -> Vec<String> {
     let mut names: Vec<String> = candidates(index, request)
         .into_values()
@@ -227,7 +228,7 @@ fn keyring_path(file: &RecipeFile) -> Result<PathBuf> {
         })
 }
 
-/// The versions of the old lock that are to be kept, by name.
+/// The versions of the old lock to keep, by package name.
 fn preferred(old: Option<&Lock>, update: &Update) -> Result<HashMap<String, String>> {
     let mut prefer: HashMap<String, String> = old
         .into_iter()
@@ -255,7 +256,7 @@ fn preferred(old: Option<&Lock>, update: &Update) -> Result<HashMap<String, Stri
     Ok(prefer)
 }
 
-/// A mirror that is behind what was locked may only be slow, but it may also hide updates.
+/// A release older than the locked one may be a slow mirror, or one that withholds updates.
 fn warn_of_older_releases(index: &Index, old: Option<&Lock>) {
     for before in old.into_iter().flat_map(|lock| &lock.releases) {
         let now = index.releases.iter().find(|now| now.suite == before.suite);
@@ -298,10 +299,10 @@ fn locked_release(release: &Release) -> LockedRelease {
     }
 }
 
-/// The packages that hold the bootloaders of the recipe's boards, without what they depend on.
+/// The packages that hold the bootloaders of the recipe's boards, without their dependencies.
 fn bootloaders(index: &Index, request: &Request, file: &RecipeFile) -> Result<Vec<LockedPackage>> {
     let recipe = &file.recipe;
-    // An exclusion is about the image; bootloaders are not in it.
+    // Exclusions apply to the image, and bootloaders are not in it.
     let everything = Request {
         exclude: Default::default(),
         ..request.clone()
@@ -330,7 +331,7 @@ fn bootloaders(index: &Index, request: &Request, file: &RecipeFile) -> Result<Ve
     Ok(found.into_values().collect())
 }
 
-/// The board types of the recipe: those it names, or all of its architecture.
+/// The board types of the recipe: those it names, else all of its architecture.
 fn boards(recipe: &Recipe, file: &RecipeFile) -> Result<BTreeMap<String, BoardType>> {
     let mut types = board_types()?;
     if recipe.boards.is_empty() {
