@@ -1,4 +1,5 @@
-//! Owns what is looked at, in which order, and the remedy for each. Never asks the host but through the probe.
+//! Owns the checks, their order, and the remedy for each.
+//! Never reads the host except through a probe.
 
 use std::io::ErrorKind;
 
@@ -7,10 +8,10 @@ use super::{Check, State};
 use crate::error::help_of;
 use crate::recipe::{Arch, Ports};
 
-/// An image with its stages takes about as much while it is built.
+/// Free space that a build needs, in bytes: an image with its stages takes about as much.
 const NEEDED_SPACE: u64 = 4 << 30;
 
-/// Looks at everything: first what building needs, then what serving, then what boards do.
+/// Runs all checks: building first, then serving, then boards.
 pub fn examine(probe: &dyn Probe, ports: &Ports) -> Vec<Check> {
     let account = probe.account();
     let mut checks = vec![kernel(probe)];
@@ -66,7 +67,7 @@ fn kernel(probe: &dyn Probe) -> Check {
     }
 }
 
-/// What maps a range of user ids for an ordinary user; root needs neither.
+/// The programs that map subordinate ids for an ordinary user; root needs neither.
 fn ids(probe: &dyn Probe, account: &Account) -> Vec<Check> {
     if account.uid == 0 {
         return vec![];
@@ -157,7 +158,7 @@ fn foreign(probe: &dyn Probe, arch: Arch) -> Check {
     }
 }
 
-/// A failure of what was tried, as it would be told when it is needed.
+/// A failed trial as a check, with the message that a build would give.
 fn told(name: &'static str, error: &anyhow::Error) -> Check {
     let remedy = help_of(error).unwrap_or("see the checks above");
     Check::missing(name, format!("{error:#}"), remedy)
@@ -304,7 +305,7 @@ fn firewall(probe: &dyn Probe, ports: &Ports) -> Check {
     }
 }
 
-/// The groups that own serial lines, other USB devices, and cards.
+/// The groups that own serial ports, other USB devices, and cards.
 fn groups(account: &Account) -> Check {
     let lacking: Vec<&str> = ["dialout", "plugdev", "disk"]
         .into_iter()
@@ -363,7 +364,7 @@ mod tests {
     use std::io;
     use std::path::PathBuf;
 
-    /// A host made up.
+    /// A simulated host.
     struct Made {
         kernel: &'static str,
         account: Account,
