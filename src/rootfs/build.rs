@@ -1,4 +1,5 @@
-//! Owns the pipeline from a lock's packages to an output directory: which stages there are, and what each is made from.
+//! Owns the pipeline from a lock's packages to an output directory: the stages and the inputs of
+//! each.
 //! Never fetches: the packages are on the disk already.
 
 use std::collections::BTreeMap;
@@ -28,38 +29,39 @@ use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
 use crate::sandbox::{Namespaces, owners};
 
-/// Goes up when a stage's code makes something else of the same inputs.
+/// Raised when a stage's code produces different output from the same inputs.
 const UNPACK_REVISION: u32 = 1;
 const TOOLS_REVISION: u32 = 5;
 const CONFIGURE_REVISION: u32 = 4;
 const IMAGE_REVISION: u32 = 5;
 const BOOT_REVISION: u32 = 1;
 
-/// What to build, all of it read and checked.
+/// What to build, read and validated.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The recipe's name, for the image id.
     pub name: String,
-    /// The recipe's file; relative paths in the recipe begin at its directory.
+    /// The recipe's file; relative paths in the recipe are relative to its directory.
     pub path: PathBuf,
     pub recipe: Recipe,
     /// SHA-256 of the recipe's text, in hex.
     pub recipe_sha256: String,
     /// SHA-256 of the lock, in hex.
     pub lock_sha256: String,
-    /// The lock's packages, and where each is on the disk.
+    /// The lock's packages, each with the path of its file.
     pub packages: Vec<(LockedPackage, PathBuf)>,
-    /// Board types that the image is for.
+    /// Board types that the image supports.
     pub boards: BTreeMap<String, BoardType>,
     /// Unix seconds: no file of the image is newer.
     pub epoch: i64,
     pub cache: PathBuf,
     pub threads: usize,
-    /// Whether scripts run the image's own programs only, though the lock has native ones.
+    /// Whether maintainer scripts run only the image's own programs, even if the lock has native
+    /// ones.
     pub emulate: bool,
 }
 
-/// What a build has done.
+/// The result of a build.
 #[derive(Clone, Debug)]
 pub struct Built {
     pub manifest: Manifest,
@@ -69,7 +71,7 @@ pub struct Built {
     pub written: bool,
 }
 
-/// Why a stage ran, or that it did not.
+/// Whether a stage ran, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageReport {
     pub stage: String,
@@ -77,10 +79,10 @@ pub struct StageReport {
     pub reason: String,
 }
 
-/// Builds the image and what boards boot from it, and puts it all into `out`.
+/// Builds the image and its boot artifacts, and publishes them in `out`.
 ///
 /// # Errors
-/// The first that a stage meets. What was at `out` stays then; stages that are done stay in the cache.
+/// The first error of a stage. `out` is unchanged then; completed stages stay in the cache.
 pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> {
     refuse_no_output(out)?;
     let mut pipeline = Pipeline::start(plan, progress)?;
@@ -105,16 +107,16 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     })
 }
 
-/// How far an image is built that somebody wants to look into.
+/// How far to build an image for `hearth shell` and `hearth run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Before any script has run.
+    /// Before any maintainer script has run.
     Unpacked,
-    /// As boards see it.
+    /// The complete image.
     Complete,
 }
 
-/// The layers of an image, topmost first, for a sandbox to mount; builds what is missing.
+/// The layers of an image as lowerdirs, topmost first; builds what is missing.
 ///
 /// # Errors
 /// As [`build`].
@@ -128,7 +130,7 @@ pub fn layers(plan: &Plan, until: Until, progress: &dyn Progress) -> Result<Vec<
     Ok(pipeline.image(&configured)?.layers)
 }
 
-/// A stage that is done, with what later stages and the output take from it.
+/// A completed stage, with what later stages and the output directory use of it.
 pub(super) struct Made {
     pub digest: String,
     pub stored: Stored,
@@ -136,12 +138,12 @@ pub(super) struct Made {
     pub facts: Facts,
 }
 
-/// What a stage tells of itself, kept beside it.
+/// Stage metadata (`stage.json`).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Facts {
     pub artifacts: BTreeMap<String, Artifact>,
     pub kernel: Option<String>,
-    /// Told by every build that uses the stage.
+    /// Shown by every build that uses the stage.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
@@ -194,7 +196,8 @@ impl<'a> Pipeline<'a> {
         .map(|made| made.with_layer("tree", &[]))
     }
 
-    /// The layer of native programs for maintainer scripts, where the lock has them and this host runs them.
+    /// The layer of native programs for maintainer scripts; `None` if the lock has none or this
+    /// host cannot run them.
     pub(super) fn tools(&mut self, unpacked: &Made) -> Result<Option<Made>> {
         let plan = self.plan;
         if plan.emulate || !tools::are_native() || plan.of_role(Role::Tool).next().is_none() {
@@ -313,7 +316,7 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// Finds a stage, or makes it.
+    /// Returns a stage from the cache, or makes it.
     pub(super) fn stage(
         &mut self,
         key: Key,
@@ -344,7 +347,7 @@ impl<'a> Pipeline<'a> {
             }
         };
         let facts = read_facts(&stored.path)?;
-        // Two stages may need the same one.
+        // Two stages may depend on the same one.
         if !self.keys.contains(&key) {
             self.reports.push(StageReport {
                 reason: loss.map_or_else(|| self.reason(&key, ran), str::to_string),
@@ -361,7 +364,7 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// Why a stage that was made cannot be used any more.
+    /// Why a cached stage cannot be used any more.
     fn loss(&self, stored: &Stored) -> Result<Option<&'static str>> {
         Ok(if !stored.survived()? {
             Some("this machine went down before the cache was on its disk")
@@ -384,7 +387,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Remembers what was used, and removes stages that no recipe uses any more.
+    /// Records the stages used, and removes those that no recipe uses any more.
     fn finish(&mut self) -> Result<()> {
         let keys: Vec<&Key> = self.keys.iter().collect();
         let known = keys.iter().all(|key| self.before.contains(key));
@@ -427,7 +430,7 @@ impl Made {
     }
 }
 
-/// Where a stage in this directory keeps an artifact.
+/// The path of an artifact in the directory of a stage.
 fn artifact(stage: &Path, name: &str) -> PathBuf {
     let direct = stage.join(name);
     if direct.exists() {
@@ -437,7 +440,7 @@ fn artifact(stage: &Path, name: &str) -> PathBuf {
     }
 }
 
-/// Whether all artifacts of a stage are as they were made.
+/// Whether all artifacts of a stage are unchanged since it was made.
 fn is_intact(stage: &Path, epoch: i64) -> bool {
     read_facts(stage).is_ok_and(|facts| {
         facts
@@ -448,12 +451,12 @@ fn is_intact(stage: &Path, epoch: i64) -> bool {
 }
 
 impl Plan {
-    /// The plan for a recipe and its lock; `debs` are the lock's packages on the disk, in its order.
-    /// The epoch is `SOURCE_DATE_EPOCH`, else the date of the lock's newest release.
+    /// The plan for a recipe and its lock; `debs` are the files of the lock's packages, in its
+    /// order. The epoch is `SOURCE_DATE_EPOCH`, else the date of the lock's newest release.
     ///
     /// # Errors
     /// If a board type that the recipe names is unknown or of another architecture, or there is no
-    /// sensible epoch.
+    /// valid epoch.
     pub fn new(file: &RecipeFile, lock: &Lock, debs: Vec<PathBuf>) -> Result<Self> {
         Ok(Plan {
             name: file.name.clone(),
@@ -502,7 +505,7 @@ impl Plan {
         }
     }
 
-    /// Where relative paths in the recipe begin.
+    /// The directory that relative paths in the recipe are relative to.
     pub(super) fn directory(&self) -> &Path {
         match self.path.parent() {
             Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -547,7 +550,7 @@ impl Plan {
     }
 }
 
-/// The board types that the recipe is for, by name.
+/// The board types that the recipe supports, by name.
 fn boards(recipe: &Recipe) -> Result<BTreeMap<String, BoardType>> {
     let mut types = recipe::board_types()?;
     if recipe.boards.is_empty() {
@@ -570,7 +573,7 @@ fn boards(recipe: &Recipe) -> Result<BTreeMap<String, BoardType>> {
     Ok(chosen)
 }
 
-/// Unix seconds of the newest that a file in the image may be.
+/// The latest modification time of a file in the image, in Unix seconds.
 fn epoch(lock: &Lock) -> Result<i64> {
     let from_lock = || lock.epoch().and_then(|epoch| u32::try_from(epoch).ok());
     let epoch = clock::source_date_epoch()?

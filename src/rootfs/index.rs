@@ -1,8 +1,9 @@
-//! Owns the index over an image's tar: a tree of inodes and where each file's bytes lie. Only headers are read.
+//! Owns the index of an image's tar: a tree of inodes with the offset of each file's data. Only
+//! headers are read.
 //! Never extracts, never writes.
 //!
-//! The tar is POSIX ustar with pax records (IEEE 1003.1, "pax Interchange Format") or GNU long names;
-//! members may begin with `./`. Extended attributes are not kept.
+//! The tar is POSIX ustar with pax records (IEEE 1003.1, "pax Interchange Format") or GNU long
+//! names; members may begin with `./`. Extended attributes are not kept.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,8 +16,8 @@ use tar::EntryType;
 
 use crate::error::{Fault, InputContext};
 
-/// The number of an inode: 1 is the root, the others follow in the order of the tar. The same tar gives
-/// the same numbers, always.
+/// An inode number: 1 is the root, the others follow in the order of the tar. The same tar always
+/// gives the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Number(u32);
 
@@ -46,13 +47,13 @@ pub struct Inode {
     pub gid: u32,
     /// Seconds since 1970.
     pub mtime: u64,
-    /// Names that a file has; for a directory, 2 and its sub-directories.
+    /// The link count of a file; for a directory, 2 plus the number of its sub-directories.
     pub links: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `offset` is where its bytes begin in the tar.
+    /// `offset` is the position of the file's data in the tar.
     File {
         offset: u64,
         size: u64,
@@ -77,7 +78,8 @@ pub enum Kind {
 }
 
 impl Inode {
-    /// Bytes of a file or of a link's target; of a directory, a number that is never 0.
+    /// The size in bytes of a file or of a link's target; for a directory, a number that is never
+    /// 0.
     pub fn size(&self) -> u64 {
         match &self.kind {
             Kind::File { size, .. } => *size,
@@ -92,27 +94,27 @@ impl Inode {
     }
 }
 
-/// A name in a directory.
+/// A directory entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub name: Box<[u8]>,
     pub number: Number,
 }
 
-/// What a path leads to.
+/// The result of resolving a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub number: Number,
-    /// The path without symbolic links, relative to the image's root; empty for the root.
+    /// The path with symbolic links resolved, relative to the image's root; empty for the root.
     pub path: Vec<u8>,
 }
 
-/// An open image: its tree in memory, its bytes in the tar. Cheap to share between threads.
+/// An open image: its tree in memory, its data in the tar. Can be shared between threads.
 pub struct Image {
     path: PathBuf,
     file: File,
     inodes: Vec<Inode>,
-    /// Bytes of all files together.
+    /// Size of all files together, in bytes.
     total: u64,
 }
 
@@ -122,23 +124,23 @@ impl fmt::Debug for Image {
     }
 }
 
-/// The longest name that Linux looks up, in bytes.
+/// The longest file name on Linux (NAME_MAX), in bytes.
 const NAME_MAX: usize = 255;
-/// As many symbolic links as Linux follows on one path.
+/// The most symbolic links that Linux follows on one path.
 const MAX_LINKS: usize = 40;
 
 impl Image {
     /// Reads the headers of the tar at `path`.
     ///
     /// # Errors
-    /// If it cannot be read, is cut short, or holds what an image cannot: sparse members, `..` in names, hard links
-    /// to what is not there.
+    /// If it cannot be read, is truncated, or has members that an image cannot have: sparse files,
+    /// `..` in names, hard links to missing members.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         Image::from_file(path, file)
     }
 
-    /// As [`Image::open`], of a file that is open already; `path` is only what errors name.
+    /// As [`Image::open`], for an open file; `path` is only for messages.
     pub fn from_file(path: &Path, file: File) -> Result<Self> {
         let in_place = || format!("cannot read the image {}", path.display());
         let length = file.metadata().input_context(in_place)?.len();
@@ -154,7 +156,7 @@ impl Image {
                 return Err(cut_short(path, &member.path_bytes(), end, length));
             }
         }
-        // A tar ends with zero blocks (at least one, whatever wrote it).
+        // A tar ends with at least one zero block, whatever program wrote it.
         if length < end.next_multiple_of(512) + 512 {
             return Err(cut_short(path, b"(end of archive)", end + 512, length));
         }
@@ -167,17 +169,17 @@ impl Image {
         })
     }
 
-    /// Where the tar was when it was opened.
+    /// The path from which the tar was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many inodes there are; their numbers are 1 to this.
+    /// The number of inodes, which are numbered from 1.
     pub fn count(&self) -> u64 {
         self.inodes.len() as u64
     }
 
-    /// Bytes of all files together, each counted once.
+    /// The size of all files together in bytes, hard links counted once.
     pub fn total_size(&self) -> u64 {
         self.total
     }
@@ -186,7 +188,7 @@ impl Image {
         self.inodes.get(number.position())
     }
 
-    /// The entries of a directory; none of anything else.
+    /// The entries of a directory; empty for anything else.
     pub fn entries(&self, number: Number) -> &[Entry] {
         match self.inode(number) {
             Some(Inode {
@@ -197,7 +199,7 @@ impl Image {
         }
     }
 
-    /// The inode that `directory` has under `name`; `.` and `..` are no names here.
+    /// The inode of the entry `name` of `directory`; `.` and `..` are not entries.
     pub fn lookup(&self, directory: Number, name: &[u8]) -> Option<Number> {
         let entries = self.entries(directory);
         let at = entries
@@ -206,19 +208,20 @@ impl Image {
         Some(entries[at].number)
     }
 
-    /// What `path` names, as `lstat` would: links are followed on the way, but not at its end.
-    /// All paths are inside the image, with or without a leading slash.
+    /// Resolves `path` like lstat(2): follows links except in the last component. Paths are inside
+    /// the image, with or without a leading slash.
     pub fn find(&self, path: impl AsRef<[u8]>) -> Option<Found> {
         self.walk_path(path.as_ref(), false)
     }
 
-    /// What `path` leads to, as `stat` would.
+    /// Resolves `path` like stat(2): follows all links.
     pub fn follow(&self, path: impl AsRef<[u8]>) -> Option<Found> {
         self.walk_path(path.as_ref(), true)
     }
 
     fn walk_path(&self, path: &[u8], follow_last: bool) -> Option<Found> {
-        // Components still to go, the next one last; and the way from the root to here.
+        // Components still to resolve, the next one last; and the inodes from the root to the
+        // current directory.
         let split = |path: &[u8]| -> Vec<Vec<u8>> {
             path.split(|&byte| byte == b'/')
                 .rev()
@@ -263,10 +266,11 @@ impl Image {
         })
     }
 
-    /// Reads at most `buffer.len()` bytes of a file from `offset` on; 0 at its end, and for what is no file.
+    /// Reads at most `buffer.len()` bytes of a file from `offset` on; returns 0 at its end and for
+    /// anything that is no file.
     ///
     /// # Errors
-    /// If the tar cannot be read, or has become shorter than it was.
+    /// If the tar cannot be read or was truncated since it was opened.
     pub fn read_at(&self, number: Number, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let Some((start, length)) = self.extent(number, offset, buffer.len() as u64) else {
             return Ok(0);
@@ -276,7 +280,8 @@ impl Image {
         Ok(part.len())
     }
 
-    /// Where in the tar the bytes from `offset` on lie, and how many of `length` there are; `None` past the end.
+    /// The position in the tar of a file's data from `offset` on, and how many of `length` bytes
+    /// there are; `None` past the end.
     pub fn extent(&self, number: Number, offset: u64, length: u64) -> Option<(u64, u64)> {
         let Kind::File {
             offset: start,
@@ -289,12 +294,12 @@ impl Image {
         Some((start + offset, length.min(left)))
     }
 
-    /// The tar itself, for reads at the places that [`Image::extent`] tells.
+    /// The tar's file, for reads at the positions that [`Image::extent`] returns.
     pub fn file(&self) -> &File {
         &self.file
     }
 
-    /// A whole file. Empty for what is no file.
+    /// The content of a file. Empty for anything that is no file.
     pub fn read(&self, number: Number) -> io::Result<Vec<u8>> {
         let size = match self.inode(number).map(|inode| &inode.kind) {
             Some(Kind::File { size, .. }) => *size,
@@ -307,8 +312,9 @@ impl Image {
         Ok(data)
     }
 
-    /// Calls `visit` with the path (relative, empty for the root) of every name in the image, each directory before
-    /// what is in it, sorted bytewise within a directory. A hard-linked file comes once for each name.
+    /// Calls `visit` with the path (relative, empty for the root) of every name in the image, each
+    /// directory before what is in it, sorted bytewise within a directory. A hard-linked file comes
+    /// once for each name.
     pub fn walk(&self, mut visit: impl FnMut(&[u8], Number, &Inode)) {
         let mut stack = vec![(Vec::new(), Number::ROOT)];
         while let Some((path, number)) = stack.pop() {
@@ -338,10 +344,10 @@ fn cut_short(path: &Path, member: &[u8], end: u64, length: u64) -> anyhow::Error
     .into()
 }
 
-/// The tree while it grows: directories as maps, so that a member that comes twice is noticed.
+/// The tree under construction: directories as maps, so that duplicate members are found.
 struct Builder {
     inodes: Vec<Inode>,
-    /// The children of each directory, by the directory's position; empty for anything else.
+    /// The entries of each directory, by the directory's index; empty for anything else.
     children: Vec<BTreeMap<Box<[u8]>, Number>>,
 }
 
@@ -419,7 +425,8 @@ impl Builder {
         ))
     }
 
-    /// Gives `number` a name. As with tar itself, a later member takes the place of an earlier one.
+    /// Adds a directory entry for `number`. As with tar, a later member replaces an earlier one of
+    /// the same name.
     fn enter(&mut self, parent: Number, name: &[u8], number: Number) -> Result<()> {
         if let Some(old) = self.children[parent.position()].insert(name.into(), number)
             && old != number
@@ -433,7 +440,7 @@ impl Builder {
         Ok(())
     }
 
-    /// The directory that these components name; missing ones are made, as tar would.
+    /// The directory at these components; creates missing ones, as tar does.
     fn directory(&mut self, components: &[&[u8]]) -> Result<Number> {
         let mut here = Number::ROOT;
         for component in components {
@@ -473,7 +480,7 @@ impl Builder {
         Ok(here)
     }
 
-    /// The inodes with their entries and link counts, and the bytes of all files that have a name.
+    /// The inodes with their entries and link counts, and the size of all files that are linked.
     fn finish(mut self) -> (Vec<Inode>, u64) {
         let subdirectories: Vec<u32> = self
             .children
@@ -504,7 +511,7 @@ impl Builder {
     }
 }
 
-/// A directory that the tar needs, but has no member for.
+/// A directory that has no member of its own in the tar.
 fn implied_directory(parent: Number) -> Inode {
     Inode {
         kind: Kind::Directory {
@@ -519,7 +526,7 @@ fn implied_directory(parent: Number) -> Inode {
     }
 }
 
-/// The names on the way to `path`; leading and repeated slashes and `.` are left out.
+/// The components of `path`, without empty ones and `.`.
 fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
     let mut components = Vec::new();
     for component in path.split(|&byte| byte == b'/') {
@@ -583,7 +590,7 @@ fn inode_of<R: io::Read>(member: &mut tar::Entry<'_, R>, parent: Number) -> Resu
     })
 }
 
-/// The whole seconds of the pax record `mtime`, if there is one; what lies before 1970 is 0.
+/// The whole seconds of the pax record `mtime`, if there is one; 0 for times before 1970.
 fn pax_mtime<R: io::Read>(member: &mut tar::Entry<'_, R>) -> Result<Option<u64>> {
     let Some(records) = member.pax_extensions()? else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Owns `manifest.json`: what is in an output directory, and what it was made from.
+//! Owns `manifest.json`: the content of an output directory and its inputs.
 //! Never makes what it lists.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Fault, InputContext};
 use crate::recipe::Arch;
 
-/// What `hearth build` made.
+/// The result of `hearth build`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// hearth's version.
@@ -27,7 +27,7 @@ pub struct Manifest {
     pub kernel: Option<String>,
     /// The image id: the recipe's name and the first 12 hex digits of the SHA-256 of `rootfs.tar`.
     pub image: String,
-    /// By path relative to the output directory.
+    /// Artifacts by path relative to the output directory.
     pub artifacts: BTreeMap<String, Artifact>,
 }
 
@@ -70,7 +70,7 @@ impl Manifest {
         serde_json::from_slice(&text).input_context(|| format!("{} is damaged", path.display()))
     }
 
-    /// As written to the file.
+    /// The text of the file.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a manifest is always JSON");
         text.push('\n');

@@ -1,4 +1,5 @@
-//! Owns the way from packages to a master image: unpack, dpkg database, configure, customise, normalise, tar.
+//! Owns the way from packages to a master image: unpack, dpkg database, configure, customise,
+//! normalise, tar.
 //! Never fetches, and never knows of boards.
 
 mod ahead;
@@ -45,8 +46,8 @@ use tree::{Attributes, Tree};
 /// Directories that are links into `/usr`.
 const MERGED_USR: [&str; 3] = ["bin", "lib", "sbin"];
 
-/// Makes `/bin`, `/lib` and `/sbin` links into `/usr`. Trixie's base-files brings these very links, and
-/// bookworm's expects them; they have to be there before anything is unpacked.
+/// Makes `/bin`, `/lib` and `/sbin` links into `/usr`. Trixie's base-files contains these links,
+/// and bookworm's expects them; they have to exist before anything is unpacked.
 fn merged_usr(tree: &mut Tree) -> Result<()> {
     for name in MERGED_USR {
         let target = Path::new("usr").join(name);

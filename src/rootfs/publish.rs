@@ -1,4 +1,4 @@
-//! Owns the output directory: artifacts out of the cache's stages, whole and unchanged.
+//! Owns the output directory: publishes artifacts of cached stages, complete and unchanged.
 //! Never makes an artifact.
 
 use std::collections::BTreeMap;
@@ -31,8 +31,9 @@ pub fn collect(
     Ok(())
 }
 
-/// Gives an artifact the epoch as its time. The output directory shares its bytes with the cache, so somebody who
-/// writes into a file there, as with `cp zImage out/…/vmlinuz`, changes the cache; the time then tells.
+/// Sets an artifact's modification time to the epoch. The output directory shares data with the
+/// cache, so that writing into a file there, as with `cp zImage out/…/vmlinuz`, changes the cache;
+/// a changed time reveals that.
 pub fn seal(path: &Path, epoch: i64) -> Result<()> {
     File::open(path)
         .and_then(|file| file.set_modified(time_of(epoch)))
@@ -43,7 +44,7 @@ fn time_of(epoch: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(epoch.try_into().unwrap_or_default())
 }
 
-/// Whether a file is as it was sealed.
+/// Whether a sealed file is unchanged.
 pub fn is_sealed(path: &Path, size: u64, epoch: i64) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| {
         meta.is_file()
@@ -52,7 +53,7 @@ pub fn is_sealed(path: &Path, size: u64, epoch: i64) -> bool {
     })
 }
 
-/// Puts the artifacts into the output directory; says whether that was necessary.
+/// Publishes the artifacts in the output directory; returns whether that was necessary.
 pub fn publish<'a>(
     manifest: &Manifest,
     artifacts: impl Iterator<Item = (&'a str, PathBuf)>,
@@ -87,7 +88,7 @@ fn is_up_to_date(manifest: &Manifest, out: &Path, epoch: i64) -> bool {
             .all(|(name, made)| is_sealed(&out.join(name), made.size, epoch))
 }
 
-/// Shares the bytes with the cache where both are on one file system.
+/// Shares data with the cache (hard link) if both are on one file system.
 fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
@@ -110,7 +111,7 @@ mod tests {
         assert!(!is_sealed(&path, 6, 1_000_000_000));
         seal(&path, 1_000_000_000).unwrap();
         assert!(is_sealed(&path, 6, 1_000_000_000));
-        // Of the same length, as with `cp` onto it.
+        // Same length, as after `cp` onto the file.
         fs::write(&path, "KERNEL").unwrap();
         assert!(!is_sealed(&path, 6, 1_000_000_000));
     }

@@ -1,5 +1,5 @@
-//! Owns the work that is done inside the namespaces, where files have their true owners: one function a stage.
-//! Never decides what is to be made: see `build`.
+//! Owns the sandbox steps of the build, where files have their true owners: one function a stage.
+//! Never decides which stages run: see `build`.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -23,7 +23,7 @@ use crate::progress::{Progress, Unit};
 use crate::recipe::Arch;
 use crate::sandbox::{Step, hand_over, overlay};
 
-/// What runs inside the namespaces, for `main` to register.
+/// The steps, for `main` to register.
 pub const STEPS: &[Step] = &[
     Step::new("unpack", |input, progress| call(unpack, input, progress)),
     Step::new("tools", |input, progress| {
@@ -51,7 +51,7 @@ where
     )?)?)
 }
 
-/// What `unpack`, `tools` and `configure` need to know.
+/// Input of `unpack`, `tools` and `configure`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PackagesInput {
     pub files: Vec<PackageFile>,
@@ -66,7 +66,7 @@ pub struct PackagesInput {
     pub threads: usize,
 }
 
-/// Unpacks what needs no script to have run before, into `tree`.
+/// Unpacks the packages that need no script to have run before, into `tree`.
 fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let packages = read_all(&input.files, input.threads)?;
     let order = order(&packages)?;
@@ -88,7 +88,7 @@ fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// What `image` needs to know.
+/// Input of `image`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageInput {
     pub arch: Arch,
@@ -98,17 +98,17 @@ pub struct ImageInput {
     pub customisation: Customisation,
 }
 
-/// What `image` has made.
+/// Output of `image`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageMade {
     pub entries: u64,
     pub size: u64,
     pub sha256: String,
-    /// What the user is to be told whenever the image is used.
+    /// Warnings to show whenever the image is used.
     pub warnings: Vec<String>,
 }
 
-/// Applies the recipe, removes what is not to be in an image, and writes `rootfs.tar`.
+/// Applies the recipe, removes what does not belong into an image, and writes `rootfs.tar`.
 fn image(input: ImageInput, progress: &dyn Progress) -> Result<ImageMade> {
     let mounted = Mounted::new(&input.directory, &input.layers)?;
     let stage = progress.stage("customise", None, Unit::Items);
@@ -144,7 +144,7 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
     hand_over(&file)?;
     let (sender, receiver) = sync_channel::<Vec<u8>>(PENDING);
     thread::scope(|scope| {
-        // Hashing and writing take about as long as reading the tree.
+        // In a thread of its own: hashing and writing take about as long as reading the tree.
         let written = scope.spawn(move || {
             let mut hash = Sha256::new();
             for chunk in receiver {
@@ -157,7 +157,7 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
         let contents = tarball::write(root, epoch, &normalise::is_omitted, &mut out)
             .and_then(|contents| Ok(out.flush().map(|()| contents)?));
         drop(out);
-        // First, since it knows why a chunk was not taken.
+        // First, because its error explains why the channel was closed.
         let hash = written.join().expect("writing does not panic");
         let hash = hash.with_context(failed)?;
         let contents = contents?;
@@ -170,7 +170,7 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
     })
 }
 
-/// Removes files, and directories whose files may belong to other ids.
+/// Removes files and directories that may belong to subordinate ids.
 fn remove(paths: Vec<PathBuf>, _progress: &dyn Progress) -> Result<()> {
     for path in paths {
         let is_directory = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
@@ -183,9 +183,10 @@ fn remove(paths: Vec<PathBuf>, _progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-/// An overlay over earlier layers: `upper` in a stage's directory takes the changes.
+/// An overlay whose upperdir is `upper` in a stage's directory and whose lowerdirs are earlier
+/// layers.
 pub(crate) struct Mounted {
-    /// Where it is mounted.
+    /// The mount point.
     pub root: PathBuf,
     layers: Vec<PathBuf>,
     upper: PathBuf,
@@ -207,22 +208,22 @@ impl Mounted {
         })
     }
 
-    /// The same with the layer of native tools above the others.
+    /// The same with the layer of native tools as the topmost lowerdir.
     pub fn with_tools(directory: &Path, tools: Option<&Path>, layers: &[PathBuf]) -> Result<Self> {
         let tools = tools.map(tools::layer).into_iter();
         let layers: Vec<PathBuf> = tools.chain(layers.iter().cloned()).collect();
         Mounted::new(directory, &layers)
     }
 
-    /// The layer of the changes.
+    /// The upperdir.
     pub fn upper(&self) -> &Path {
         &self.upper
     }
 
-    /// Mounts it again, with a further layer below all others.
+    /// Remounts it with one more lowerdir below all others.
     pub fn lay_below(&self, layer: &Path) -> Result<()> {
         self.unmount()?;
-        // The kernel does not take the directory of another mount that was `volatile`.
+        // The kernel refuses a workdir that was used by another `volatile` mount.
         fs::remove_dir_all(&self.work)?;
         fs::create_dir(&self.work)?;
         let mut layers = self.layers.clone();
@@ -234,7 +235,7 @@ impl Mounted {
         umount2(&self.root, MntFlags::empty()).context("cannot unmount the image's overlay")
     }
 
-    /// Unmounts, and removes all but `upper`.
+    /// Unmounts, and removes all but the upperdir.
     pub fn close(self) -> Result<()> {
         self.unmount()?;
         fs::remove_dir(&self.root)?;
@@ -250,10 +251,10 @@ impl Mounted {
     }
 }
 
-/// How many chunks may wait to be written.
+/// Capacity of the channel, in chunks.
 const PENDING: usize = 8;
 
-/// Sends what is written to it to another thread.
+/// A writer that sends its data to another thread.
 struct Chunks(SyncSender<Vec<u8>>);
 
 impl Write for Chunks {
