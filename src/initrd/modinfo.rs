@@ -1,7 +1,8 @@
-//! Owns what a kernel module says about itself (the ELF section `.modinfo`), and compressed modules.
+//! Owns the metadata in a kernel module (the ELF section `.modinfo`), and compressed modules.
 //! Never loads one.
 //!
-//! The section holds `key=value` strings, each ended by a NUL (include/linux/module.h, `MODULE_INFO`).
+//! The section holds `key=value` strings, each ended by a NUL (include/linux/module.h,
+//! `MODULE_INFO`).
 
 use std::io::Read;
 
@@ -10,15 +11,15 @@ use object::{Object, ObjectSection};
 
 use super::kernel::{Name, canonical};
 
-/// What `.modinfo` says, as far as an initrd is concerned.
+/// The fields of `.modinfo` that an initrd needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Info {
-    /// Modules whose symbols it uses.
+    /// Modules whose symbols it uses (`depends`).
     pub depends: Vec<Name>,
     pub aliases: Vec<String>,
     /// Each as in `modprobe.d(5)`: `pre: a b post: c`.
     pub soft: Vec<String>,
-    /// Modules that it may ask for when it is loaded.
+    /// Modules that it may request when it is loaded.
     pub weak: Vec<String>,
     /// Files below `/lib/firmware`; patterns are allowed.
     pub firmware: Vec<String>,
