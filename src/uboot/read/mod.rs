@@ -1,5 +1,5 @@
-//! Owns looking into an image: what it is, what it holds, what is wrong with it. Reads it once, from a pipe too, and
-//! never holds more of it than a piece, the table of its files, and a script's text.
+//! Owns inspecting an image: type, content, damage. Reads it once, also from a pipe, and never
+//! holds more of it in memory than a buffer, the table of its files, and a script's text.
 
 mod legacy;
 mod source;
@@ -19,26 +19,27 @@ use super::uimage::{self, Header};
 use super::vendor::{egon, gp, omap};
 use source::Source;
 
-/// The largest image taken for a GP one, which has no magic: far above what a chip's own memory holds.
+/// The largest image accepted as a GP one, which has no magic number: far above the size of a
+/// chip's internal memory.
 const MAX_GP: u32 = 16 << 20;
-/// Bytes read to recognise an image: the longest header.
+/// Bytes needed to recognise an image: the size of the longest header.
 const HEAD_LEN: u64 = omap::HEADER_LEN as u64;
 
-/// What a file turned out to be.
+/// The description of an image.
 #[derive(Debug, Serialize)]
 pub struct Report {
     #[serde(flatten)]
     pub image: Image,
-    /// The files in it: of a multi-file or script image those of its table, else all the data.
+    /// The files in it: those in the table of a multi-file or script image, else all the data.
     pub parts: Vec<Part>,
-    /// What is wrong with it, each a clause such as `its data is truncated: …`. Empty: the image is whole.
+    /// Damage, a clause each, such as `its data is truncated: …`. Empty if the image is intact.
     pub problems: Vec<String>,
-    /// What is worth knowing of a whole image, each a sentence: padding, a script that U-Boot cannot run.
+    /// Remarks on an intact image, a sentence each: padding, a script that U-Boot cannot run.
     pub notes: Vec<String>,
 }
 
 impl Report {
-    /// All that is wrong, as one failure without the file's name; `None` for a whole image.
+    /// All problems as one error without the file's name; `None` for an intact image.
     pub fn damage(&self) -> Option<Fault> {
         (!self.problems.is_empty()).then(|| Fault::input(self.problems.join("; ")))
     }
@@ -55,7 +56,7 @@ pub enum Image {
 }
 
 impl Image {
-    /// The image type by the number that a uImage's header has for it.
+    /// The image type, as the number in a uImage's header.
     pub fn kind(&self) -> Kind {
         match self {
             Image::Uimage(header) => header.kind,
@@ -69,29 +70,29 @@ impl Image {
 /// A file in an image.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
-    /// Where it begins, in bytes from the beginning of the image.
+    /// Its offset from the beginning of the image, in bytes.
     pub offset: u64,
     pub size: u64,
-    /// The text of a script, the one file of it that U-Boot runs; not of one beyond 1 MiB.
+    /// The text, for the file of a script that U-Boot runs; `None` beyond 1 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
 
-/// Asks for one of the files while the image is read.
+/// A request to extract one of the files while the image is read.
 pub struct Extract<'a> {
-    /// Counted from 0; may be left out where there is one only.
+    /// Counted from 0; optional if there is only one.
     pub part: Option<usize>,
-    /// Gets the data before its checksum is known.
+    /// Gets the data before its checksum is verified.
     pub out: &'a mut dyn Write,
 }
 
-/// Reads an image and tells what it is. `length` is that of the file, if it is known; a pipe's is not.
-/// What lies behind the image is never read, so that an endless pipe ends.
+/// Reads an image and describes it. `length` is the file's, if known; a pipe's is not. Data after
+/// the image is never read, so that an endless pipe ends.
 ///
 /// # Errors
-/// A [`Fault`] without the file's name, which the caller adds, if this is no image that hearth knows, or if it lacks the
-/// file that was asked for; an [`io::Error`] of reading, or of writing what was asked for.
-/// Damage is no error, but among the report's problems.
+/// A [`Fault`] without the file's name, which the caller adds, if this is no known image or lacks
+/// the requested file; an [`io::Error`] of reading, or of writing the requested file. Damage is no
+/// error, but in the report's problems.
 pub fn inspect(
     mut input: impl Read,
     length: Option<u64>,
@@ -118,10 +119,11 @@ pub fn inspect(
     Err(unknown(&head).into())
 }
 
-/// Writes one file of the image to `output`, if the image is whole; else nothing. `name` is what to call the image.
+/// Writes one file of the image to `output`, if the image is intact; else nothing. `name` is the
+/// image's name in messages.
 ///
 /// # Errors
-/// As [`inspect`], with the name; and if the image is damaged, a [`Fault`] that tells all that is wrong.
+/// As [`inspect`], with the name; and if the image is damaged, a [`Fault`] that lists all problems.
 pub fn extract(
     name: &str,
     input: impl Read,
@@ -151,7 +153,7 @@ pub fn extract(
     Ok(report)
 }
 
-/// Remembers whether it was writing that failed, as an [`io::Error`] alone does not tell.
+/// Records whether writing failed, which an [`io::Error`] alone does not say.
 struct Outcome {
     file: AtomicFile,
     failed: bool,
@@ -167,7 +169,7 @@ impl Write for Outcome {
     }
 }
 
-/// A GP header is told by its size alone, which must be that of the file, where that is known.
+/// A GP header is recognised by its size alone, which must match the file's, if known.
 fn is_gp(head: &[u8], length: Option<u64>) -> bool {
     let Some(header) = head.first_chunk().map(gp::Header::decode) else {
         return false;
@@ -186,7 +188,7 @@ fn unknown(head: &[u8]) -> Fault {
     .remedy("hearth knows uImages, and images of type omapimage, gpimage and sunxi_egon")
 }
 
-/// Names a well-known format, since the file is more likely the wrong one than a broken one.
+/// Names other well-known formats: the file is more likely the wrong one than damaged.
 fn other_format(head: &[u8]) -> &'static str {
     let formats: [(usize, &[u8], &str); 10] = [
         (

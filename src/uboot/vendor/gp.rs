@@ -1,4 +1,5 @@
-//! Owns TI's GP header as Keystone wants it: size and load address, big-endian. Never more than these eight bytes.
+//! Owns TI's GP header for Keystone: size and load address, big-endian. Never more than these eight
+//! bytes.
 //!
 //! Source: U-Boot, `tools/gpimage.c`, `tools/gpheader.h`. There is no magic and no checksum.
 
@@ -37,7 +38,7 @@ impl Header {
     }
 }
 
-/// Puts the header before a loader's data.
+/// Writes the header before a loader's data.
 ///
 /// # Errors
 /// If the data is empty or beyond 4 GiB, or the load address 0.
