@@ -1,4 +1,5 @@
-//! Owns the description of a lab and its boards (`lab.toml`), as its author wrote it. Never reads a file.
+//! Owns the description of a lab and its boards (`lab.toml`), as its author wrote it. Never reads a
+//! file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +14,7 @@ use ureq::http::Uri;
 
 use super::Mac;
 
-/// A lab: where it is, and which boards it has.
+/// A lab: its settings and its boards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Lab {
@@ -28,7 +29,7 @@ pub struct LabSettings {
     pub name: String,
     /// The server's address as the boards see it.
     pub address: Ipv4Addr,
-    /// The recipe of boards that name none.
+    /// The recipe of boards without one.
     pub recipe: Option<String>,
     #[serde(default)]
     pub ports: Ports,
@@ -37,20 +38,21 @@ pub struct LabSettings {
     /// and the boards' own network.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// How long, in seconds, a board stays on that has had nothing to do since it checked in or did its last job.
+    /// Time in seconds after which an idle board powers itself off, from its check-in or its last
+    /// job.
     #[serde(default = "idle")]
     pub idle: f64,
-    /// How much a board may print in one attempt at a job, in bytes; more ends the job.
+    /// Limit on the console output of one attempt at a job, in bytes; more ends the job.
     #[serde(default = "largest_output")]
     pub largest_output: u64,
 }
 
-/// A GB: as much as a serial console brings in a day.
+/// A GB: about a day of output of a serial console.
 pub(super) fn largest_output() -> u64 {
     1_000_000_000
 }
 
-/// Long enough for somebody to log in and say that the board is to stay on.
+/// Enough time to log in and keep the board on.
 pub(super) fn idle() -> f64 {
     600.0
 }
@@ -79,7 +81,7 @@ impl Default for Ports {
     }
 }
 
-/// Asks for a DHCP server that answers the lab's boards only.
+/// Enables a DHCP server that answers only the lab's boards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Dhcp {
@@ -110,7 +112,7 @@ pub struct BoardEntry {
     pub power: Option<Power>,
     #[serde(default)]
     pub tags: Vec<String>,
-    /// What the board's templates and kernel command line get as `hearth.KEY=VALUE`.
+    /// For the board's templates and kernel command line, as `hearth.KEY=VALUE`.
     #[serde(default)]
     pub values: BTreeMap<String, String>,
     #[serde(default)]
@@ -119,7 +121,7 @@ pub struct BoardEntry {
     pub retries: BoardRetries,
 }
 
-/// How long a board may stay in each state of its boot, in seconds; hearth's own times where left out.
+/// Time-outs for each state of the boot, in seconds; hearth's defaults if left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct BoardTimeouts {
@@ -137,7 +139,7 @@ pub struct BoardTimeouts {
 }
 
 impl BoardTimeouts {
-    /// Each time that is set, with its key.
+    /// The keys and values of all time-outs that are set.
     pub fn set(&self) -> impl Iterator<Item = (&'static str, f64)> {
         [
             ("power", self.power),
@@ -154,7 +156,7 @@ impl BoardTimeouts {
     }
 }
 
-/// How often a board that failed in a state is booted again; once where left out.
+/// How often a board that failed in a state is booted again; once by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct BoardRetries {
@@ -200,7 +202,7 @@ impl Console {
     }
 }
 
-/// The driver and where it is, for people.
+/// The driver and its address or device.
 impl fmt::Display for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.driver())?;
@@ -238,9 +240,9 @@ pub enum Power {
     Tasmota {
         /// `http://HOST` or `http://HOST:PORT`.
         url: String,
-        /// From 1; the first one where left out.
+        /// From 1; the first relay by default.
         relay: Option<u8>,
-        /// `admin` where left out; only with `password_file`.
+        /// `admin` by default; requires `password_file`.
         user: Option<String>,
         /// An absolute path: the file's first line is the device's web password.
         password_file: Option<PathBuf>,
@@ -272,10 +274,10 @@ impl Power {
         }
     }
 
-    /// Checks what the types of the keys cannot say.
+    /// Validates what the types of the keys do not.
     ///
     /// # Errors
-    /// The key that is wrong, and a sentence about it.
+    /// The invalid key, and a sentence about it.
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         let Power::Tasmota {
             url,
@@ -311,7 +313,7 @@ impl Power {
 /// Relays of one device: `MAX_RELAYS_SET` of Tasmota 14.
 const TASMOTA_RELAYS: RangeInclusive<u8> = 1..=32;
 
-/// Whether an address is that of a server and nothing more.
+/// Whether a URL consists of scheme and authority alone.
 fn is_server(url: &str) -> bool {
     url.parse::<Uri>().is_ok_and(|uri| {
         uri.scheme_str() == Some("http")
@@ -323,7 +325,7 @@ fn is_server(url: &str) -> bool {
     })
 }
 
-/// The driver and where it is, for people.
+/// The driver and its address or device, without secrets.
 impl fmt::Display for Power {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.driver())?;
@@ -342,7 +344,7 @@ impl fmt::Display for Power {
 }
 
 impl LabSettings {
-    /// Where the boards find the lab's HTTP API.
+    /// The address of the lab's HTTP API, as the boards see it.
     pub fn http(&self) -> SocketAddr {
         SocketAddr::from((self.address, self.ports.http))
     }
@@ -358,7 +360,7 @@ impl Network {
         Network(Ipv4Net::new_assert(address, prefix.min(32)).trunc())
     }
 
-    /// The address that all hosts of the network listen to.
+    /// The broadcast address.
     pub fn broadcast(self) -> Ipv4Addr {
         self.0.broadcast()
     }

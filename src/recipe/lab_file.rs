@@ -1,4 +1,4 @@
-//! Owns reading a lab file: finding it, checking it, and filling in what its author left out.
+//! Owns reading a lab file: finding it, validating it, and filling in defaults.
 //! Never talks to a board.
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,15 +20,15 @@ use crate::error::Fault;
 /// A lab with its boards resolved: board types loaded, addresses derived, defaults filled in.
 #[derive(Clone, Debug)]
 pub struct LoadedLab {
-    /// The lab file; none for a lab made up for one emulated board.
+    /// The lab file; `None` for the implicit lab of one emulated board.
     pub path: Option<PathBuf>,
     pub settings: LabSettings,
     pub boards: Vec<Board>,
-    /// Every board type known, by name.
+    /// All known board types, by name.
     pub types: BTreeMap<String, BoardType>,
 }
 
-/// One board, with everything filled in.
+/// One board, with all defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Board {
     pub name: String,
@@ -50,7 +50,7 @@ pub struct Board {
     pub retries: BoardRetries,
 }
 
-/// All board types that hearth ships or the user has, by name.
+/// All board types, hearth's and the user's, by name.
 ///
 /// # Errors
 /// The first mistake in any of them.
@@ -69,8 +69,8 @@ pub fn board_type(name: &str) -> Result<BoardType> {
 }
 
 impl LoadedLab {
-    /// The lab file that is meant: the one given, else `HEARTH_LAB`, else `lab.toml` in the working
-    /// directory if there is one.
+    /// Finds the lab file: the given one, else `HEARTH_LAB`, else `lab.toml` in the working
+    /// directory if it exists.
     pub fn find(given: Option<&Path>) -> Result<Option<LoadedLab>> {
         let path = match (given, env::var_os("HEARTH_LAB")) {
             (Some(path), _) => path.to_path_buf(),
@@ -87,7 +87,7 @@ impl LoadedLab {
         LoadedLab::from_source(&find::read(path)?, board_types()?)
     }
 
-    /// Parses and checks the text of a lab file, given the board types there are.
+    /// Parses and validates the text of a lab file, given the known board types.
     pub fn from_source(source: &Source, types: BTreeMap<String, BoardType>) -> Result<LoadedLab> {
         let lab: Lab = parse_toml(&source.path, &source.text)?;
         Checker {
@@ -108,7 +108,7 @@ impl LoadedLab {
         })
     }
 
-    /// Where emulated boards find their server: in the private network that hearth makes for them.
+    /// The server's address for emulated boards, in hearth's private network.
     pub const EMULATED_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
     /// A lab of one emulated board of a type, named after it, with hearth's own recipe for its
@@ -116,7 +116,7 @@ impl LoadedLab {
     pub fn emulated(type_name: &str) -> Result<LoadedLab> {
         let types = board_types()?;
         let Some(board_type) = types.get(type_name) else {
-            // Says what is near.
+            // Fails with a suggestion.
             find::find(BOARD_TYPE, type_name)?;
             return Err(Fault::input(format!("`{type_name}` is not a board type's name")).into());
         };
@@ -155,7 +155,7 @@ impl LoadedLab {
     /// The board with this name.
     ///
     /// # Errors
-    /// If there is none, with the name that was probably meant.
+    /// If there is none, with a suggestion.
     pub fn board(&self, name: &str) -> Result<&Board> {
         if let Some(board) = self.boards.iter().find(|board| board.name == name) {
             return Ok(board);
@@ -179,8 +179,8 @@ impl LoadedLab {
     }
 }
 
-/// The board that a user means by one word: a board of the lab there is, else a board type, of which it is then an
-/// emulated board in a lab of its own. Returns the lab and the board's place in it.
+/// Resolves an argument that is a board of the lab, or else a board type, of which it makes an
+/// emulated board in a lab of its own. Returns the lab and the board.
 pub fn board_or_type(lab: Option<&Path>, name: &str) -> Result<(LoadedLab, Board)> {
     let lab = match LoadedLab::find(lab)? {
         Some(lab) if lab.boards.iter().any(|board| board.name == name) => lab,
@@ -222,7 +222,7 @@ fn mac_of(entry: &BoardEntry, lab: &LabSettings) -> Mac {
         .unwrap_or_else(|| Mac::derived(&lab.name, &entry.name))
 }
 
-/// Checks what the types of the values cannot say.
+/// Validates what the types of the values do not.
 struct Checker<'a> {
     source: &'a Source,
     types: &'a BTreeMap<String, BoardType>,
@@ -253,7 +253,7 @@ impl Checker<'_> {
                 return Err(self.at(&path, wrong));
             }
         }
-        // NaN is no time either.
+        // The comparison is false for NaN as well.
         if !(lab.idle >= 0.0 && lab.idle.is_finite()) {
             return Err(self.lab(&["idle"], "a time is a number of seconds, 0 or above"));
         }
@@ -413,7 +413,7 @@ impl Checker<'_> {
     }
 }
 
-/// One label of a host name (RFC 1123, 2.1), in lower case: boards get their names as host names.
+/// A label of a host name (RFC 1123, 2.1), in lower case: a board's name is its host name.
 fn is_host_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name
