@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             "the lab file gives board `{}` no console",
             board.name
         ))
-        .remedy("see recipes/lab-example.toml")
+        .remedy("`hearth files recipes/lab-example.toml` shows some")
     })?;
     let mut console = console::open(entry)?;
     let directory = hearth::dirs::state().join("console");

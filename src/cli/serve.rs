@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let inherited = ListenFd::from_env();
     let lab = LoadedLab::find(arguments.lab.as_deref())?.ok_or_else(|| {
         Fault::input("there is no lab.toml here")
-            .remedy("name the lab file with --lab; recipes/lab-example.toml is one to begin with")
+            .remedy("name the lab file with --lab; `hearth files recipes/lab-example.toml` prints one to begin with")
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -61,6 +61,9 @@ static EMBEDDED: &[(&str, &str)] = &[
     embedded!("boot-scripts/nfs.cmd.hbs"),
     embedded!("boot-scripts/nfs.extlinux.hbs"),
     embedded!("boot-scripts/nfs-arguments.hbs"),
+    embedded!("examples/boot-time.yaml"),
+    embedded!("examples/smoke.yaml"),
+    embedded!("examples/storage.yaml"),
     embedded!("recipes/bookworm-armhf.lock"),
     embedded!("recipes/bookworm-armhf.toml"),
     embedded!("recipes/lab-example.toml"),
@@ -78,6 +81,11 @@ static EMBEDDED: &[(&str, &str)] = &[
     embedded!("recipes/boards/raspberrypi-2.toml"),
     embedded!("recipes/boards/raspberrypi-3.toml"),
 ];
+
+/// The built-in files: path in the repository and text, by path.
+pub fn shipped_files() -> &'static [(&'static str, &'static str)] {
+    EMBEDDED
+}
 
 /// Finds the file of this kind called `name`: a path if it contains a slash or ends in the kind's
 /// suffix, else a name to look for.
@@ -189,7 +197,7 @@ mod tests {
     #[test]
     fn every_shipped_file_is_built_in() {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for directory in ["boot-scripts", "recipes", "recipes/boards"] {
+        for directory in ["boot-scripts", "examples", "recipes", "recipes/boards"] {
             for entry in fs::read_dir(repository.join(directory)).unwrap() {
                 let entry = entry.unwrap();
                 if entry.file_type().unwrap().is_file() {
