@@ -36,7 +36,7 @@ pub struct Arguments {
     /// Show control characters instead of letting the board control this terminal
     #[arg(long)]
     safe: bool,
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
 }

@@ -29,8 +29,13 @@ pub struct Arguments {
     /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
-    /// The directory that builds are in, each a directory
-    #[arg(long, value_name = "DIR", default_value = "out")]
+    /// The directory of the builds' output directories [default: out]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "out",
+        hide_default_value = true
+    )]
     images: PathBuf,
 }
 

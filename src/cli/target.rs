@@ -26,7 +26,7 @@ const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchd
 pub struct TargetArguments {
     /// A board of the lab, or a board type
     pub board: String,
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
     /// The recipe to boot instead of the board's own
