@@ -62,6 +62,27 @@ fn an_installed_hearth_finds_its_own_files_and_the_users() {
     let home = tempfile::tempdir().unwrap();
     let types = succeed(installed(home.path()).args(["boards", "show", "nanopi-neo"]));
     assert!(String::from_utf8_lossy(&types.stdout).contains("NanoPi NEO"));
+    for (words, error) in [
+        (
+            ["power", "neo1", "on"],
+            "no lab.toml here with a board `neo1`",
+        ),
+        (
+            ["boards", "show", "nano-neo"],
+            "did you mean the board type `nanopi-neo`?",
+        ),
+        (
+            ["boot", "pandaboard", "-q"],
+            "QEMU cannot emulate a pandaboard",
+        ),
+        (
+            ["verify", "nope", "-q"],
+            "known are bookworm-armhf, trixie-arm64, trixie-armhf",
+        ),
+        (["man", "tset", "-q"], "did you mean `test`?"),
+    ] {
+        fail(installed(home.path()).args(words), 2, error);
+    }
     let script =
         succeed(installed(home.path()).args(["bootscript", "nanopi-neo", "-t", "card", "--print"]));
     assert!(String::from_utf8_lossy(&script.stdout).contains("dhcp"));

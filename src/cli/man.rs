@@ -48,7 +48,8 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     wanted.extend(arguments.command.iter().map(String::as_str));
     let Some(page) = pages.get(&wanted.join("-")) else {
         let name = arguments.command.join(" ");
-        let known: Vec<&str> = hearth.get_subcommands().map(Command::get_name).collect();
+        let shown = hearth.get_subcommands().filter(|it| !it.is_hide_set());
+        let known: Vec<&str> = shown.map(Command::get_name).collect();
         return Err(Fault::input(format!("there is no command `{name}`"))
             .remedy(suggestion(&name, &known))
             .into());

@@ -56,6 +56,13 @@ impl TargetArguments {
     /// one: for that hearth runs itself again, and this returns in the second run only.
     pub fn ready(&self, terminal: &Terminal) -> Result<Target> {
         let (mut lab, mut entry) = board_or_type(self.lab.as_deref(), &self.board)?;
+        if lab.path.is_none() && entry.console.is_none() {
+            return Err(
+                Fault::input(format!("QEMU cannot emulate a {}", self.board))
+                    .remedy("describe a board of this type in lab.toml")
+                    .into(),
+            );
+        }
         if let Some(recipe) = &self.recipe {
             entry.recipe = Some(recipe.clone());
         }

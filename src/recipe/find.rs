@@ -161,7 +161,8 @@ pub fn names(kind: Kind) -> Result<Vec<String>> {
             }
         }
     }
-    names.retain(|name| !name.contains('/'));
+    // The example of a lab file is beside the recipes.
+    names.retain(|name| !name.contains('/') && (kind != RECIPE || name != "lab-example"));
     names.sort();
     names.dedup();
     Ok(names)
@@ -193,6 +194,13 @@ fn built_in(path: &str, text: &str) -> Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_example_of_a_lab_is_no_recipe() {
+        let recipes = names(RECIPE).unwrap();
+        assert!(recipes.contains(&"trixie-armhf".to_string()));
+        assert!(!recipes.contains(&"lab-example".to_string()));
+    }
 
     #[test]
     fn every_shipped_file_is_built_in() {

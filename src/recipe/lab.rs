@@ -400,6 +400,39 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_tasmota_devices_keys_are_checked() {
+        let check = |keys: &str| {
+            let power: Power = toml::from_str(&format!("driver = 'tasmota'\n{keys}")).unwrap();
+            power.check().map_err(|(key, _)| key)
+        };
+        for url in ["http://plug", "http://plug/", "http://10.0.0.1:8080"] {
+            assert_eq!(check(&format!("url = '{url}'")), Ok(()), "{url}");
+        }
+        for url in [
+            "plug",
+            "plug/cm",
+            "https://plug",
+            "http://a:b@plug",
+            "http://plug/cm",
+            "http://plug?x",
+            "http://",
+        ] {
+            assert_eq!(check(&format!("url = '{url}'")), Err("url"), "{url}");
+        }
+        let plug = "url = 'http://plug'";
+        for (more, expected) in [
+            ("relay = 32", Ok(())),
+            ("relay = 0", Err("relay")),
+            ("relay = 33", Err("relay")),
+            ("user = 'a'", Err("user")),
+            ("password-file = 'a'", Err("password-file")),
+            ("password-file = '/a'\nuser = 'a'", Ok(())),
+        ] {
+            assert_eq!(check(&format!("{plug}\n{more}")), expected, "{more}");
+        }
+    }
+
+    #[test]
     fn a_network_contains_its_hosts() {
         let network: Network = "192.168.7.0/24".parse().unwrap();
         assert!(network.contains(Ipv4Addr::new(192, 168, 7, 200)));

@@ -14,7 +14,7 @@ use super::{
     BoardEntry, BoardRetries, BoardTimeouts, BoardType, Console, Lab, LabSettings, Mac, Ports,
     Power, parse_toml,
 };
-use crate::diagnostic::{Diagnostic, Step, at, suggestion};
+use crate::diagnostic::{Diagnostic, Step, at, nearest, suggestion};
 use crate::error::Fault;
 
 /// A lab with its boards resolved: board types loaded, addresses derived, defaults filled in.
@@ -187,10 +187,24 @@ pub fn board_or_type(lab: Option<&Path>, name: &str) -> Result<(LoadedLab, Board
         Some(lab) if !lab.types.contains_key(name) => {
             return Err(lab.board(name).expect_err("no board has the name"));
         }
+        None if !board_types()?.contains_key(name) => return Err(no_lab(name)?.into()),
         _ => LoadedLab::emulated(name)?,
     };
     let board = lab.board(name)?.clone();
     Ok((lab, board))
+}
+
+/// The error for a name that is no board type, where there is no lab file.
+fn no_lab(name: &str) -> Result<Fault> {
+    let types = find::names(BOARD_TYPE)?;
+    let remedy = match nearest(name, types.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean the board type `{meant}`?"),
+        None => "name the lab file with --lab; `hearth boards` lists the board types".into(),
+    };
+    Ok(Fault::input(format!(
+        "there is no lab.toml here with a board `{name}`, and no board type of this name"
+    ))
+    .remedy(remedy))
 }
 
 impl Board {
@@ -511,28 +525,6 @@ mod tests {
             (
                 format!("{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://a:b@plug' }}\n"),
                 "lab.toml:7:37: the address of a Tasmota",
-            ),
-            (
-                format!("{LAB}{neo}power = {{ driver = 'tasmota', url = 'plug/cm' }}\n"),
-                "lab.toml:7:37: the address of a Tasmota",
-            ),
-            (
-                format!(
-                    "{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://plug', relay = 0 }}\n"
-                ),
-                "lab.toml:7:60: Tasmota's relays",
-            ),
-            (
-                format!(
-                    "{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://plug', user = 'a' }}\n"
-                ),
-                "lab.toml:7:59: a `user` needs a `password-file`",
-            ),
-            (
-                format!(
-                    "{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://plug', password-file = 'a' }}\n"
-                ),
-                "lab.toml:7:68: give an absolute path",
             ),
             (
                 format!("{LAB}{neo}timeouts.kernel = 0.0\n"),
