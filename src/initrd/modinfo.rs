@@ -29,7 +29,7 @@ impl Info {
     /// Reads an uncompressed module.
     ///
     /// # Errors
-    /// If it is not ELF. A module without the section is one that says nothing.
+    /// If it is not ELF. For a module without the section, all fields are empty.
     pub fn of(elf: &[u8]) -> Result<Self> {
         let file = object::File::parse(elf).context("not an ELF file")?;
         let mut info = Info::default();
@@ -75,10 +75,10 @@ pub fn uncompressed_path(path: &str) -> &str {
     }
 }
 
-/// No module is nearly this large, even with debugging data; a bomb is.
+/// Limit on a decompressed module in bytes, against decompression bombs.
 const MAX_MODULE: u64 = 512 << 20;
 
-/// The bytes of a module whose path tells how it is compressed.
+/// Decompresses a module according to the suffix of its path.
 pub fn decompress(path: &str, data: &[u8]) -> Result<Vec<u8>> {
     let reader: Box<dyn Read + '_> = match path.rsplit('.').next() {
         Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(data)),
