@@ -3,15 +3,18 @@
 .PHONY: help deps nextest demo check test test-long deb test-deb bench bench-kernel fuzz lint
 
 help:
-	@echo "make demo   set up this machine, build hearth, and show the main job"
-	@echo "make check  format, clippy, unit tests and docs: under a minute once built"
-	@echo "make test   set up this machine and run all tests: some 12 minutes"
-	@echo "make test-long   boot every kind of emulated board with either initrd: some 40 minutes"
-	@echo "make deb    make the Debian package in target/debian; make test-deb tries it in fresh roots"
-	@echo "make bench  measure hearth against its peers"
-	@echo "make fuzz   feed the parsers and servers arbitrary bytes for FUZZ_SECONDS (60) each"
-	@echo "make lint   rustfmt and clippy, as CI runs them"
-	@echo "make deps   only the set-up: install the Debian packages that are missing"
+	@echo "make demo       set up this machine, build hearth, and show the main job"
+	@echo "make check      format, clippy, unit tests and docs: under a minute once built"
+	@echo "make test       set up this machine and run all tests: some 12 minutes"
+	@echo "make test-long  boot every kind of emulated board with either initrd:"
+	@echo "                some 40 minutes"
+	@echo "make deb        make the Debian package in target/debian"
+	@echo "make test-deb   try the package in fresh roots: 2 minutes a suite"
+	@echo "make bench      measure hearth against its peers"
+	@echo "make fuzz       feed the parsers and servers arbitrary bytes for"
+	@echo "                FUZZ_SECONDS (60) each"
+	@echo "make lint       rustfmt and clippy, as CI runs them"
+	@echo "make deps       only the set-up: install the Debian packages that are missing"
 
 deps:
 	@.ci/deps

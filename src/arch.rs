@@ -1,4 +1,4 @@
-//! Owns the architectures hearth knows and what each is called by Debian, qemu and U-Boot.
+//! Owns the architectures and their names in Debian, qemu and U-Boot.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! Owns where recipes, board types and boot scripts come from: the directories of [`dirs::data`], then
-//! the copies built into the binary. Never parses what it finds.
+//! Owns finding recipes, board types and boot scripts: in the directories of [`dirs::data`], then
+//! among the copies built into the binary.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,22 +11,22 @@ use crate::diagnostic::suggestion;
 use crate::dirs;
 use crate::error::Fault;
 
-/// A file that somebody wrote, or that hearth ships.
+/// A user's file, or one that hearth ships.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Where it is; for a copy in the binary a path that begins with `<hearth>`.
+    /// Its path; for a built-in file a path that begins with `<hearth>`.
     pub path: PathBuf,
     pub text: String,
 }
 
-/// One kind of file that is found by name.
+/// A kind of file that is found by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub noun: &'static str,
-    /// Where it is, below each of the data directories.
+    /// Its directory, below each of the data directories.
     pub directory: &'static str,
-    /// What its file's name ends in, after the name.
+    /// The suffix of its file names.
     pub suffix: &'static str,
 }
 
@@ -46,14 +46,14 @@ pub const BOOT_SCRIPT: Kind = Kind {
     suffix: ".cmd.hbs",
 };
 
-/// A file's path in the repository beside its text.
+/// A file's path in the repository, and its text.
 macro_rules! embedded {
     ($path:literal) => {
         ($path, include_str!(concat!("../", $path)))
     };
 }
 
-/// Files that the binary carries, by their path in the repository.
+/// Built-in files, by their path in the repository.
 static EMBEDDED: &[(&str, &str)] = &[
     embedded!("boot-scripts/addresses.hbs"),
     embedded!("boot-scripts/card.cmd.hbs"),
@@ -61,6 +61,9 @@ static EMBEDDED: &[(&str, &str)] = &[
     embedded!("boot-scripts/nfs.cmd.hbs"),
     embedded!("boot-scripts/nfs.extlinux.hbs"),
     embedded!("boot-scripts/nfs-arguments.hbs"),
+    embedded!("examples/boot-time.yaml"),
+    embedded!("examples/smoke.yaml"),
+    embedded!("examples/storage.yaml"),
     embedded!("recipes/bookworm-armhf.lock"),
     embedded!("recipes/bookworm-armhf.toml"),
     embedded!("recipes/lab-example.toml"),
@@ -79,11 +82,16 @@ static EMBEDDED: &[(&str, &str)] = &[
     embedded!("recipes/boards/raspberrypi-3.toml"),
 ];
 
-/// The file of this kind that `name` means: a path if it has a slash or ends in the kind's suffix, else
-/// a name to look for.
+/// The built-in files: path in the repository and text, by path.
+pub fn shipped_files() -> &'static [(&'static str, &'static str)] {
+    EMBEDDED
+}
+
+/// Finds the file of this kind called `name`: a path if it contains a slash or ends in the kind's
+/// suffix, else a name to look for.
 ///
 /// # Errors
-/// If there is none, with the name that was probably meant; if it cannot be read.
+/// If there is none, with a suggestion; if it cannot be read.
 pub fn find(kind: Kind, name: &str) -> Result<Source> {
     if name.contains('/') || name.ends_with(kind.suffix) {
         return read(Path::new(name));
@@ -99,7 +107,7 @@ pub fn find(kind: Kind, name: &str) -> Result<Source> {
         .into())
 }
 
-/// The nearest file at `path`, which is relative to the data directories.
+/// The first file at `path`, which is relative to the data directories.
 pub fn find_file(path: &str) -> Result<Option<Source>> {
     for directory in dirs::data() {
         let candidate = directory.join(path);
@@ -113,7 +121,7 @@ pub fn find_file(path: &str) -> Result<Option<Source>> {
         .map(|(embedded, text)| built_in(embedded, text)))
 }
 
-/// All files of a kind, by name; where several places have one name, the nearest.
+/// All files of a kind, by name; of several with one name, the first.
 pub fn all(kind: Kind) -> Result<BTreeMap<String, Source>> {
     let mut found = BTreeMap::new();
     for name in names(kind)? {
@@ -153,13 +161,14 @@ pub fn names(kind: Kind) -> Result<Vec<String>> {
             }
         }
     }
-    names.retain(|name| !name.contains('/'));
+    // The example of a lab file is beside the recipes.
+    names.retain(|name| !name.contains('/') && (kind != RECIPE || name != "lab-example"));
     names.sort();
     names.dedup();
     Ok(names)
 }
 
-/// Reads a file that is meant to be text.
+/// Reads a text file.
 pub fn read(path: &Path) -> Result<Source> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let text = String::from_utf8(bytes).map_err(|wrong| {
@@ -179,5 +188,34 @@ fn built_in(path: &str, text: &str) -> Source {
     Source {
         path: Path::new("<hearth>").join(path),
         text: text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_a_lab_is_no_recipe() {
+        let recipes = names(RECIPE).unwrap();
+        assert!(recipes.contains(&"trixie-armhf".to_string()));
+        assert!(!recipes.contains(&"lab-example".to_string()));
+    }
+
+    #[test]
+    fn every_shipped_file_is_built_in() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for directory in ["boot-scripts", "examples", "recipes", "recipes/boards"] {
+            for entry in fs::read_dir(repository.join(directory)).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_file() {
+                    let path = format!("{directory}/{}", entry.file_name().to_str().unwrap());
+                    assert!(
+                        EMBEDDED.iter().any(|(embedded, _)| *embedded == path),
+                        "{path} is not in EMBEDDED"
+                    );
+                }
+            }
+        }
     }
 }

@@ -44,39 +44,41 @@ fn from_environment(own: &str, xdg: &str, below_home: &str) -> PathBuf {
     absolute(own).unwrap_or_else(|| standard(xdg, below_home))
 }
 
-/// hearth's directory as the XDG specification has it.
+/// hearth's directory as the XDG specification has it; one for temporary files where the user has no home.
 fn standard(xdg: &str, below_home: &str) -> PathBuf {
-    absolute(xdg)
-        .unwrap_or_else(|| home().join(below_home))
-        .join("hearth")
+    user_directory(xdg, below_home)
+        .unwrap_or_else(|| env::temp_dir().join(below_home).join("hearth"))
 }
 
+/// hearth's directory below one of the XDG base directories; `None` for users without a home.
+fn user_directory(xdg: &str, below_home: &str) -> Option<PathBuf> {
+    let base = absolute(xdg).or_else(|| Some(home()?.join(below_home)))?;
+    Some(base.join("hearth"))
+}
+
+/// The XDG specification has relative paths ignored.
 fn absolute(variable: &str) -> Option<PathBuf> {
     env::var_os(variable)
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
 }
 
-/// `$HOME`, or what the user database says; the temporary directory for users who have neither.
-fn home() -> PathBuf {
-    if let Some(home) = env::var_os("HOME").map(PathBuf::from)
-        && home.is_absolute()
-    {
-        return home;
-    }
-    nix::unistd::User::from_uid(nix::unistd::getuid())
-        .ok()
-        .flatten()
-        .map_or_else(env::temp_dir, |user| user.dir)
+/// `$HOME`, or the home in the user database.
+fn home() -> Option<PathBuf> {
+    absolute("HOME").or_else(|| {
+        let user = nix::unistd::User::from_uid(nix::unistd::getuid());
+        user.ok().flatten().map(|user| user.dir)
+    })
 }
 
-/// Directories in which `recipes/` and `boot-scripts/` are looked for, nearest first: `HEARTH_DATA`,
-/// the working directory, and `share/hearth` beside the executable's directory. What none of
-/// them has, the copies built into the binary provide.
+/// Directories in which `recipes/` and `boot-scripts/` are looked for, in this order: `HEARTH_DATA`, the
+/// working directory, `$XDG_DATA_HOME/hearth` (`~/.local/share/hearth`), and `share/hearth` beside the
+/// directory of the executable. Files in none of them are taken from the binary.
 pub fn data() -> Vec<PathBuf> {
     let mut found = Vec::new();
     found.extend(env::var_os("HEARTH_DATA").map(PathBuf::from));
     found.push(PathBuf::from("."));
+    found.extend(user_directory("XDG_DATA_HOME", ".local/share"));
     if let Ok(exe) = env::current_exe()
         && let Some(prefix) = exe.parent().and_then(|bin| bin.parent())
     {

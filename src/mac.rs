@@ -1,4 +1,4 @@
-//! Owns Ethernet addresses: how they are written, and the one a board gets that has none.
+//! Owns Ethernet addresses: parsing, formatting, and deriving one for boards without.
 //! Never knows which board has which.
 
 use std::fmt;
@@ -61,7 +61,7 @@ impl From<Mac> for String {
 }
 
 impl Mac {
-    /// The address of a board that has none of its own: the same for the same two names for ever, unicast and
+    /// Derives an address for a board without one: deterministic in the two names, unicast and
     /// locally administered (IEEE 802, 8.2).
     pub fn derived(lab: &str, board: &str) -> Mac {
         let digest = Sha256::new()
@@ -76,12 +76,12 @@ impl Mac {
         Mac(bytes)
     }
 
-    /// Whether one network interface can have it: neither a group's address nor all zero.
+    /// Whether it is valid for one network interface: neither a group address nor all zero.
     pub fn is_unicast(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
 
-    /// As in the names of files that PXE asks for: `02-00-5e-10-00-01`.
+    /// The format of file names in PXE requests: `02-00-5e-10-00-01`.
     pub fn with_dashes(self) -> String {
         self.to_string().replace(':', "-")
     }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn a_derived_address_is_pinned_and_local() {
         let mac = Mac::derived("desk", "panda01");
-        // Cards in the field carry it: it must never change.
+        // Written on cards in use: it must never change.
         assert_eq!(mac.to_string(), "e2:4c:fe:47:25:12");
         assert!(mac.is_unicast());
         assert_eq!(mac.0[0] & 2, 2);

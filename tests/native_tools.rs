@@ -10,9 +10,9 @@ use std::process::Output;
 use std::time::Instant;
 
 use common::{fail, hearth, pack, run, succeed};
+use hearth::image::Manifest;
+use hearth::image::index::Image;
 use hearth::recipe::{Lock, Role};
-use hearth::rootfs::Manifest;
-use hearth::rootfs::index::Image;
 
 /// A recipe in a directory of its own.
 fn recipe(name: &str, arch: &str, suite: &str, more: &str) -> PathBuf {

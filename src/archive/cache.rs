@@ -21,8 +21,8 @@ enum Trust {
     Stamp,
 }
 
-/// Files by their SHA-256, in `blobs/sha256/<2 hex>/<hex>`; immutable once they are there. Downloads
-/// under way are in `tmp/<hex>.part`, and stay there for the next attempt.
+/// Files by their SHA-256, in `blobs/sha256/<2 hex>/<hex>`, never changed once they are there.
+/// Unfinished downloads are `tmp/<hex>.part` and are resumed by the next attempt.
 ///
 /// A file is hashed when it is taken. Which files were hashed is in `verified`, so that [`Cache::get`] need not do so again
 /// while neither inode, size nor times have changed. Clones share what they know of that.
@@ -109,8 +109,8 @@ impl Cache {
             .unwrap_or_else(|error| error.into_inner())
     }
 
-    /// The beginning of a download of this file, locked against other processes and threads; waits for
-    /// them. `None` if the file is complete by then.
+    /// Opens the partial download of this file, locked against other processes and threads; waits
+    /// for the lock. Returns `None` if the file is complete by then.
     pub fn begin(&self, sha256: &str, size: u64) -> Result<Option<Part>> {
         let tmp = self.root.join("tmp");
         fs::create_dir_all(&tmp)
@@ -129,7 +129,7 @@ impl Cache {
                 .open(&path)
                 .with_context(failed)?;
             file.lock().with_context(failed)?;
-            // Whoever held the lock may have put this very file in its place in the meantime.
+            // Another holder of the lock may have completed this file in the meantime.
             if is_same_file(&file, &path).with_context(failed)? {
                 return Ok(Some(Part {
                     file,
@@ -167,13 +167,13 @@ impl Part {
         &self.path
     }
 
-    /// Removes what has arrived: it is nothing to go on with.
+    /// Discards what has arrived, so that the download starts again at byte 0.
     pub fn discard(self) {
-        // If that fails, the next attempt begins with what is there, and finds out.
+        // If truncating fails, the next attempt resumes, and its hash does not match.
         let _ = fs::remove_file(&self.path);
     }
 
-    /// Puts the file into the store. The caller has verified its hash.
+    /// Moves the file into the cache. The caller has verified its hash.
     pub fn commit(self) -> Result<PathBuf> {
         let failed = || format!("cannot write {}", self.place.display());
         if let Some(directory) = self.place.parent() {

@@ -1,5 +1,6 @@
-//! Owns the outer form of a `.deb` (deb(5)): an ar archive of a version, a control and a data member.
-//! Never writes a file: what is in the data member is for `rootfs::unpack` to judge.
+//! Owns the outer form of a `.deb` (deb(5)): an ar archive of a version, a control and a data
+//! member.
+//! Never writes a file; `rootfs::unpack` handles the data member's content.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,13 +14,13 @@ use sha2::{Digest, Sha256};
 use super::limit::{Limited, each_entry};
 use crate::error::{Fault, InputContext};
 
-/// More than any package's control files take together; they are held in memory.
+/// Limit on a package's control files together, in bytes; they are held in memory.
 const CONTROL_LIMIT: u64 = 32 << 20;
-/// How much memory one xz stream may want: `xz -9` takes 65 MiB, threads multiply it.
+/// Memory limit of one xz stream, in bytes: `xz -9` takes 65 MiB, threads multiply it.
 const XZ_MEMORY: u64 = 160 << 20;
-/// A data member may be this many times as large as the package...
+/// A data member may be this many times as large as the package,
 const EXPANSION: u64 = 250;
-/// ...or this many bytes, whichever is more. Guards against an archive that fills the disk.
+/// or this many bytes, whichever is more. Guards against archives that fill the disk.
 const EXPANSION_FLOOR: u64 = 256 << 20;
 
 /// The control member's files.
@@ -41,13 +42,13 @@ impl Control {
 
 /// A `.deb` being read, from front to end.
 ///
-/// The ar headers are read here and not by the `ar` crate, which allocates whatever length a header
-/// claims for a name table.
+/// The ar headers are parsed here and not by the crate `ar`, which allocates whatever length a
+/// header claims for a name table.
 pub struct Deb {
     path: PathBuf,
     size: u64,
     reader: Hashing<BufReader<File>>,
-    /// What is left of the current member, with its padding byte.
+    /// Bytes left of the current member, with its padding byte.
     rest: u64,
 }
 
@@ -95,8 +96,8 @@ impl Deb {
             .input_context(|| format!("{} is damaged: its control member", path.display()))
     }
 
-    /// The data member's tar stream, decompressed; call it after [`Deb::control`]. Large xz members are
-    /// decompressed with `threads` threads, where the compressor left blocks to do so.
+    /// The data member's tar stream, decompressed; call it after [`Deb::control`]. An xz stream of
+    /// several blocks is decompressed with `threads` threads.
     ///
     /// # Errors
     /// If there is no data member, or its compression is unknown.
@@ -108,17 +109,17 @@ impl Deb {
         };
         let path = self.path.clone();
         let (name, member) = self.member("data.tar")?;
-        // The file's SHA-256, which `verify` compares, says more than xz's own checks.
+        // `verify` compares the file's SHA-256, which covers more than the checks inside xz.
         let inner = decoder(&name, member, threads, IGNORE_CHECK)
             .input_context(|| format!("{} is damaged: its data member", path.display()))?;
         let what = format!("it expands to more than {EXPANSION} times its size");
         Ok(Box::new(Limited::new(inner, limit, what)))
     }
 
-    /// Reads to the end, and compares the whole file's SHA-256.
+    /// Reads to the end and compares the whole file's SHA-256.
     ///
     /// # Errors
-    /// If the file is not the one that was asked for.
+    /// If the SHA-256 differs from the expected one.
     pub fn verify(mut self, sha256: &str) -> Result<()> {
         io::copy(&mut self.reader, &mut io::sink())
             .with_context(|| format!("cannot read {}", self.path.display()))?;
@@ -135,8 +136,8 @@ impl Deb {
             .into())
     }
 
-    /// The next member, whose name must begin with `prefix`; members whose names begin with `_` are
-    /// passed over, as deb(5) says.
+    /// The next member, whose name must begin with `prefix`; skips members whose names begin with
+    /// `_`, as deb(5) says.
     fn member(&mut self, prefix: &str) -> Result<(String, impl Read + '_)> {
         loop {
             let skipped = io::copy(&mut (&mut self.reader).take(self.rest), &mut io::sink());
@@ -173,7 +174,7 @@ fn read_header(reader: &mut impl Read) -> io::Result<(String, u64)> {
     Ok((name.to_string(), size))
 }
 
-/// Reads one member, and keeps the archive's count of what is left of it.
+/// Reads one member and counts down the archive's bytes left of it.
 struct Member<'a> {
     deb: &'a mut Deb,
     left: u64,
@@ -199,7 +200,7 @@ fn damaged(path: &Path, what: &str) -> Fault {
         .remedy("remove the file: it will be fetched again")
 }
 
-/// Undoes the compression that the member's name tells. `flags` are liblzma's.
+/// Decompresses a member according to the suffix of its name. `flags` are liblzma's.
 fn decoder<'a>(
     name: &str,
     member: impl Read + 'a,
@@ -258,7 +259,7 @@ fn read_control(tar: impl Read) -> Result<Control> {
     Ok(control)
 }
 
-/// Passes data through and hashes it.
+/// Hashes data as it is read.
 struct Hashing<R> {
     inner: R,
     hash: Sha256,

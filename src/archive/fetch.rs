@@ -1,5 +1,5 @@
-//! Owns downloads: several at a time, resumed, verified, into the cache.
-//! Never uses a byte that is not what its hash says.
+//! Owns downloads: parallel, resumed, verified, into the cache.
+//! Never returns data that does not match its hash.
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
@@ -25,14 +25,14 @@ use crate::recipe::{Lock, LockedPackage};
 pub struct Fetcher {
     pub cache: Cache,
     pub mirrors: Mirrors,
-    /// Use nothing but the cache.
+    /// Use only the cache.
     pub offline: bool,
     client: Client,
     /// Hosts that did not deliver, which are asked last from then on. Clones share them.
     shunned: Arc<Mutex<HashSet<String>>>,
 }
 
-/// A file whose content is known before it is fetched.
+/// A file whose hash and size are known before it is fetched.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// Bytes.
@@ -41,7 +41,7 @@ pub struct Wanted<'a> {
     pub sha256: &'a str,
 }
 
-/// Why a file was not got from an address.
+/// Why a file could not be fetched from an address.
 #[derive(Debug, Error)]
 pub enum FetchError {
     #[error(transparent)]
@@ -59,7 +59,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// Whether the mirror has no such file, or another one under its name.
+    /// Whether the mirror lacks the file or has another one under its name.
     pub fn is_other_content(&self) -> bool {
         matches!(
             self,
@@ -87,11 +87,12 @@ impl Fetcher {
         }
     }
 
-    /// All package files of a lock, in the lock's order, as paths in the cache; local packages are
+    /// Paths in the cache of all package files of a lock, in the lock's order. Local packages are
     /// looked for below `directory`, the recipe's own, and verified there.
     ///
     /// # Errors
-    /// If a package vanished from the mirror, is not what the lock says, or cannot be fetched; names it.
+    /// If a package vanished from the mirror, differs from the lock, or cannot be fetched; names
+    /// the package.
     pub fn packages(
         &self,
         lock: &Lock,
@@ -215,8 +216,8 @@ impl Fetcher {
         }
     }
 
-    /// A file of known content, from the first of several addresses that has it. `advance` is told of
-    /// bytes as they arrive.
+    /// Fetches a file of known hash from the first of several addresses that has it. Calls
+    /// `advance` with the number of bytes as they arrive.
     pub fn file(
         &self,
         addresses: &[String],
@@ -273,7 +274,8 @@ impl Fetcher {
         lock(&self.shunned).insert(origin(address).to_string());
     }
 
-    /// Completes what was begun, by whomever; if that turns out to be something else, once more from nothing.
+    /// Resumes a partial download, whichever process began it; if the result does not match its
+    /// hash, fetches the file once more from byte 0.
     fn complete(
         &self,
         address: &str,
@@ -354,7 +356,7 @@ impl Fetcher {
         })
     }
 
-    /// Appends what the address has from `have` on, up to one byte more than `size`.
+    /// Appends the bytes from `have` on, up to one more than `size`.
     fn append(
         &self,
         address: &str,
@@ -392,7 +394,8 @@ impl Fetcher {
             hasher.update(&buffer[..n]);
             arrived(n as u64)?;
         }
-        // All that the mirror has, and yet too short: another file, which no further attempt completes.
+        // The whole file of the mirror, and yet too short: another file, which no further attempt
+        // completes.
         let whole = answer.length.map(|length| answer.offset + length) == Some(*have);
         if *have < size && !whole && !address.starts_with("file:") {
             return Err(TransferError::Cut {
@@ -403,7 +406,7 @@ impl Fetcher {
         Ok(appended)
     }
 
-    /// A small file whose content is not known before, such as a release file.
+    /// Fetches a small file whose content is not known before, such as a release file.
     pub(super) fn small(&self, address: &str, limit: usize) -> Result<Vec<u8>, FetchError> {
         if self.offline {
             return Err(FetchError::Offline);
@@ -497,11 +500,11 @@ enum Outcome {
 
 enum Appended {
     Continued,
-    /// The mirror sent the file from its beginning.
+    /// The mirror ignored the byte range and sent the file from its beginning.
     Restarted,
 }
 
-/// Adds what is known of the cause and of the way out; a transfer's failure is infrastructure's.
+/// Adds cause and remedy; a failed transfer is classed as infrastructure.
 pub(super) fn explain(error: FetchError, what: &str) -> Error {
     match error {
         FetchError::Transfer(TransferError::Local { url, source }) => {
@@ -542,8 +545,8 @@ fn mismatch_text(address: &str, got: String, wanted: String) -> FetchError {
     }
 }
 
-/// The hash and length of what an earlier attempt left; nothing if that is too long to be right.
-/// The file is then positioned at its end.
+/// The hash and length of a partial download; empty if it is longer than the file can be. Leaves
+/// the file positioned at its end.
 fn hash_beginning(file: &mut File, size: u64) -> io::Result<(Sha256, u64)> {
     if file.metadata()?.len() > size {
         file.set_len(0)?;
@@ -552,7 +555,7 @@ fn hash_beginning(file: &mut File, size: u64) -> io::Result<(Sha256, u64)> {
     hash_rest(file)
 }
 
-/// The hash and length of what is left to read.
+/// The hash and length of the rest of a reader.
 pub(super) fn hash_rest(file: &mut File) -> io::Result<(Sha256, u64)> {
     let mut hasher = Sha256::new();
     let mut size = 0;
@@ -583,7 +586,8 @@ fn verified_local(package: &LockedPackage, directory: &Path) -> Result<PathBuf> 
     Ok(path)
 }
 
-/// A poisoned lock holds a queue or an error, whose state is whole in any case.
+/// Takes a lock even if poisoned: it guards a queue or an error, which a panic cannot leave half
+/// changed.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|error| error.into_inner())
 }

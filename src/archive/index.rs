@@ -1,5 +1,6 @@
-//! Owns package indices: which packages a suite has. Keeps of each only what choosing and fetching needs.
-//! Never decompresses an index into memory as a whole.
+//! Owns package indices: which packages a suite has, with the fields that choosing and fetching
+//! need.
+//! Never holds a whole decompressed index in memory.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -19,7 +20,7 @@ use super::relation;
 use super::release::Release;
 use crate::error::{Class, Fault, class_of};
 
-/// No stanza of an index comes near this, in bytes.
+/// Limit on one stanza of an index, in bytes.
 const LARGEST_STANZA: usize = 4 << 20;
 
 /// Bytes that an index may expand to if its release does not tell; Debian's releases tell, and its largest index has 60 MiB.
@@ -28,7 +29,7 @@ const LARGEST_UNLISTED: u64 = 256 << 20;
 /// How much memory an xz stream may want: `xz -9` takes 65 MiB.
 const XZ_MEMORY: u64 = 160 << 20;
 
-/// Compressions of indices, the smallest first; the empty one is none.
+/// Suffixes of compressed indices, the smallest file first; empty for uncompressed.
 const COMPRESSIONS: [&str; 3] = [".xz", ".gz", ""];
 
 /// One version of one package.
@@ -37,7 +38,7 @@ pub struct Package {
     pub name: Box<str>,
     pub version: Box<str>,
     pub arch: Box<str>,
-    /// Relative to the mirror.
+    /// Pool path, relative to the mirror's base address.
     pub path: Box<str>,
     pub size: u64,
     pub sha256: [u8; 32],
@@ -48,16 +49,16 @@ pub struct Package {
     pub conflicts: Box<str>,
     pub provides: Box<str>,
     pub essential: bool,
-    /// Whether APT is to keep it almost as if it were essential.
+    /// Whether APT treats it almost as if it were essential (`Important`).
     pub important: bool,
     pub priority: Priority,
-    /// Whether `name:any` means this package too (`Multi-Arch: allowed`).
+    /// Whether `name:any` matches this package too (`Multi-Arch: allowed`).
     pub any_arch: bool,
-    /// Which release lists it, as an index into [`Index::releases`]; none for a local package.
+    /// The release that lists it, as an index into [`Index::releases`]; none for a local package.
     pub release: Option<usize>,
 }
 
-/// The archive's idea of how much a system needs a package (Debian Policy 2.5).
+/// The field `Priority` (Debian Policy 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     Required,
@@ -76,10 +77,10 @@ pub struct Index {
 }
 
 impl Index {
-    /// Adds the packages of a release: of these components, of this architecture and of `all`.
+    /// Adds the packages of a release: of the given components, of this architecture and of `all`.
     ///
     /// # Errors
-    /// If the release has no such index, or the mirror's is not what the release says.
+    /// If the release lists no such index, or the mirror's file does not match its hash.
     pub fn add(
         &mut self,
         fetcher: &Fetcher,
@@ -153,7 +154,7 @@ impl Index {
 }
 
 impl Package {
-    /// `None` if a field is missing that every package has.
+    /// `None` if a mandatory field is missing.
     pub(super) fn read(fields: &BorrowedParagraph<'_>, release: Option<usize>) -> Option<Self> {
         let text = |name: &str| -> Cow<'_, str> {
             match fields.get_field(name) {
@@ -201,7 +202,7 @@ impl Package {
         })
     }
 
-    /// What it provides: names, with versions where it says so.
+    /// The field `Provides`: names, with versions where given.
     pub fn provided(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         relation::parse(&self.provides).flatten().map(|relation| {
             (
@@ -212,7 +213,7 @@ impl Package {
     }
 }
 
-/// An index in the cache.
+/// An index file in the cache.
 struct Compressed {
     path: PathBuf,
     compression: &'static str,
@@ -249,7 +250,7 @@ fn buffered<R: Read>(reader: R) -> BufReader<R> {
     BufReader::with_capacity(1 << 17, reader)
 }
 
-/// The best compression in which a release lists the index of a directory.
+/// The smallest compression in which a release lists the index of a directory.
 fn listed(release: &Release, directory: &str) -> Option<(&'static str, String)> {
     COMPRESSIONS
         .into_iter()
@@ -257,7 +258,7 @@ fn listed(release: &Release, directory: &str) -> Option<(&'static str, String)> 
         .find(|(_, path)| release.file(path).is_some())
 }
 
-/// Fetches the index of a directory, by its hash and then by its name.
+/// Fetches the index of a directory: by hash (`by-hash/`), else by name.
 fn fetch(fetcher: &Fetcher, release: &Release, directory: &str) -> Result<Compressed> {
     let Some((compression, path)) = listed(release, directory) else {
         bail!(
@@ -313,7 +314,7 @@ fn stale(suite: &str, error: &FetchError) -> anyhow::Error {
     .into()
 }
 
-/// Reads up to the next empty line. `false` at the end.
+/// Reads up to the next empty line. Returns `false` at the end.
 fn read_stanza(reader: &mut dyn BufRead, stanza: &mut Vec<u8>) -> Result<bool> {
     stanza.clear();
     loop {

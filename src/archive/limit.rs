@@ -12,7 +12,7 @@ const BETWEEN_ENTRIES: u64 = 1 << 20;
 /// No package has nearly as many files.
 const MOST_ENTRIES: u64 = 1_000_000;
 
-/// Fails after so many bytes, where `Take` would pretend that the stream ended.
+/// Fails beyond a number of bytes, where `Take` would report the end of the stream.
 pub struct Limited<R> {
     inner: R,
     left: u64,

@@ -1,4 +1,4 @@
-//! Owns a recipe's own `.deb` files as far as choosing goes: what they are, and what they need.
+//! Owns a recipe's own `.deb` files as candidates of the resolver.
 //! Never installs them.
 
 use std::fs::File;
@@ -14,10 +14,11 @@ use super::index::{Index, Package};
 use crate::error::InputContext;
 use crate::recipe::{RecipeFile, Step, at};
 
-/// Adds a recipe's local packages to the index, before all others of their names; gives their names.
+/// Adds a recipe's local packages to the index, before all others of their names; returns their
+/// names.
 ///
 /// # Errors
-/// If a file is no package, or one for another architecture.
+/// If a file is no package or is for another architecture.
 pub fn add_local(index: &mut Index, file: &RecipeFile) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for (number, relative) in file.recipe.debs.iter().enumerate() {
@@ -48,7 +49,7 @@ fn read(file: &RecipeFile, relative: &Path) -> Result<Package> {
         .to_str()
         .ok_or_else(|| anyhow!("the path is no UTF-8"))
         .input_context(failed)?;
-    // An index has these fields beyond those of the package itself.
+    // Fields of an index that a package's own control file lacks.
     let stanza = format!(
         "{}\nFilename: {name}\nSize: {size}\nSHA256: {}\n",
         control.paragraph.trim_end(),

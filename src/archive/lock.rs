@@ -19,19 +19,19 @@ use crate::recipe::{
     TOOLS, at, board_types, loads_into_tools, nearest, suggestion,
 };
 
-/// Where Debian's package debian-archive-keyring puts its keyring.
+/// The keyring of Debian's package debian-archive-keyring.
 const DEBIAN_KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.gpg",
     "/usr/share/keyrings/debian-archive-keyring.pgp",
 ];
 
-/// Which packages of an old lock may take another version.
+/// Which packages of an old lock may change their version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Update {
-    /// Those only whose locked version the archive no longer has.
+    /// Only those whose locked version the archive no longer has.
     #[default]
     Vanished,
-    /// These as well.
+    /// Also these.
     Only(Vec<String>),
     All,
 }
@@ -45,11 +45,12 @@ pub struct Options {
     pub allow_rollback: bool,
 }
 
-/// Resolves a recipe against the archive. Versions of the old lock are kept as the options say.
+/// Resolves a recipe against the archive. Versions of the old lock are kept according to the
+/// options.
 ///
 /// # Errors
-/// If a release, index or mirror is at fault, or the recipe asks for what cannot be; the latter with the
-/// place in the recipe, or the chain of requirements that fails.
+/// If a release, index or mirror is at fault, or the recipe cannot be satisfied; the latter with
+/// the place in the recipe or the failing chain of dependencies.
 pub fn make_lock(
     fetcher: &Fetcher,
     file: &RecipeFile,
@@ -201,7 +202,7 @@ fn tools(
         Ok(chosen
             .iter()
             .map(|id| locked(&native, &native.packages[*id], Role::Tool))
-            // What is for all architectures is in the image, if a tool needs it at all.
+            // A tool's packages of architecture `all` are in the image already.
             .filter(|package| package.arch == TOOL_ARCH)
             .collect())
     });
@@ -211,7 +212,7 @@ fn tools(
     })
 }
 
-/// The same releases' packages for [`TOOL_ARCH`].
+/// The index of [`TOOL_ARCH`] in the same releases.
 fn tool_index(fetcher: &Fetcher, index: &Index, file: &RecipeFile) -> Result<Index> {
     let mut native = Index::default();
     for release in &index.releases {
@@ -221,8 +222,8 @@ fn tool_index(fetcher: &Fetcher, index: &Index, file: &RecipeFile) -> Result<Ind
     Ok(native)
 }
 
-/// What every image has: all packages that are essential or of priority `required`, as mmdebstrap's variant
-/// `required` has them. By name.
+/// Names of the packages that every image has: all that are essential or of priority `required`, as
+/// mmdebstrap's variant `required`.
 pub fn base_set(index: &Index, request: &Request) -> Vec<String> {
     let mut names: Vec<String> = candidates(index, request)
         .into_values()
@@ -255,7 +256,7 @@ fn keyring_path(file: &RecipeFile) -> Result<PathBuf> {
         })
 }
 
-/// The versions of the old lock that are to be kept, by name.
+/// The versions of the old lock to keep, by package name.
 fn preferred(old: Option<&Lock>, update: &Update) -> Result<HashMap<String, String>> {
     let mut prefer: HashMap<String, String> = old
         .into_iter()
@@ -309,10 +310,10 @@ fn locked_release(release: &Release) -> LockedRelease {
     }
 }
 
-/// The packages that hold the bootloaders of the recipe's boards, without what they depend on.
+/// The packages that hold the bootloaders of the recipe's boards, without their dependencies.
 fn bootloaders(index: &Index, request: &Request, file: &RecipeFile) -> Result<Vec<LockedPackage>> {
     let recipe = &file.recipe;
-    // An exclusion is about the image; bootloaders are not in it.
+    // Exclusions apply to the image, and bootloaders are not in it.
     let everything = Request {
         exclude: Default::default(),
         ..request.clone()
@@ -341,7 +342,7 @@ fn bootloaders(index: &Index, request: &Request, file: &RecipeFile) -> Result<Ve
     Ok(found.into_values().collect())
 }
 
-/// The board types of the recipe: those it names, or all of its architecture.
+/// The board types of the recipe: those it names, else all of its architecture.
 fn boards(recipe: &Recipe, file: &RecipeFile) -> Result<BTreeMap<String, BoardType>> {
     let mut types = board_types()?;
     if recipe.boards.is_empty() {

@@ -1,4 +1,5 @@
-//! Owns where the mirrors are: options, environment, the host's APT sources. Never writes an address anywhere.
+//! Owns the addresses of the mirrors: options, environment, the host's APT sources.
+//! Never writes an address anywhere.
 
 use std::collections::HashSet;
 use std::env;
@@ -10,8 +11,8 @@ use deb822_fast::borrowed::parse_borrowed;
 
 use crate::error::Fault;
 
-/// The addresses to fetch from, in the order in which they count: given by the user, `HEARTH_MIRROR` and
-/// `HEARTH_MIRROR_SECURITY`, the host's APT sources.
+/// The base addresses by precedence: options, `HEARTH_MIRROR` and `HEARTH_MIRROR_SECURITY`, the
+/// host's APT sources.
 #[derive(Clone, Debug, Default)]
 pub struct Mirrors {
     main: Option<String>,
@@ -19,18 +20,18 @@ pub struct Mirrors {
     sources: Vec<AptSource>,
 }
 
-/// One repository of the host's APT.
+/// One repository of the host's APT sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct AptSource {
     address: String,
     suites: Vec<String>,
-    /// Whether Debian's own keyring signs for it.
+    /// Whether it is signed by Debian's own keyring.
     signed_by_debian: bool,
 }
 
 impl Mirrors {
-    /// `main` and `security` are what the user gave as options. Reads the environment and the host's
-    /// APT sources for what is not given.
+    /// `main` and `security` are the user's options. Without them, reads the environment and the
+    /// host's APT sources.
     pub fn find(main: Option<&str>, security: Option<&str>) -> Self {
         let variable = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
         Mirrors {
@@ -55,7 +56,7 @@ impl Mirrors {
     /// repositories that look like Debian's.
     ///
     /// # Errors
-    /// If nothing says where it is; the host's fault.
+    /// If no source gives one; classed as the host's fault.
     pub fn all_of_suite(&self, suite: &str) -> Result<Vec<String>> {
         let security = suite.ends_with("-security");
         let (given, variable, option) = if security {
@@ -215,7 +216,7 @@ fn stanzas(text: &str) -> Vec<AptSource> {
     found
 }
 
-/// What of an APT source is Debian's: its suites are named so, and it has `main`.
+/// Whether an APT source is Debian's: it has Debian's suite names and the component `main`.
 fn source(
     addresses: &[&str],
     suites: &[&str],

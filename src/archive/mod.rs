@@ -1,4 +1,5 @@
-//! Owns the Debian archive client: releases and their signatures, indices, version order, resolver, downloads, `.deb` files.
+//! Owns the Debian archive client: releases and their signatures, indices, version order, resolver,
+//! downloads, `.deb` files.
 //! Never knows what a root file system is.
 
 mod cache;

@@ -1,4 +1,5 @@
-//! Owns relationship fields such as `Depends` (Debian Policy 7.1). Never knows which packages there are.
+//! Owns relationship fields such as `Depends` (Debian Policy 7.1). Never knows which packages there
+//! are.
 
 use std::cmp::Ordering;
 
@@ -24,7 +25,7 @@ pub enum Operator {
 
 impl Relation<'_> {
     /// Whether a package's version, or the version of what it provides, satisfies the constraint.
-    /// What is provided without a version satisfies only a relation without one.
+    /// An unversioned `Provides` satisfies only a relation without a version.
     pub fn admits(&self, version: Option<&str>) -> bool {
         let Some((operator, wanted)) = self.constraint else {
             return true;
@@ -43,8 +44,8 @@ impl Relation<'_> {
     }
 }
 
-/// The groups of a field, in order; each is a list of alternatives. What cannot be understood is
-/// kept as a relation whose name is that text, which no package has.
+/// The groups of a field, in order; each is a list of alternatives. Text that does not parse
+/// becomes a relation with that text as its name, which no package has.
 pub fn parse(field: &str) -> impl Iterator<Item = Vec<Relation<'_>>> {
     field
         .split(',')

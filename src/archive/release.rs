@@ -1,4 +1,4 @@
-//! Owns release files: what a suite consists of, who signed that, and until when it counts.
+//! Owns release files: what a suite consists of, who signed it, and until when it is valid.
 //! Never reads what its signature does not cover.
 
 use std::collections::HashMap;
@@ -13,39 +13,41 @@ use crate::clock::parse_date;
 use crate::error::Fault;
 use crate::recipe::LockedRelease;
 
-/// No InRelease file comes near this, in bytes.
+/// Limit on an InRelease file, in bytes.
 const LARGEST: usize = 16 << 20;
 
-/// How far a release may be ahead of this host's clock, in seconds.
+/// How far a release's date may be ahead of this host's clock, in seconds.
 const CLOCKS_DIFFER: u64 = 300;
 
 const DAY: u64 = 24 * 3600;
 
-/// How the age of a release is judged.
+/// How the age of a release is checked.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// Seconds since 1970.
     pub now: u64,
-    /// Take releases although they, their signatures or the keys have expired.
+    /// Accept releases, signatures and keys that have expired.
     pub allow_expired: bool,
 }
 
 /// A suite's release file (Debian's repository format, "Release files"), its signature checked.
 #[derive(Clone, Debug)]
 pub struct Release {
-    /// As the recipe calls it, which is the directory below `dists/`.
+    /// The recipe's name of the suite, which is the directory below `dists/`.
     pub suite: String,
     /// Base addresses of the suite's mirrors; it came from the first.
     pub mirrors: Vec<String>,
-    /// As in the file.
+    /// The file's own text of the field.
     pub date: String,
     /// SHA-256 of the InRelease file, in hex.
     pub sha256: String,
-    /// Whether indices are also found by their hash.
+    /// Whether indices can be fetched by hash (`Acquire-By-Hash`).
     pub by_hash: bool,
-    /// Whether its packages are taken only where no other suite has the package, as for backports.
+    /// Whether its packages are candidates only if no other suite has the package, as for backports
+    /// (`NotAutomatic`).
     pub not_automatic: bool,
-    /// Whether packages of architecture `all` are listed apart from those of the architectures.
+    /// Whether packages of architecture `all` have indices of their own
+    /// (`No-Support-for-Architecture-all`).
     pub separate_all: bool,
     /// `Suite` and `Codename`.
     names: Vec<String>,
@@ -66,7 +68,7 @@ impl Release {
     /// Fetches a suite's release file and checks its signature, name and age.
     ///
     /// # Errors
-    /// If any of these is wrong; the message names the suite, and the remedy says how to go on.
+    /// If any of these is wrong; the message names the suite, and there is a remedy.
     pub fn fetch(
         fetcher: &Fetcher,
         suite: &str,
@@ -134,8 +136,8 @@ impl Release {
                 && fields.get_single("No-Support-for-Architecture-all") != Some("Packages"),
             names: [words("Suite"), words("Codename")].concat(),
             valid_until: fields.get_single("Valid-Until").map(Into::into),
-            // Security suites name theirs `updates/main`, though their indices are in `main/`; APT drops the
-            // part before the slash too.
+            // Security suites list `updates/main`, though the directory is `main/`; like APT, drop
+            // the part before the slash.
             components: words("Components")
                 .iter()
                 .map(|component| match component.rsplit_once('/') {
@@ -148,7 +150,7 @@ impl Release {
         })
     }
 
-    /// Whether it is the suite that was asked for, and current.
+    /// Checks that it is the requested suite and has not expired.
     fn check(&self, policy: Policy) -> Result<()> {
         if !self.names.contains(&self.suite) {
             return Err(Fault::infrastructure(format!(
@@ -225,7 +227,7 @@ impl Release {
     }
 
     /// # Errors
-    /// If the suite lacks the component or the architecture; says what it has.
+    /// If the suite lacks the component or the architecture; the message lists those it has.
     pub fn require(&self, component: &str, arch: &str) -> Result<()> {
         let lacks = |what: &str, has: &[String]| {
             Fault::input(format!("the suite {} has no {what}", self.suite))

@@ -1,4 +1,5 @@
-//! Owns the choice of packages: the set that APT would install into an empty system without recommendations.
+//! Owns the choice of packages: the set that APT would install into an empty system without
+//! recommendations.
 //! Never fetches or orders anything.
 
 use std::collections::{HashMap, HashSet};
@@ -8,42 +9,43 @@ use super::index::{Index, Package};
 use super::relation::{self, Relation};
 use super::version;
 
-/// After so many wrong turns there is no solution that anybody would want.
+/// Limit on backtracking steps.
 const MOST_WRONG_TURNS: usize = 100_000;
 
-/// What to choose.
+/// What to resolve.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// Debian's name.
+    /// Debian's name of the architecture.
     pub arch: String,
-    /// Packages that must be in the set, in order: an earlier one's dependencies are decided first.
+    /// Packages that must be in the set, in order: the dependencies of earlier ones are decided
+    /// first.
     pub roots: Vec<String>,
-    /// Packages that must not be.
+    /// Packages that must not be in the set.
     pub exclude: HashSet<String>,
     pub recommends: bool,
-    /// Versions to take where they are still there; otherwise the newest is.
+    /// Preferred versions by name; where the archive lacks one, the newest is taken.
     pub prefer: HashMap<String, String>,
 }
 
-/// Why there is no such set.
+/// Why there is no solution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unsatisfiable {
     /// No package has a root's name.
     Unknown {
         root: String,
-        /// Packages that provide it.
+        /// Packages that provide the name.
         providers: Vec<String>,
     },
-    /// The steps that lead to what cannot be, each a sentence.
+    /// The chain of dependencies that cannot be satisfied, a sentence each.
     Chain(Vec<String>),
 }
 
 /// Chooses the packages, as indices into [`Index::packages`], roots first.
 ///
-/// Of each name only one version is a candidate: a local one, else the preferred one, else the newest of all suites, where
-/// suites that are not automatic count only if no other has the package. Dependencies are followed depth
-/// first; of alternatives, one that is already chosen counts, else the first that works. What is
-/// provided is tried after the package of that very name, by priority.
+/// Each name has one candidate version: a local one, else the preferred one, else the newest of all
+/// suites, where `NotAutomatic` suites count only if no other has the package. Dependencies are
+/// followed depth first. Of alternatives, an already chosen one is taken, else the first that
+/// works. Providers are tried after the package of that name, by priority.
 pub fn resolve(index: &Index, request: &Request) -> Result<Vec<usize>, Unsatisfiable> {
     let mut solver = Solver::new(index, request);
     let roots = solver.roots()?;
@@ -52,7 +54,7 @@ pub fn resolve(index: &Index, request: &Request) -> Result<Vec<usize>, Unsatisfi
     Ok(solver.chosen)
 }
 
-/// The version of each package that may be chosen.
+/// The candidate version of each package.
 pub fn candidates<'a>(index: &'a Index, request: &Request) -> HashMap<&'a str, usize> {
     index
         .names()
@@ -74,7 +76,7 @@ fn candidate(index: &Index, request: &Request, name: &str) -> Option<usize> {
     {
         return Some(*id);
     }
-    // The first of equals is that of the suite that the recipe names first.
+    // Of equal versions the first wins: that of the suite that the recipe names first.
     versions.iter().copied().reduce(|best, id| {
         let (old, new) = (package(&best), package(&id));
         let automatic = |p: &Package| !p.release.is_some_and(|r| index.releases[r].not_automatic);
@@ -85,17 +87,18 @@ fn candidate(index: &Index, request: &Request, name: &str) -> Option<usize> {
     })
 }
 
-/// One requirement of a package: any of these.
+/// One dependency of a package: any of these candidates satisfies it.
 #[derive(Debug)]
 struct Group {
     alternatives: Vec<usize>,
-    /// As in the index, for messages.
+    /// The text in the index, for messages.
     text: String,
-    /// A recommendation.
+    /// Whether it is a recommendation.
     soft: bool,
 }
 
-/// The requirements still to be looked at, in order, shared between the branches of the search.
+/// The dependencies not yet resolved, in order: a linked list shared between the branches of the
+/// search.
 type Pending = Option<Rc<Node>>;
 
 struct Node {
@@ -104,12 +107,12 @@ struct Node {
     next: Pending,
 }
 
-/// Where the search may go another way.
+/// A point to backtrack to.
 struct Turn {
     chosen: usize,
     package: usize,
     group: usize,
-    /// Of the group, the alternative to try next.
+    /// The index of the next alternative to try.
     alternative: usize,
     rest: Pending,
 }
@@ -118,17 +121,17 @@ struct Solver<'a> {
     index: &'a Index,
     request: &'a Request,
     candidates: HashMap<&'a str, usize>,
-    /// By name: which candidates provide it, and as what version.
+    /// By name: the candidates that provide it, and the version provided.
     providers: HashMap<&'a str, Vec<(usize, Option<&'a str>)>>,
     groups: HashMap<usize, Rc<Vec<Group>>>,
     opponents: HashMap<usize, Rc<Vec<usize>>>,
-    /// Packages that cannot be installed whatever else is, numbered in the order in which that was found.
+    /// Candidates that can never be installed, numbered in the order in which they were ruled out.
     impossible: HashMap<usize, usize>,
-    /// In the order of their choice.
+    /// In the order in which they were chosen.
     chosen: Vec<usize>,
-    /// For whom each was chosen, and by which requirement; none for roots.
+    /// The dependent and the dependency that each was chosen for; none for roots.
     reasons: HashMap<usize, Option<(usize, usize)>>,
-    /// How many of the chosen conflict with each.
+    /// How many chosen packages conflict with each candidate.
     forbidden: HashMap<usize, usize>,
 }
 
@@ -182,7 +185,7 @@ impl<'a> Solver<'a> {
         Ok(roots)
     }
 
-    /// The candidates that satisfy a relation, the likeliest first.
+    /// The candidates that satisfy a relation, in order of preference.
     fn satisfying(&self, relation: &Relation<'_>) -> Vec<usize> {
         let mut found = Vec::new();
         if let Some(&id) = self.candidates.get(relation.name)
@@ -255,7 +258,7 @@ impl<'a> Solver<'a> {
         groups
     }
 
-    /// The candidates that a package conflicts with. Nothing conflicts with itself.
+    /// The candidates that a package conflicts with. A package does not conflict with itself.
     fn opponents(&mut self, id: usize) -> Rc<Vec<usize>> {
         if let Some(opponents) = self.opponents.get(&id) {
             return opponents.clone();
@@ -270,8 +273,8 @@ impl<'a> Solver<'a> {
         opponents
     }
 
-    /// Finds what can never be installed among all that the roots may lead to: what needs something that
-    /// does not exist, what needs that, and so on.
+    /// Rules out candidates that can never be installed, among all that are reachable from the
+    /// roots: those that depend on a missing package, and transitively their dependents.
     fn rule_out(&mut self, roots: &[usize]) {
         let mut reachable: Vec<usize> = roots.to_vec();
         let mut seen: HashSet<usize> = roots.iter().copied().collect();
@@ -299,7 +302,7 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// Whether a package has a requirement that nothing can satisfy.
+    /// Whether a package has a dependency that no candidate can satisfy.
     fn is_dead_end(&mut self, id: usize) -> bool {
         self.groups(id).iter().any(|group| {
             !group.soft
@@ -358,8 +361,8 @@ impl<'a> Solver<'a> {
         Ok(())
     }
 
-    /// Chooses for a requirement the first alternative that may be chosen now, from one of them on, and
-    /// gives what is to be looked at next. Fails with the reasons.
+    /// Chooses for a dependency the first admissible alternative from an index on, and returns the
+    /// dependencies to resolve next. Fails with the reasons.
     fn satisfy(
         &mut self,
         package: usize,
@@ -397,7 +400,7 @@ impl<'a> Solver<'a> {
         Err(self.explain(package, group))
     }
 
-    /// All requirements of a package, before others.
+    /// The dependencies of a package, followed by those still pending.
     fn require(&mut self, package: usize, rest: Pending) -> Pending {
         let count = self.groups(package).len();
         (0..count).rev().fold(rest, |next, group| {
@@ -417,7 +420,7 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// Takes the last choice back.
+    /// Undoes the last choice.
     fn undo(&mut self) {
         let Some(id) = self.chosen.pop() else { return };
         self.reasons.remove(&id);
@@ -428,7 +431,7 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// A chosen package that a package conflicts with, or that conflicts with it.
+    /// A chosen package that conflicts with a candidate, in either direction.
     fn opposing(&mut self, id: usize) -> Option<usize> {
         let opponents = self.opponents(id);
         let chosen = opponents
@@ -443,7 +446,7 @@ impl<'a> Solver<'a> {
             .find(|other| self.opponents(*other).contains(&id))
     }
 
-    /// Why a requirement cannot be satisfied with what is already chosen.
+    /// Why a dependency cannot be satisfied given the packages already chosen.
     fn explain(&mut self, package: usize, group: usize) -> Vec<String> {
         let groups = self.groups(package);
         let mut chain = self.chain_to(package);
@@ -473,7 +476,7 @@ impl<'a> Solver<'a> {
         lines
     }
 
-    /// Who needs whom, from a root to a chosen package; empty for a root.
+    /// The chain of dependencies from a root to a chosen package; empty for a root.
     fn chain_to(&self, mut id: usize) -> Vec<String> {
         let mut lines = Vec::new();
         while let Some(Some((by, group))) = self.reasons.get(&id) {
@@ -485,13 +488,13 @@ impl<'a> Solver<'a> {
         lines
     }
 
-    /// Who needs whom, from an impossible package to what does not exist.
+    /// The chain of dependencies from an uninstallable package to a missing one.
     fn chain_of_dead_ends(&mut self, mut id: usize) -> Vec<String> {
         let mut lines = Vec::new();
         loop {
             let rank = self.impossible.get(&id).copied().unwrap_or(usize::MAX);
             let groups = self.groups(id);
-            // What ruled this package out was ruled out before it.
+            // Numbers decrease along the chain, so that it ends.
             let earlier = |other: &usize| self.impossible.get(other).is_some_and(|r| *r < rank);
             let dead = groups
                 .iter()
@@ -511,7 +514,7 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// Why nothing satisfies a requirement.
+    /// Why no candidate satisfies a dependency.
     fn lack(&self, text: &str) -> String {
         let relations = relation::parse(text).flatten();
         let mut reasons: Vec<String> = relations

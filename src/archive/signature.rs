@@ -1,4 +1,5 @@
-//! Owns the check of OpenPGP cleartext signatures against a keyring. Never trusts a byte outside the signed text.
+//! Owns the check of OpenPGP cleartext signatures against a keyring. Never trusts a byte outside
+//! the signed text.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use thiserror::Error;
 
 use crate::error::Fault;
 
-/// Clocks differ: a signature may be this many seconds younger than now.
+/// Tolerance for clock skew: a signature may be this many seconds in the future.
 const CLOCK_SKEW: u64 = 24 * 3600;
 
 /// Public keys that may sign releases.
@@ -22,7 +23,7 @@ pub struct Keyring {
     keys: Vec<SignedPublicKey>,
 }
 
-/// Why a signed text is not to be trusted.
+/// Why a signed text is rejected.
 #[derive(Debug, Error)]
 pub enum SignatureError {
     #[error("it is not an OpenPGP cleartext-signed message: {0}")]
@@ -33,17 +34,18 @@ pub enum SignatureError {
     UnknownKey(String),
     #[error("the signature by key {key} does not count: {reason}")]
     Unfit { key: String, reason: String },
-    /// As [`SignatureError::Unfit`], but only because time has passed.
+    /// As [`SignatureError::Unfit`], but only because a key or signature has expired.
     #[error("the signature by key {key} has expired: {reason}")]
     Expired { key: String, reason: String },
 }
 
-/// A text and who signed it.
+/// A verified text and its signers.
 #[derive(Clone, Debug)]
 pub struct SignedText {
-    /// Exactly what was signed, with line ends as `\n`.
+    /// Exactly the signed text, with `
+    /// ` line ends.
     pub text: String,
-    /// Fingerprints of the keys whose signatures were found good, in hex.
+    /// Fingerprints of the keys with good signatures, in hex.
     pub signers: Vec<String>,
 }
 
@@ -51,7 +53,7 @@ impl Keyring {
     /// Reads a keyring, binary or armoured.
     ///
     /// # Errors
-    /// If it is missing or holds no key.
+    /// If it is missing or contains no key.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let data = fs::read(path)
             .with_context(|| format!("cannot read the keyring {}", path.display()))?;
@@ -59,7 +61,7 @@ impl Keyring {
             .ok_or_else(|| Fault::input(format!("{} holds no OpenPGP key", path.display())).into())
     }
 
-    /// `None` if there is no key in `data`. Packets that are not understood are passed over.
+    /// `None` if `data` contains no key. Unknown packets are skipped.
     pub fn parse(data: &[u8]) -> Option<Self> {
         let keys: Vec<_> = if data.starts_with(b"-----") {
             let (keys, _) = SignedPublicKey::from_armor_many(data).ok()?;
@@ -73,11 +75,12 @@ impl Keyring {
         (!keys.is_empty()).then_some(Keyring { keys })
     }
 
-    /// Checks a cleartext-signed message (RFC 9580, section 7): at least one signature must be good, by a key
-    /// of this keyring that is neither expired nor revoked, and none by a key of this keyring may be bad.
+    /// Checks a cleartext-signed message (RFC 9580, section 7): at least one signature must be
+    /// good, by a key of this keyring that is neither expired nor revoked, and none by a key of
+    /// this keyring may be bad.
     ///
-    /// `now` is in seconds since 1970. With `even_expired`, signatures and keys count that had not expired when
-    /// the signature was made.
+    /// `now` is in seconds since 1970. With `even_expired`, signatures and keys are accepted that
+    /// had not expired when the signature was made.
     pub fn verify(
         &self,
         message: &[u8],
@@ -116,7 +119,7 @@ impl Keyring {
         })
     }
 
-    /// The key that a signature says it is by.
+    /// The key that a signature claims as its issuer.
     fn signer(&self, signature: &Signature) -> Option<Signer<'_>> {
         self.keys.iter().find_map(|primary| {
             if is_issuer(signature, &primary.primary_key) {
@@ -158,13 +161,13 @@ fn issuer(signature: &Signature) -> String {
         .map_or_else(|| "without a name".into(), |name| name.to_uppercase())
 }
 
-/// The key used for a signature: the primary key itself, or one of its subkeys.
+/// The key that made a signature: the primary key or one of its subkeys.
 struct Signer<'a> {
     primary: &'a SignedPublicKey,
     subkey: Option<&'a SignedPublicSubKey>,
 }
 
-/// When something counts: from its creation until it expires, both in seconds since 1970.
+/// A period of validity: from creation to expiry, both in seconds since 1970.
 struct Span {
     from: u64,
     until: Option<u64>,
@@ -190,7 +193,7 @@ impl Signer<'_> {
         }
     }
 
-    /// Whether this key was entitled to make that signature, and both still count.
+    /// Checks that the key was allowed to make the signature, and that both are valid now.
     fn check(
         &self,
         signature: &Signature,
@@ -246,7 +249,7 @@ impl Signer<'_> {
         Ok(())
     }
 
-    /// The primary key's validity by its newest good self-signature; an error says why it has none.
+    /// The primary key's validity by its newest valid self-signature; fails if it has none.
     fn primary_span(&self) -> Result<Span, &'static str> {
         let key = &self.primary.primary_key;
         let details = &self.primary.details;
@@ -283,7 +286,7 @@ impl Signer<'_> {
         Ok(span(key, newest))
     }
 
-    /// The subkey's validity by its newest good binding.
+    /// The subkey's validity by its newest valid binding signature.
     fn subkey_span(&self, subkey: &SignedPublicSubKey) -> Result<Span, &'static str> {
         let primary = &self.primary.primary_key;
         if !is_strong_key(&subkey.key) {
@@ -337,7 +340,7 @@ fn span(key: &impl KeyDetails, by: &Signature) -> Span {
     }
 }
 
-/// Whether nobody can make a second text with the same hash.
+/// Whether a hash algorithm is collision-resistant.
 fn is_strong(signature: &Signature) -> bool {
     matches!(
         signature.hash_alg(),
@@ -351,10 +354,10 @@ fn is_strong(signature: &Signature) -> bool {
     )
 }
 
-/// RSA from 2048 bits on and elliptic curves; nothing else that Debian ever signed with.
+/// RSA from 2048 bits on, and elliptic curves; Debian has signed with nothing else.
 fn is_strong_key(key: &impl VerifyingKey) -> bool {
     match key.public_params() {
-        // Two length-prefixed numbers: the modulus, and an exponent of at most 4 bytes.
+        // Two multi-precision integers: the modulus, and an exponent of at most 4 bytes.
         PublicParams::RSA(rsa) => rsa.write_len() > 2 + 2048 / 8 + 2,
         _ => matches!(
             key.algorithm(),

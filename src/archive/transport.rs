@@ -1,5 +1,6 @@
-//! Owns how bytes come from a mirror: HTTP, HTTPS and `file://`, time-outs, proxies, redirects, byte ranges.
-//! Never judges what the bytes are.
+//! Owns transfers from a mirror: HTTP, HTTPS and `file://`, time-outs, proxies, redirects, byte
+//! ranges.
+//! Never interprets the data.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -9,24 +10,24 @@ use thiserror::Error;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, http};
 
-/// What a mirror has to send at least, in bytes per second, over the time after which a transfer counts as stalled.
+/// The lowest acceptable rate, in bytes per second, measured over the stall time-out.
 const SLOWEST: f64 = 1024.0;
 
 /// The same for a whole file with all attempts.
 const SLOWEST_FILE: u64 = 2048;
 
-/// Every time-out and number of attempts of the archive client.
+/// All time-outs and retry counts of the archive client.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// To look up a name and to connect.
+    /// For name resolution and connecting.
     pub connect: Duration,
-    /// Without a byte, after which a transfer counts as stalled.
+    /// Time without a byte after which a transfer has stalled.
     pub stall: Duration,
-    /// Attempts in a row that bring nothing new, after which a transfer has failed.
+    /// Consecutive attempts without progress after which a transfer has failed.
     pub attempts: u32,
-    /// Before the second attempt; doubled for each further one.
+    /// Pause before the second attempt; doubled for each further one.
     pub pause: Duration,
-    /// Transfers at the same time.
+    /// Number of parallel transfers.
     pub parallel: usize,
 }
 
@@ -50,7 +51,7 @@ impl Limits {
     }
 }
 
-/// Why a transfer ended before its end.
+/// Why a transfer ended early.
 #[derive(Debug, Error)]
 pub enum TransferError {
     #[error("{0} does not exist there")]
@@ -74,14 +75,14 @@ pub enum TransferError {
 }
 
 impl TransferError {
-    /// Whether another attempt may help.
+    /// Whether a retry may help.
     pub fn is_transient(&self) -> bool {
         match self {
             TransferError::Stalled { .. }
             | TransferError::Cut { .. }
             | TransferError::Unreachable { .. } => true,
             TransferError::Refused { status, .. } => matches!(status, 408 | 425 | 429 | 500..),
-            // Each attempt brings something, so that there would be no last one.
+            // A slow transfer makes progress each time, so that retries would never end.
             TransferError::Slow { .. }
             | TransferError::Late { .. }
             | TransferError::Missing(_)
@@ -91,29 +92,29 @@ impl TransferError {
     }
 }
 
-/// What a mirror answered.
+/// A mirror's response.
 pub struct Answer {
     url: String,
     stall: Duration,
-    /// The offset of the first byte of the body: what was asked for, or 0 where the mirror knows no ranges.
+    /// The offset of the body's first byte: the requested one, or 0 if the mirror ignores ranges.
     pub offset: u64,
-    /// How many bytes follow, where the mirror says so.
+    /// The number of bytes to come, if the mirror gave it.
     pub length: Option<u64>,
     body: Box<dyn Read + Send>,
-    /// How much has come since the rate was looked at last, and how long the mirror was waited for.
+    /// Bytes received and time waited since the rate was checked last.
     came: u64,
     waited: Duration,
 }
 
 impl Answer {
-    /// Some more bytes; 0 at the end.
+    /// Reads some more bytes; returns 0 at the end.
     pub fn read(&mut self, buffer: &mut [u8]) -> Result<usize, TransferError> {
         let begun = Instant::now();
         let read = self.body.read(buffer);
         self.waited += begun.elapsed();
         let n = read.map_err(|error| explain(&self.url, self.stall, ureq::Error::from(error)))?;
         self.came += n as u64;
-        // Only the waiting counts: what is done with the data may take its time.
+        // Only time spent waiting counts, not the caller's own work.
         if n > 0 && self.waited >= self.stall {
             if (self.came as f64) < SLOWEST * self.waited.as_secs_f64() {
                 return Err(TransferError::Slow {
@@ -127,7 +128,7 @@ impl Answer {
     }
 }
 
-/// Speaks to mirrors. Cheap to clone, and clones share their connections.
+/// An HTTP client for mirrors. Clones are cheap and share connections.
 #[derive(Clone, Debug)]
 pub struct Client {
     agent: Agent,
@@ -135,7 +136,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Takes proxies from `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, in either case.
+    /// Uses the proxies in `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, in either case.
     pub fn new(limits: Limits) -> Self {
         let config = Agent::config_builder()
             .timeout_resolve(Some(limits.connect))
@@ -146,7 +147,7 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(10)
             .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
-            // Byte ranges and hashes are of the file as it is stored.
+            // Byte ranges and hashes refer to the file as it is stored.
             .accept_encoding("identity")
             .tls_config(
                 TlsConfig::builder()
@@ -164,10 +165,10 @@ impl Client {
         self.limits
     }
 
-    /// Asks for a file from the byte `offset` on.
+    /// Requests a file from the byte `offset` on.
     ///
     /// # Errors
-    /// If it does not exist, the mirror refuses or cannot be reached, or the address is none.
+    /// If it does not exist, the mirror refuses or is unreachable, or the address is invalid.
     pub fn get(&self, url: &str, offset: u64) -> Result<Answer, TransferError> {
         match url.split_once("://") {
             Some(("file", path)) => self.open_file(url, path, offset),
@@ -202,7 +203,7 @@ impl Client {
     }
 
     fn request(&self, url: &str, offset: u64) -> Result<Answer, TransferError> {
-        // Proxies must ask the mirror whether what they hold is still what it has.
+        // Proxies must revalidate what they have cached.
         let mut request = self.agent.get(url).header("cache-control", "max-age=0");
         if offset > 0 {
             request = request.header("range", format!("bytes={offset}-"));
@@ -215,7 +216,7 @@ impl Client {
             200 => 0,
             206 if begins_at(response.headers(), offset) => offset,
             404 | 410 => return Err(TransferError::Missing(url.into())),
-            // What is there is not a beginning of what the mirror has.
+            // The partial download is no prefix of the mirror's file.
             206 | 416 if offset > 0 => return self.request(url, 0),
             _ => {
                 return Err(TransferError::Refused {
@@ -248,7 +249,7 @@ impl Client {
     }
 }
 
-/// Whether the header `Content-Range: bytes 100-199/200` says that the body begins at `offset`.
+/// Whether a header `Content-Range: bytes 100-199/200` says that the body begins at `offset`.
 fn begins_at(headers: &http::HeaderMap, offset: u64) -> bool {
     headers
         .get("content-range")
@@ -299,7 +300,7 @@ fn is_cut(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// Makes a path part of an address: all but letters, digits and `/._-~` as percent and hex digits.
+/// Percent-encodes a path: all but letters, digits and `/._-~`.
 pub fn percent_encode(path: &str) -> String {
     path.bytes()
         .map(|byte| match byte {
@@ -311,7 +312,7 @@ pub fn percent_encode(path: &str) -> String {
         .collect()
 }
 
-/// The path of a `file://` address; only those without a host or with `localhost` have one.
+/// The path of a `file://` address, whose host must be empty or `localhost`.
 fn percent_decode(address: &str) -> Option<String> {
     let path = address.strip_prefix("localhost").unwrap_or(address);
     if !path.starts_with('/') {

@@ -1,8 +1,10 @@
-//! Owns the order of Debian versions (Debian Policy 5.6.12, deb-version(7)). Never judges whether a version is well formed.
+//! Owns the order of Debian versions (Debian Policy 5.6.12, deb-version(7)).
+//! Never checks whether a version is well formed.
 
 use std::cmp::Ordering;
 
-/// Compares two versions as `dpkg --compare-versions` does. A missing epoch or revision counts as 0.
+/// Compares two versions as `dpkg --compare-versions` does. A missing epoch or revision counts as
+/// 0.
 pub fn compare(a: &str, b: &str) -> Ordering {
     let (epoch_a, upstream_a, revision_a) = split(a);
     let (epoch_b, upstream_b, revision_b) = split(b);
@@ -18,7 +20,7 @@ fn split(version: &str) -> (&str, &str, &str) {
     (epoch, upstream, revision)
 }
 
-/// Alternately a run of non-digits by [`order`] and a run of digits by value.
+/// Compares alternately a run of non-digits by [`order`] and a run of digits by value.
 fn compare_part(mut a: &str, mut b: &str) -> Ordering {
     while !a.is_empty() || !b.is_empty() {
         let (text_a, rest_a) = a.split_at(a.find(|c: char| c.is_ascii_digit()).unwrap_or(a.len()));
@@ -46,7 +48,7 @@ fn compare_part(mut a: &str, mut b: &str) -> Ordering {
     Ordering::Equal
 }
 
-/// `~` sorts before the end, letters before everything that is none.
+/// `~` sorts before the end, letters before all other characters.
 fn order(c: u8) -> i32 {
     match c {
         b'~' => -1,

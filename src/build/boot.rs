@@ -20,11 +20,11 @@ use crate::rootfs::PackageFile;
 /// No bootloader comes near this, in bytes; its files are held in memory.
 const LARGEST_FILE: u64 = 128 << 20;
 
-/// Copies kernel and device trees of the image at `tar` into `out`, as `vmlinuz` and `dtb/…`; gives the kernel's
-/// release, or `None` if the image has no kernel.
+/// Copies kernel and device trees of the image at `tar` into `out`, as `vmlinuz` and `dtb/…`;
+/// returns the kernel's release, or `None` if the image has no kernel.
 ///
 /// # Errors
-/// If the image has several kernels, of which boards could boot only one.
+/// If the image has several kernels, of which boards can boot only one.
 pub fn extract_kernel(tar: &Path, out: &Path) -> Result<Option<String>> {
     let image = Image::open(tar)?;
     let Some(boot) = image.find("boot") else {
@@ -95,18 +95,18 @@ fn copy_out(image: &Image, number: Number, path: &Path) -> Result<()> {
 }
 
 /// Copies the bootloader files of board types out of the lock's bootloader packages into `out`, as
-/// `bootloader/<board type>/<path in the package>`. Board types whose files no package has are left out with a
-/// warning, unless the recipe asks for them by name (`named`).
+/// `bootloader/<board type>/<path in the package>`. Board types whose files are in no package are
+/// skipped with a warning, unless the recipe names them (`named`).
 ///
 /// # Errors
-/// If no package has one of the files of a board type that was named.
+/// If no package has a file of a board type that the recipe names.
 pub fn extract_bootloaders(
     boards: &BTreeMap<String, BoardType>,
     named: bool,
     packages: &[PackageFile],
     out: &Path,
 ) -> Result<()> {
-    // By package, so that each is read once however many boards want it.
+    // Grouped by package, so that each is read once.
     let mut wanted: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
     for (board, bootloader) in boards
         .iter()
@@ -150,7 +150,7 @@ pub fn extract_bootloaders(
             .into());
         }
         if left_out.insert(board) {
-            // Whoever wants a card for one is told by `hearth media`.
+            // `hearth media` fails for such a board type, with a message.
             log::info!("no bootloader for the board type {board}: these suites have no {file}");
         }
         let partial = out.join("bootloader").join(board);
@@ -161,7 +161,7 @@ pub fn extract_bootloaders(
     Ok(())
 }
 
-/// Takes files out of one package; gives those that it had.
+/// Extracts files from one package; returns those that it contains.
 fn extract<'a>(
     package: &PackageFile,
     wanted: &[(&'a str, &'a str)],
@@ -204,7 +204,7 @@ fn extract<'a>(
     Ok(found)
 }
 
-/// Whether a blob's `file` means this name; a trailing `/*` takes a directory's files.
+/// Whether a blob's `file` matches this name; a trailing `/*` matches a directory's files.
 fn is_meant(file: &str, name: &Path) -> bool {
     match file.strip_suffix("/*") {
         Some(directory) => name.parent() == Some(Path::new(directory)),

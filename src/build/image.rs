@@ -24,7 +24,7 @@ steps! {
     pub(super) IMAGE = "image": image, ImageInput => ImageMade;
 }
 
-/// What `image` needs to know.
+/// Input of `image`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageInput {
     pub arch: Arch,
@@ -34,17 +34,17 @@ pub struct ImageInput {
     pub customisation: Customisation,
 }
 
-/// What `image` has made.
+/// Output of `image`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageMade {
     pub entries: u64,
     pub size: u64,
     pub sha256: String,
-    /// What the user is to be told whenever the image is used.
+    /// Warnings to show whenever the image is used.
     pub warnings: Vec<String>,
 }
 
-/// Applies the recipe, removes what is not to be in an image, and writes `rootfs.tar`.
+/// Applies the recipe, removes what does not belong into an image, and writes `rootfs.tar`.
 fn image(input: ImageInput, progress: &dyn Progress) -> Result<ImageMade> {
     let mounted = Mounted::new(&input.directory, &input.layers)?;
     let stage = progress.stage("customise", None, Unit::Items);
@@ -80,7 +80,7 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
     hand_over(&file)?;
     let (sender, receiver) = sync_channel::<Vec<u8>>(PENDING);
     thread::scope(|scope| {
-        // Hashing and writing take about as long as reading the tree.
+        // In a thread of its own: hashing and writing take about as long as reading the tree.
         let written = scope.spawn(move || {
             let mut hash = Sha256::new();
             for chunk in receiver {
@@ -93,7 +93,7 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
         let contents = tarball::write(root, epoch, &normalise::is_omitted, &mut out)
             .and_then(|contents| Ok(out.flush().map(|()| contents)?));
         drop(out);
-        // First, since it knows why a chunk was not taken.
+        // First, because its error explains why the channel was closed.
         let hash = written.join().expect("writing does not panic");
         let hash = hash.with_context(failed)?;
         let contents = contents?;
@@ -106,10 +106,10 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
     })
 }
 
-/// How many chunks may wait to be written.
+/// Capacity of the channel, in chunks.
 const PENDING: usize = 8;
 
-/// Sends what is written to it to another thread.
+/// A writer that sends its data to another thread.
 struct Chunks(SyncSender<Vec<u8>>);
 
 impl Write for Chunks {

@@ -1,5 +1,5 @@
-//! Owns the stage of the pipeline that makes the initrd: what it is keyed by, and which builder makes it.
-//! Never looks into an initrd.
+//! Owns the pipeline's stage that makes the initrd: its key, and the choice of the builder.
+//! Never reads an initrd.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -21,19 +21,19 @@ use crate::recipe::{Arch, BoardType, Builder, InitrdOptions};
 use crate::uboot::bootscript::image_arch;
 use crate::uboot::{Kind, write};
 
-/// Goes up when the stage's code makes something else of the same inputs.
+/// Raised when the stage's code produces different output from the same inputs.
 const REVISION: u32 = 2;
 
-/// Which initrd somebody wants of an image, where that is not the recipe's own.
+/// A request for an initrd that differs from the recipe's own.
 #[derive(Clone, Debug)]
 pub struct WantedInitrd {
     pub builder: Builder,
     pub boards: BTreeMap<String, BoardType>,
-    /// Whether somebody asked for these very board types.
+    /// Whether the user named the board types.
     pub boards_are_named: bool,
 }
 
-/// Builds an initrd of the plan's image, as the file `path`; builds what is missing of the image.
+/// Builds an initrd for the plan's image into the file `path`; builds missing stages of the image.
 ///
 /// # Errors
 /// As `build`; and if the image has no kernel.
@@ -64,7 +64,7 @@ pub fn build_initrd(
 }
 
 impl Pipeline<'_> {
-    /// The initrd, and the same wrapped for U-Boot; nothing for an image without a kernel.
+    /// The initrd, plain and as a uImage; empty for an image without a kernel.
     pub(super) fn initrd(
         &mut self,
         unpacked: &Made,
@@ -143,7 +143,7 @@ impl Pipeline<'_> {
 }
 
 impl Plan {
-    /// The initrd that the recipe asks for.
+    /// The initrd according to the recipe.
     pub(super) fn initrd(&self) -> WantedInitrd {
         WantedInitrd {
             builder: self.recipe.initrd.builder,
@@ -161,7 +161,8 @@ impl Plan {
     }
 }
 
-/// Makes `uInitrd` of `initrd.img` in `out`. U-Boot hands it on as it is: the kernel unpacks it.
+/// Makes `uInitrd` of `initrd.img` in `out`. U-Boot passes the data on unchanged; the kernel unpacks
+/// it.
 fn wrap_initrd(out: &Path, arch: Arch, epoch: i64) -> Result<()> {
     let time = u32::try_from(epoch).context("the image's date does not fit a uImage")?;
     let mut image = write::Image::new(Kind::RAMDISK, image_arch(arch), time);

@@ -1,4 +1,5 @@
-//! Owns the pipeline from a lock's packages to an output directory: which stages there are, and what each is made from.
+//! Owns the pipeline from a lock's packages to an output directory: the stages and the inputs of
+//! each.
 //! Never fetches: the packages are on the disk already.
 
 use std::collections::BTreeMap;
@@ -23,14 +24,14 @@ use crate::recipe::Role;
 use crate::rootfs::{CONFIGURE, LAYERS_BELOW, PackagesInput, TOOLS, UNPACK, fallback, tools};
 use crate::sandbox::{Namespaces, owners, remove};
 
-/// Goes up when a stage's code makes something else of the same inputs.
+/// Raised when a stage's code produces different output from the same inputs.
 const UNPACK_REVISION: u32 = 1;
 const TOOLS_REVISION: u32 = 6;
 const CONFIGURE_REVISION: u32 = 4;
 const IMAGE_REVISION: u32 = 5;
 const BOOT_REVISION: u32 = 1;
 
-/// What a build has done.
+/// The result of a build.
 #[derive(Clone, Debug)]
 pub struct Built {
     pub manifest: Manifest,
@@ -40,7 +41,7 @@ pub struct Built {
     pub written: bool,
 }
 
-/// Why a stage ran, or that it did not.
+/// Whether a stage ran, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StageReport {
     pub stage: String,
@@ -48,10 +49,10 @@ pub struct StageReport {
     pub reason: String,
 }
 
-/// Builds the image and what boards boot from it, and puts it all into `out`.
+/// Builds the image and its boot artifacts, and publishes them in `out`.
 ///
 /// # Errors
-/// The first that a stage meets. What was at `out` stays then; stages that are done stay in the cache.
+/// The first error of a stage. `out` is unchanged then; completed stages stay in the cache.
 pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> {
     refuse_no_output(out)?;
     let mut pipeline = Pipeline::start(plan, progress)?;
@@ -76,16 +77,16 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     })
 }
 
-/// How far an image is built that somebody wants to look into.
+/// How far to build an image for `hearth shell` and `hearth run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Before any script has run.
+    /// Before any maintainer script has run.
     Unpacked,
-    /// As boards see it.
+    /// The complete image.
     Complete,
 }
 
-/// The layers of an image, topmost first, for a sandbox to mount; builds what is missing.
+/// The layers of an image as lowerdirs, topmost first; builds what is missing.
 ///
 /// # Errors
 /// As [`build`].
@@ -99,7 +100,7 @@ pub fn layers(plan: &Plan, until: Until, progress: &dyn Progress) -> Result<Vec<
     Ok(pipeline.image(&configured)?.layers)
 }
 
-/// A stage that is done, with what later stages and the output take from it.
+/// A completed stage, with what later stages and the output directory use of it.
 pub(super) struct Made {
     pub digest: String,
     pub stored: Stored,
@@ -107,12 +108,12 @@ pub(super) struct Made {
     pub facts: Facts,
 }
 
-/// What a stage tells of itself, kept beside it.
+/// Stage metadata (`stage.json`).
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Facts {
     pub artifacts: BTreeMap<String, Artifact>,
     pub kernel: Option<String>,
-    /// Told by every build that uses the stage.
+    /// Shown by every build that uses the stage.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
@@ -164,7 +165,8 @@ impl<'a> Pipeline<'a> {
         .map(|made| made.with_layer("tree", &[]))
     }
 
-    /// The layer of native programs for maintainer scripts, where the lock has them and this host runs them.
+    /// The layer of native programs for maintainer scripts; `None` if the lock has none or this
+    /// host cannot run them.
     pub(super) fn tools(&mut self, unpacked: &Made) -> Result<Option<Made>> {
         let plan = self.plan;
         if plan.emulate || !tools::are_native() || plan.of_role(Role::Tool).next().is_none() {
@@ -284,7 +286,7 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// Finds a stage, or makes it.
+    /// Returns a stage from the cache, or makes it.
     pub(super) fn stage(
         &mut self,
         key: Key,
@@ -322,7 +324,7 @@ impl<'a> Pipeline<'a> {
             }
         };
         let facts = read_facts(&stored.path)?;
-        // Two stages may need the same one.
+        // Two stages may depend on the same one.
         if !self.keys.contains(&key) {
             self.reports.push(StageReport {
                 reason: loss.unwrap_or_else(|| self.reason(&key, ran)),
@@ -339,7 +341,7 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// Why a stage that was made cannot be used any more.
+    /// Why a cached stage cannot be used any more.
     fn loss(&self, key: &Key, stored: &Stored) -> Result<Option<String>> {
         // Made or checked by this very build.
         if self.keys.contains(key) {
@@ -415,7 +417,7 @@ impl Made {
     }
 }
 
-/// Where a stage in this directory keeps an artifact.
+/// The path of an artifact in the directory of a stage.
 fn artifact(stage: &Path, name: &str) -> PathBuf {
     let direct = stage.join(name);
     if direct.exists() {

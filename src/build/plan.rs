@@ -13,37 +13,38 @@ use crate::recipe::{self, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Ro
 use crate::rootfs::customise::Customisation;
 use crate::rootfs::{PackageFile, PackagesInput};
 
-/// What to build, all of it read and checked.
+/// What to build, read and validated.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The recipe's name, for the image id.
     pub name: String,
-    /// The recipe's file; relative paths in the recipe begin at its directory.
+    /// The recipe's file; relative paths in the recipe are relative to its directory.
     pub path: PathBuf,
     pub recipe: Recipe,
     /// SHA-256 of the recipe's text, in hex.
     pub recipe_sha256: String,
     /// SHA-256 of the lock, in hex.
     pub lock_sha256: String,
-    /// The lock's packages, and where each is on the disk.
+    /// The lock's packages, each with the path of its file.
     pub packages: Vec<(LockedPackage, PathBuf)>,
-    /// Board types that the image is for.
+    /// Board types that the image supports.
     pub boards: BTreeMap<String, BoardType>,
     /// Unix seconds: no file of the image is newer.
     pub epoch: i64,
     pub cache: PathBuf,
     pub threads: usize,
-    /// Whether scripts run the image's own programs only, though the lock has native ones.
+    /// Whether maintainer scripts run only the image's own programs, even if the lock has native
+    /// ones.
     pub emulate: bool,
 }
 
 impl Plan {
-    /// The plan for a recipe and its lock; `debs` are the lock's packages on the disk, in its order.
-    /// The epoch is `SOURCE_DATE_EPOCH`, else the date of the lock's newest release.
+    /// The plan for a recipe and its lock; `debs` are the files of the lock's packages, in its
+    /// order. The epoch is `SOURCE_DATE_EPOCH`, else the date of the lock's newest release.
     ///
     /// # Errors
     /// If a board type that the recipe names is unknown or of another architecture, or there is no
-    /// sensible epoch.
+    /// valid epoch.
     pub fn new(file: &RecipeFile, lock: &Lock, debs: Vec<PathBuf>) -> Result<Self> {
         Ok(Plan {
             name: file.name.clone(),
@@ -102,7 +103,7 @@ impl Plan {
         }
     }
 
-    /// Where relative paths in the recipe begin.
+    /// The directory that relative paths in the recipe are relative to.
     pub(super) fn directory(&self) -> &Path {
         match self.path.parent() {
             Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
@@ -121,7 +122,7 @@ impl Plan {
     }
 }
 
-/// The board types that the recipe is for, by name.
+/// The board types that the recipe supports, by name.
 fn boards(recipe: &Recipe) -> Result<BTreeMap<String, BoardType>> {
     let mut types = recipe::board_types()?;
     if recipe.boards.is_empty() {
@@ -144,7 +145,7 @@ fn boards(recipe: &Recipe) -> Result<BTreeMap<String, BoardType>> {
     Ok(chosen)
 }
 
-/// Unix seconds of the newest that a file in the image may be.
+/// The latest modification time of a file in the image, in Unix seconds.
 fn epoch(lock: &Lock) -> Result<i64> {
     let from_lock = || lock.epoch().and_then(|epoch| u32::try_from(epoch).ok());
     let epoch = clock::source_date_epoch()?

@@ -1,4 +1,4 @@
-//! Owns the output directory: artifacts out of the cache's stages, whole and unchanged.
+//! Owns the output directory: publishes artifacts of cached stages, complete and unchanged.
 //! Never makes an artifact.
 
 use std::collections::BTreeMap;
@@ -52,7 +52,7 @@ fn is_dated(path: &Path, size: u64, epoch: i64) -> bool {
     })
 }
 
-/// Puts the artifacts into the output directory; says whether that was necessary.
+/// Publishes the artifacts in the output directory; returns whether that was necessary.
 pub fn publish<'a>(
     manifest: &Manifest,
     artifacts: impl Iterator<Item = (&'a str, PathBuf)>,
@@ -104,7 +104,7 @@ fn is_same(cached: &Path, out: &Path, made: &Artifact) -> bool {
         || Artifact::of(out).is_ok_and(|artifact| artifact == *made)
 }
 
-/// Shares the bytes with the cache where both are on one file system.
+/// Shares data with the cache (hard link) if both are on one file system.
 fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
@@ -127,7 +127,7 @@ mod tests {
         assert!(!is_dated(&path, 6, 1_000_000_000));
         set_date(&path, 1_000_000_000).unwrap();
         assert!(is_dated(&path, 6, 1_000_000_000));
-        // Of the same length, as with `cp` onto it.
+        // Same length, as after `cp` onto the file.
         fs::write(&path, "KERNEL").unwrap();
         assert!(!is_dated(&path, 6, 1_000_000_000));
     }

@@ -1,4 +1,5 @@
-//! Owns the software bill of materials: SPDX 2.3 as JSON (<https://spdx.github.io/spdx-spec/v2.3/>).
+//! Owns the software bill of materials: SPDX 2.3 as JSON
+//! (<https://spdx.github.io/spdx-spec/v2.3/>).
 //! Never guesses a licence: packages carry their copyright files in the image.
 
 use serde_json::{Value, json};
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 use crate::clock::rfc3339;
 use crate::recipe::{LockedPackage, Role};
 
-/// What the document is about.
+/// The subject of the document.
 pub struct Subject<'a> {
     /// The image id.
     pub image: &'a str,
@@ -17,7 +18,7 @@ pub struct Subject<'a> {
     pub packages: &'a [LockedPackage],
 }
 
-/// The document as text; the same for the same subject.
+/// The document as text; deterministic.
 pub fn document(subject: &Subject<'_>) -> String {
     let image_id = "SPDXRef-image";
     let mut packages = vec![json!({
@@ -37,7 +38,7 @@ pub fn document(subject: &Subject<'_>) -> String {
         let id = reference(package);
         let (element, relationship, related) = match package.role {
             Role::Root => (image_id, "CONTAINS", id.as_str()),
-            // It is not installed: the image's boards only start from it.
+            // Not installed in the image: boards only start from it.
             Role::Bootloader => (image_id, "DEPENDS_ON", id.as_str()),
             Role::Tool => (id.as_str(), "BUILD_TOOL_OF", image_id),
         };
@@ -111,7 +112,7 @@ fn reference(package: &LockedPackage) -> String {
     )
 }
 
-/// As package URLs want it.
+/// Percent-encoding of package URLs.
 fn percent(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

@@ -1,5 +1,5 @@
-//! Owns the cache of built stages (`stages/<key>/`): found by the hash of all their inputs, made once, by one process
-//! at a time. Never knows what a stage does.
+//! Owns the cache of stages (`stages/<key>/`): found by the hash of all inputs, made once, by one
+//! process at a time. Never knows what a stage does.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use crate::dirs;
 use crate::error::Fault;
 use crate::output::write_atomically;
 
-/// What a stage is made from: a name and a digest for each input, so that a change can be told by name.
+/// The inputs of a stage: a name and a digest of each, so that a changed input can be named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Key {
     pub stage: String,
@@ -26,7 +26,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// `revision` goes up when the stage's code makes something else of the same inputs.
+    /// `revision` is raised when the stage's code produces different output from the same inputs.
     pub fn new(stage: &str, revision: u32) -> Self {
         Key {
             stage: stage.to_string(),
@@ -36,7 +36,7 @@ impl Key {
         .with("revision", revision.to_string())
     }
 
-    /// Adds an input; what it is called is shown to the user.
+    /// Adds an input; `name` is shown to the user.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl AsRef<[u8]>) -> Self {
         let digest = hex::encode(Sha256::digest(value));
@@ -49,7 +49,7 @@ impl Key {
         let mut hash = Sha256::new();
         hash.update(&self.stage);
         for (name, value) in &self.inputs {
-            // Neither can hold a NUL: the boundaries are certain.
+            // Neither contains a NUL, so that the boundaries are unambiguous.
             hash.update([0]);
             hash.update(name);
             hash.update([0]);
@@ -78,28 +78,29 @@ pub struct Store {
     work: PathBuf,
 }
 
-/// The file in a stage's directory that holds the boot id of the machine that made it, until the stage is surely on the disk.
+/// The file in a stage's directory with the boot id of the host that made it, until the stage is
+/// known to be synced.
 pub const UNSYNCED: &str = "unsynced";
-/// After how long the kernel has written nearly all by itself, so that asking for the rest takes no time.
+/// Time after which the kernel has written nearly all data back, so that a sync is quick.
 const WRITTEN_BY_ITSELF: Duration = Duration::from_secs(60);
 
-/// A stage that is done. Nobody removes it while this lives.
+/// A completed stage. It is not removed while this value lives (shared lock).
 #[derive(Debug)]
 pub struct Stored {
     pub path: PathBuf,
     _shared: Flock<File>,
 }
 
-/// A stage about to be made, which no other process makes meanwhile.
+/// A stage being made; no other process makes it meanwhile (exclusive lock).
 #[derive(Debug)]
 pub struct Work {
-    /// An empty directory for what the stage makes.
+    /// An empty directory for the stage's output.
     pub path: PathBuf,
     place: PathBuf,
     lock: Flock<File>,
 }
 
-/// What [`Store::begin`] found.
+/// The result of [`Store::begin`].
 #[derive(Debug)]
 pub enum Begun {
     Done(Stored),
@@ -143,13 +144,14 @@ impl Store {
             .with_context(|| format!("cannot open {}", path.display()))
     }
 
-    /// The stage if it is there, else the right to make it; waits for another process that is at it.
+    /// Returns the stage if it is complete, else the exclusive right to make it; waits for another
+    /// process that makes it.
     pub fn begin(&self, key: &Key) -> Result<Begun> {
         let digest = key.digest();
         let place = self.stages.join(&digest);
         if place.is_dir() {
             let shared = lock(self.lock_file(&digest)?, FlockArg::LockShared)?;
-            // It may have been removed between the look and the lock.
+            // It may have been removed before the lock was taken.
             if place.is_dir() {
                 return Ok(Begun::Done(Stored {
                     path: place,
@@ -166,23 +168,24 @@ impl Store {
             }));
         }
         let path = self.work.join(format!("stage-{digest}"));
-        // What a killed run left may belong to subordinate ids: it goes aside, for `abandoned` to find.
+        // Files of a killed run may belong to subordinate ids: they are moved aside, for
+        // `abandoned` to find.
         let _ = fs::rename(&path, self.aside(&digest));
         fs::create_dir(&path)
             .with_context(|| format!("cannot make the directory {}", path.display()))?;
         Ok(Begun::ToDo(Work { path, place, lock }))
     }
 
-    /// Where [`Store::abandoned`] finds what is left of a stage.
+    /// The path under which [`Store::abandoned`] finds the remains of a stage.
     fn aside(&self, digest: &str) -> PathBuf {
         let name = format!("stage-{digest}-{}", std::process::id());
         self.work.join(name)
     }
 
-    /// Puts a stage aside that is not what it was made as, for [`Store::abandoned`] to find.
+    /// Moves a damaged stage aside, for [`Store::abandoned`] to find.
     ///
     /// # Errors
-    /// If somebody else uses it just now.
+    /// If another process uses it.
     pub fn discard(&self, stored: Stored) -> Result<()> {
         let Some(digest) = stored.path.file_name().and_then(|name| name.to_str()) else {
             return Ok(());
@@ -202,8 +205,7 @@ impl Store {
             .with_context(|| format!("cannot put {} aside", path.display()))
     }
 
-    /// Directories that killed runs have left behind, of stages that nobody is making now. Their locks
-    /// come along.
+    /// Directories of killed runs, for stages that no process is making now, each with its lock.
     pub fn abandoned(&self) -> Result<Vec<(PathBuf, Flock<File>)>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.work)? {
@@ -219,7 +221,7 @@ impl Store {
         Ok(found)
     }
 
-    /// Remembers what a recipe's stages were made from; `owner` is the recipe's absolute path.
+    /// Records the inputs of a recipe's stages; `owner` is the recipe's absolute path.
     pub fn remember(&self, owner: &Path, keys: &[&Key]) -> Result<()> {
         let memory = Memory {
             owner: owner.to_path_buf(),
@@ -228,7 +230,7 @@ impl Store {
         write_atomically(&self.memory(owner), &serde_json::to_vec(&memory)?)
     }
 
-    /// What the recipe's stages were made from the last time.
+    /// The inputs of the recipe's stages as recorded last.
     pub fn remembered(&self, owner: &Path) -> Vec<Key> {
         Memory::read(&self.memory(owner)).map_or_else(Vec::new, |memory| memory.keys)
     }
@@ -239,7 +241,7 @@ impl Store {
         self.stages.join(format!("{}.last", &digest[..16]))
     }
 
-    /// Stages that no recipe's last build used and nobody uses now, with their locks.
+    /// Stages that no recipe's last build used and no process uses now, each with its lock.
     pub fn unused(&self) -> Result<Vec<(PathBuf, Flock<File>)>> {
         let mut stages = Vec::new();
         let mut used = std::collections::HashSet::new();
@@ -252,7 +254,7 @@ impl Store {
                     {
                         used.extend(memory.keys.iter().map(Key::digest));
                     }
-                    // The recipe is gone.
+                    // The recipe no longer exists.
                     _ => fs::remove_file(&path)?,
                 },
                 Some(_) => {}
@@ -274,7 +276,7 @@ impl Store {
     }
 }
 
-/// What a recipe's last build used.
+/// The record of a recipe's last build.
 #[derive(Debug, Serialize, Deserialize)]
 struct Memory {
     owner: PathBuf,
@@ -282,15 +284,16 @@ struct Memory {
 }
 
 impl Memory {
-    /// `None` for a file that is gone or damaged: nothing but a reason is lost by that.
+    /// `None` if the file is missing or damaged: only the reason for a rebuild is lost.
     fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 }
 
 impl Stored {
-    /// Whether the stage is whole as far as the disk goes: a stage is not synced when it is made, since that would take longer
-    /// than making it, so that it may have lost files if the machine went down soon after.
+    /// Whether the stage is complete on the disk. Stages are not synced when they are made, as that
+    /// takes longer than making them, so that one may have lost files if the host went down soon
+    /// after.
     ///
     /// # Errors
     /// If a stage that is old enough cannot be synced.
@@ -308,7 +311,7 @@ impl Stored {
             let failed = || format!("cannot sync {}", self.path.display());
             syncfs(File::open(&self.path)?).with_context(failed)?;
             match fs::remove_file(&path) {
-                // Another process uses the stage as well, and was quicker.
+                // Another process that uses the stage has removed the file already.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 removed => removed.with_context(failed)?,
             }
@@ -317,7 +320,7 @@ impl Stored {
     }
 }
 
-/// Another one each time that the machine starts (random(4)).
+/// The boot id, which changes at each boot (random(4)).
 fn boot_id() -> Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
     fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
@@ -348,7 +351,7 @@ fn lock(file: File, how: FlockArg) -> Result<Flock<File>> {
         .context("cannot lock a stage of the cache")
 }
 
-/// The lock, unless somebody else has it.
+/// The lock, or `None` if another process holds it.
 fn try_lock(file: File) -> Result<Option<Flock<File>>> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
@@ -357,7 +360,7 @@ fn try_lock(file: File) -> Result<Option<Flock<File>>> {
     }
 }
 
-/// From exclusive to shared, so that others may use the stage as well.
+/// Downgrades the lock from exclusive to shared.
 fn relock(lock: Flock<File>) -> Result<Flock<File>> {
     lock.relock(FlockArg::LockShared)
         .map_err(io::Error::from)

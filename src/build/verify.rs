@@ -1,5 +1,6 @@
-//! Owns the proof that a recipe builds to the same bytes: two builds from scratch in conditions that differ.
-//! Never trusts what is in the stage cache.
+//! Owns the check that a recipe is reproducible: two builds from scratch under different
+//! conditions.
+//! Never uses the stage cache.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -20,33 +21,33 @@ use crate::sandbox::remove;
 /// One of the two builds.
 #[derive(Clone, Debug)]
 pub struct Condition {
-    /// For people.
+    /// Description for messages.
     pub description: String,
     umask: &'static str,
     timezone: &'static str,
     language: &'static str,
     threads: usize,
-    /// Whether scripts run the image's own programs only.
+    /// Whether scripts run only the image's own programs.
     emulate: bool,
-    /// Who builds, if it is not the caller.
+    /// The user who builds, if it is not the caller.
     user: Option<User>,
 }
 
-/// What came out.
+/// The result of the comparison.
 #[derive(Debug)]
 pub struct Verified {
     pub conditions: [Condition; 2],
     pub image: String,
-    /// Artifacts whose bytes differ, by path; empty if the recipe is reproducible.
+    /// Paths of artifacts that differ; empty if the recipe is reproducible.
     pub artifacts: Vec<String>,
     /// Files of the image that differ.
     pub files: Vec<FileChange>,
-    /// Where diffoscope's report is, if it is installed and something differs.
+    /// The path of diffoscope's report, if it is installed and something differs.
     pub report: Option<PathBuf>,
 }
 
-/// Builds the recipe twice with `executable` (hearth itself), and compares. `recipe` is what it is called on the
-/// command line.
+/// Builds the recipe twice with `executable` (hearth itself), and compares. `recipe` is the command
+/// line's argument.
 ///
 /// # Errors
 /// If one of the builds fails. A difference is no error.
@@ -80,7 +81,7 @@ pub fn verify(
     compare(&results[0], &results[1], conditions, plan)
 }
 
-/// Two conditions as different as this caller can make them.
+/// Two conditions that differ as far as this caller can make them.
 fn conditions(threads: usize) -> Result<[Condition; 2]> {
     let own = User::from_uid(Uid::current()).ok().flatten();
     let own = own.map_or_else(|| Uid::current().to_string(), |user| user.name);
@@ -118,7 +119,7 @@ fn conditions(threads: usize) -> Result<[Condition; 2]> {
     ])
 }
 
-/// An ordinary user with subordinate ids, for root to build as.
+/// An ordinary user with subordinate ids, as whom root builds.
 fn other_user() -> Result<Option<User>> {
     let table = fs::read_to_string("/etc/subuid").unwrap_or_default();
     for line in table.lines() {
@@ -131,7 +132,7 @@ fn other_user() -> Result<Option<User>> {
     Ok(None)
 }
 
-/// Builds with a cache of its own, of which only the downloads are there; gives the output directory.
+/// Builds with a cache of its own that contains only the downloads; returns the output directory.
 fn build_once(
     executable: &Path,
     recipe: &str,
@@ -155,7 +156,7 @@ fn build_once(
     }
     let copy = directory.join("hearth");
     fs::copy(executable, &copy).context("cannot copy hearth itself")?;
-    // A shell, because only it can set the umask without unsafe code.
+    // A shell, because setting the umask of a child needs unsafe code otherwise.
     let mut command = Command::new("/bin/sh");
     command
         .args(["-c", "umask \"$0\"; exec \"$@\"", condition.umask])
@@ -193,7 +194,7 @@ fn build_once(
     .into())
 }
 
-/// Makes the directory and what is in it the user's; downloads stay whose they are.
+/// Makes the directory and its content owned by the user, except for the downloads.
 fn give(directory: &Path, user: &User) -> Result<()> {
     let owner = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
     chown(directory, owner.0, owner.1)?;
@@ -224,7 +225,7 @@ fn compare(one: &Path, other: &Path, conditions: [Condition; 2], plan: &Plan) ->
     })
 }
 
-/// Lets diffoscope explain the difference, where it is installed.
+/// Runs diffoscope on the differences, if it is installed.
 fn diffoscope(one: &Path, other: &Path, plan: &Plan) -> Option<PathBuf> {
     let report = PathBuf::from(format!("{}-diffoscope.txt", plan.name));
     let ran = Command::new("diffoscope")

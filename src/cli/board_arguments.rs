@@ -19,7 +19,7 @@ use super::terminal::Terminal;
 pub struct TargetArguments {
     /// A board of the lab, or a board type
     board: String,
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
     /// The recipe to boot instead of the board's own

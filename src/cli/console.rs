@@ -36,7 +36,7 @@ pub struct Arguments {
     /// Show control characters instead of letting the board control this terminal
     #[arg(long)]
     safe: bool,
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
 }
@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             "the lab file gives board `{}` no console",
             board.name
         ))
-        .remedy("see recipes/lab-example.toml")
+        .remedy("`hearth files recipes/lab-example.toml` shows some")
     })?;
     let mut console = console::open(entry)?;
     let directory = hearth::dirs::state().join("console");

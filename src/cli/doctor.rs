@@ -16,8 +16,8 @@ use hearth::recipe::{LoadedLab, Ports};
 /// be built. Changes nothing.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The lab file whose ports are checked; HEARTH_LAB, else lab.toml, by
-    /// default
+    /// The lab file whose ports are checked [default: $HEARTH_LAB, else
+    /// lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
     /// Print the checks as JSON
@@ -64,11 +64,12 @@ fn lines(check: &Check) -> String {
     text
 }
 
-/// Breaks a text between words so that it fits the second column.
+/// Breaks a text between words so that it fits the second column. A command between backquotes stays
+/// on one line, to be copied, if it fits one.
 fn wrap(text: &str) -> String {
     let mut wrapped = String::new();
     let mut column = 0;
-    for word in text.split_whitespace() {
+    for word in words(text) {
         let length = word.chars().count();
         if column > 0 && column + 1 + length > WIDTH - INDENT {
             wrapped += &format!("\n{:INDENT$}", "");
@@ -77,8 +78,62 @@ fn wrap(text: &str) -> String {
             wrapped.push(' ');
             column += 1;
         }
-        wrapped += word;
+        wrapped += &word;
         column += length;
     }
     wrapped
+}
+
+/// The words of a text, each quoted command as one word.
+fn words(text: &str) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    let mut quoted = false;
+    for word in text.split_whitespace() {
+        match words.last_mut() {
+            Some(command) if quoted => *command += &format!(" {word}"),
+            _ => words.push(word.to_string()),
+        }
+        quoted ^= word.matches('`').count() % 2 == 1;
+    }
+    let fits = |word: &str| word.chars().count() <= WIDTH - INDENT;
+    words
+        .iter()
+        .flat_map(|word| match fits(word) {
+            true => vec![word.clone()],
+            false => word.split(' ').map(String::from).collect::<Vec<_>>(),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_stays_on_one_line_if_it_fits() {
+        let short = "as root: `sysctl -w net.ipv4.ip_unprivileged_port_start=69`; or another port";
+        let lines: Vec<String> = wrap(short)
+            .lines()
+            .map(|it| it.trim().to_string())
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "as root:",
+                "`sysctl -w net.ipv4.ip_unprivileged_port_start=69`; or",
+                "another port"
+            ]
+        );
+        let long = format!(
+            "as root: `usermod {} carol`",
+            "--add-subuids 1-2 ".repeat(4).trim()
+        );
+        for line in wrap(&long).lines() {
+            assert!(line.trim().len() <= WIDTH - INDENT, "{line}");
+        }
+        assert_eq!(
+            wrap(&long).split_whitespace().collect::<Vec<_>>().join(" "),
+            long
+        );
+    }
 }

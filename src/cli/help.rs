@@ -24,7 +24,7 @@ const TASKS: [(&str, &[&str]); 5] = [
             "boards", "test", "boot", "power", "console", "lab", "report",
         ],
     ),
-    ("Manual", &["man", "completions"]),
+    ("Manual", &["man", "files", "completions"]),
 ];
 
 /// Gives `hearth` a help text that lists its subcommands by task.

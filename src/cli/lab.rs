@@ -30,13 +30,13 @@ enum Action {
     Adopt {
         /// Its MAC, or the name that it claims
         board: Option<String>,
-        /// Its name in the lab; what it claims by default
+        /// Its name in the lab [default: the one that it claims]
         #[arg(long, requires = "board")]
         name: Option<String>,
         /// Its board type
         #[arg(long = "type", value_name = "TYPE", requires = "board")]
         board_type: Option<String>,
-        /// The lab file; HEARTH_LAB, else lab.toml, by default
+        /// The lab file [default: $HEARTH_LAB, else lab.toml]
         #[arg(long, value_name = "FILE")]
         lab: Option<PathBuf>,
     },

@@ -19,13 +19,13 @@ use super::terminal::Terminal;
 /// The image is a few megabytes: a partition table, the bootloader where the
 /// board's ROM looks for it, and one small FAT with the script that says who
 /// the board is. Everything else comes over the network. A .bmap file beside
-/// it lists the blocks that matter; `bmaptool copy` and `hearth flash` write
+/// it lists the blocks in use; `bmaptool copy` and `hearth flash` write
 /// only those.
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
     pub card: Card,
-    /// The image file; out/media/BOARD.img by default
+    /// The image file [default: out/media/BOARD.img]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Make the image as large as the card: SIZE as 7G or 512M
@@ -38,10 +38,10 @@ pub struct Arguments {
 pub struct Card {
     /// A board of the lab, or a board type
     pub board: String,
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
-    /// The recipe whose bootloader to take; the board's by default
+    /// The recipe whose bootloader to take [default: the board's]
     #[arg(long, value_name = "RECIPE")]
     recipe: Option<String>,
     /// The output of `hearth build` to take it from; out/RECIPE if that is
@@ -97,7 +97,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         write_atomically(Path::new(&map), media::bmap(&image).as_bytes())?;
     }
     terminal.say(&format!(
-        "wrote {}: {} bytes, of which {} matter",
+        "wrote {}: {} bytes, of which {} are in use",
         output.display(),
         image.layout.size,
         image.mapped()

@@ -13,6 +13,7 @@ mod completions;
 mod console;
 mod diff;
 mod doctor;
+mod files;
 mod flash;
 mod help;
 mod image;
@@ -75,6 +76,7 @@ pub enum Command {
     Diff(diff::Arguments),
     Console(console::Arguments),
     Doctor(doctor::Arguments),
+    Files(files::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
     Lab(lab::Arguments),
@@ -132,6 +134,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Console(arguments) => console::run(&arguments, terminal),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Files(arguments) => files::run(&arguments, terminal),
         Command::Flash(arguments) => flash::run(&arguments, terminal),
         Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),

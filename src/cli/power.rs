@@ -17,10 +17,11 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 /// Switch a board's power
 #[derive(Debug, Args)]
+#[command(subcommand_value_name = "ACTION", subcommand_help_heading = "Actions")]
 pub struct Arguments {
     /// A board of the lab
     board: String,
-    /// The lab file; HEARTH_LAB, else lab.toml, by default
+    /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
     #[command(subcommand)]

@@ -17,8 +17,8 @@ use hearth::error::Fault;
 /// QEMU in the same one: `hearth private-network sh -c 'hearth serve & …'`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The servers' address, as the lab file has it
-    #[arg(long, value_name = "ADDRESS", default_value_t = network::SERVER)]
+    /// The servers' address, as in the lab file [default: 10.99.0.1]
+    #[arg(long, value_name = "ADDRESS", default_value_t = network::SERVER, hide_default_value = true)]
     address: Ipv4Addr,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]

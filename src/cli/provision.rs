@@ -24,8 +24,7 @@ use super::terminal::Terminal;
 pub struct Arguments {
     /// The recipe whose image to lay out: a name or a file
     recipe: String,
-    /// Take the image from this output of `hearth build`; out/RECIPE by
-    /// default
+    /// The output of `hearth build` [default: out/RECIPE]
     #[arg(long, value_name = "DIR")]
     from: Option<PathBuf>,
     /// Where the versions are

@@ -30,7 +30,7 @@ enum Action {
         /// The form
         #[arg(long, value_enum)]
         to: Format,
-        /// The file to write; standard output by default
+        /// The file to write [default: standard output]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },

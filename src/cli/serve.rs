@@ -23,8 +23,13 @@ pub struct Arguments {
     /// The lab file [default: $HEARTH_LAB, else lab.toml]
     #[arg(long, value_name = "FILE")]
     lab: Option<PathBuf>,
-    /// The directory that builds are in, each a directory
-    #[arg(long, value_name = "DIR", default_value = "out")]
+    /// The directory of the builds' output directories [default: out]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "out",
+        hide_default_value = true
+    )]
     images: PathBuf,
 }
 
@@ -33,7 +38,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let inherited = ListenFd::from_env();
     let lab = LoadedLab::find(arguments.lab.as_deref())?.ok_or_else(|| {
         Fault::input("there is no lab.toml here")
-            .remedy("name the lab file with --lab; recipes/lab-example.toml is one to begin with")
+            .remedy("name the lab file with --lab; `hearth files recipes/lab-example.toml` prints one to begin with")
     })?;
     serve_lab(lab, &arguments.images, inherited, terminal)?;
     Ok(ExitCode::SUCCESS)

@@ -58,8 +58,10 @@ impl Terminal {
 
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // What libraries log is of interest only when somebody debugs.
-        metadata.target().starts_with("hearth") || log::max_level() >= LevelFilter::Debug
+        // Messages of libraries are for debugging. Their traces are never shown: ureq's hold whole
+        // requests, and with them passwords.
+        metadata.target().starts_with("hearth")
+            || (log::max_level() >= LevelFilter::Debug && metadata.level() <= Level::Debug)
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -37,7 +37,7 @@ pub struct Arguments {
     /// Report only what LAVA's own dispatcher would: no KTAP, nothing malformed
     #[arg(long)]
     strict_lava: bool,
-    /// Where the report goes; out/test/BOARD-TIME by default
+    /// Where the report goes [default: out/test/BOARD-TIME]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// How often to boot again when the board fails before the tests begin

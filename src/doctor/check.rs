@@ -3,25 +3,25 @@
 
 use serde::Serialize;
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Good,
-    /// Some commands work, others do not: the remedy's text says which.
+    /// Some commands work, others do not; the remedy says which.
     Limited,
-    /// Master images cannot be built here.
+    /// Master images cannot be built on this host.
     Missing,
 }
 
-/// One thing that was looked at.
+/// One check and its result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
     pub name: &'static str,
     pub state: State,
     /// What was found.
     pub found: String,
-    /// What to do about it.
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }

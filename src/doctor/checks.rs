@@ -1,4 +1,5 @@
-//! Owns what is looked at, in which order, and the remedy for each. Never asks the host but through the probe.
+//! Owns the checks, their order, and the remedy for each.
+//! Never reads the host except through a probe.
 
 use std::io::ErrorKind;
 
@@ -7,10 +8,10 @@ use super::probe::{Account, Endpoint, Probe};
 use crate::error::help_of;
 use crate::recipe::{Arch, Ports};
 
-/// An image with its stages takes about as much while it is built.
+/// Free space that a build needs, in bytes: an image with its stages takes about as much.
 const NEEDED_SPACE: u64 = 4 << 30;
 
-/// Looks at everything: first what building needs, then what serving, then what boards do.
+/// Runs all checks: building first, then serving, then boards.
 pub fn examine(probe: &dyn Probe, ports: &Ports) -> Vec<Check> {
     let account = probe.account();
     let mut checks = vec![kernel(probe)];
@@ -66,7 +67,7 @@ fn kernel(probe: &dyn Probe) -> Check {
     }
 }
 
-/// What maps a range of user ids for an ordinary user; root needs neither.
+/// The programs that map subordinate ids for an ordinary user; root needs neither.
 fn ids(probe: &dyn Probe, account: &Account) -> Vec<Check> {
     if account.uid == 0 {
         return vec![];
@@ -79,7 +80,7 @@ fn ids(probe: &dyn Probe, account: &Account) -> Vec<Check> {
         Check::missing(
             "uidmap",
             "newuidmap or newgidmap is missing",
-            "apt-get install uidmap",
+            "as root: `apt-get install uidmap`",
         )
     };
     let ranges = ["/etc/subuid", "/etc/subgid"].map(|file| {
@@ -99,7 +100,7 @@ fn ids(probe: &dyn Probe, account: &Account) -> Vec<Check> {
             "subuid",
             format!("{} has no 65536 subordinate ids", account.name),
             format!(
-                "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}",
+                "as root: `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {}`",
                 account.name
             ),
         )
@@ -115,14 +116,14 @@ fn user_namespaces(probe: &dyn Probe) -> Check {
         return Check::missing(
             name,
             "user namespaces are switched off",
-            "as root: sysctl -w user.max_user_namespaces=15000",
+            "as root: `sysctl -w user.max_user_namespaces=15000`",
         );
     }
     if off(setting("/proc/sys/kernel/unprivileged_userns_clone"), "0") {
         return Check::missing(
             name,
             "user namespaces are for root only",
-            "as root: sysctl -w kernel.unprivileged_userns_clone=1",
+            "as root: `sysctl -w kernel.unprivileged_userns_clone=1`",
         );
     }
     if off(
@@ -133,7 +134,7 @@ fn user_namespaces(probe: &dyn Probe) -> Check {
             name,
             "AppArmor may keep programs from using user namespaces",
             "if the next check fails, as root: \
-             sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+             `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
         );
     }
     Check::good(name, "user namespaces are allowed")
@@ -157,7 +158,7 @@ fn foreign(probe: &dyn Probe, arch: Arch) -> Check {
     }
 }
 
-/// A failure of what was tried, as it would be told when it is needed.
+/// A failed trial as a check, with the message that a build would give.
 fn told(name: &'static str, error: &anyhow::Error) -> Check {
     let remedy = help_of(error).unwrap_or("see the checks above");
     Check::missing(name, format!("{error:#}"), remedy)
@@ -171,7 +172,7 @@ fn keyring(probe: &dyn Probe) -> Check {
         None => Check::missing(
             "keyring",
             "Debian's archive keyring is missing",
-            "apt-get install debian-archive-keyring, or name another one in the recipe",
+            "as root: `apt-get install debian-archive-keyring`; or name another one in the recipe",
         ),
     }
 }
@@ -218,7 +219,7 @@ fn emulators(probe: &dyn Probe) -> Vec<Check> {
         None => Check::limited(
             name,
             format!("{program} is missing: no emulated boards"),
-            "apt-get install qemu-system-arm",
+            "as root: `apt-get install qemu-system-arm`",
         ),
     })
     .into()
@@ -252,7 +253,7 @@ fn port(probe: &dyn Probe, service: &str, endpoint: Endpoint) -> Check {
             "port",
             format!("{shown}: for privileged programs only"),
             format!(
-                "as root: sysctl -w net.ipv4.ip_unprivileged_port_start={}; or {own_ports}",
+                "as root: `sysctl -w net.ipv4.ip_unprivileged_port_start={}`; or {own_ports}",
                 number.min(69)
             ),
         ),
@@ -289,7 +290,7 @@ fn firewall(probe: &dyn Probe, ports: &Ports) -> Check {
             "firewall",
             "ufw is on: boards may be unable to reach this host",
             format!(
-                "for the boards' network interface, as root: ufw allow in on IFACE; or only {}",
+                "for the boards' network interface, as root: `ufw allow in on IFACE`; or only {}",
                 open.join(", ")
             ),
         )
@@ -297,14 +298,14 @@ fn firewall(probe: &dyn Probe, ports: &Ports) -> Check {
         Check::limited(
             "firewall",
             "firewalld is on: boards may be unable to reach this host",
-            "as root: firewall-cmd --zone=trusted --change-interface=IFACE, with the boards' interface",
+            "as root: `firewall-cmd --zone=trusted --change-interface=IFACE`, with the boards' interface",
         )
     } else {
         Check::good("firewall", "neither ufw nor firewalld is on")
     }
 }
 
-/// The groups that own serial lines, other USB devices, and cards.
+/// The groups that own serial ports, other USB devices, and cards.
 fn groups(account: &Account) -> Check {
     let lacking: Vec<&str> = ["dialout", "plugdev", "disk"]
         .into_iter()
@@ -324,7 +325,7 @@ fn groups(account: &Account) -> Check {
             lacking.join(", ")
         ),
         format!(
-            "as root: usermod -aG {} {}; then log in again",
+            "as root: `usermod -aG {} {}`; then log in again",
             lacking.join(","),
             account.name
         ),
@@ -363,7 +364,7 @@ mod tests {
     use std::io;
     use std::path::PathBuf;
 
-    /// A host made up.
+    /// A simulated host.
     struct Made {
         kernel: &'static str,
         account: Account,
@@ -485,7 +486,7 @@ mod tests {
         host.programs.retain(|name| *name != "newgidmap");
         assert_eq!(
             host.complaint("uidmap").remedy.unwrap(),
-            "apt-get install uidmap"
+            "as root: `apt-get install uidmap`"
         );
         assert!(!is_able(&host.examine()));
 

@@ -1,5 +1,5 @@
-//! Owns the examination of the host: what hearth needs, whether it is there, and what to do if not.
-//! Never changes the host; all it knows of it comes through a [`Probe`].
+//! Owns the check of the host: what hearth needs, whether it is there, and the remedy if not.
+//! Never changes the host, and reads it only through a [`Probe`].
 
 mod check;
 mod checks;

@@ -1,4 +1,5 @@
-//! Owns how the host is asked. Never judges an answer.
+//! Owns access to the state of the host.
+//! Never judges it.
 
 use std::fs;
 use std::io;
@@ -27,30 +28,31 @@ pub enum Endpoint {
     Udp(u16),
 }
 
-/// What a host can be asked.
+/// Access to a host's state, which tests replace.
 pub trait Probe {
     /// The kernel's release, such as `6.12.48+deb13-amd64`.
     fn kernel(&self) -> String;
     fn account(&self) -> Account;
-    /// Where a program is, in PATH or the system's own directories.
+    /// The path of a program, in PATH or the system's own directories.
     fn program(&self, name: &str) -> Option<PathBuf>;
-    /// The text of a small file; none if it is not there or not readable.
+    /// The text of a small file; `None` if it does not exist or is not readable.
     fn read(&self, path: &str) -> Option<String>;
     fn exists(&self, path: &str) -> bool;
     /// Names in a directory, sorted.
     fn names(&self, path: &str) -> Vec<String>;
-    /// Whether this process could listen there now.
+    /// Whether this process could listen on the port now.
     fn listen(&self, endpoint: Endpoint) -> io::Result<()>;
-    /// Tries the sandbox that images are built in; with an architecture, whether its programs run too.
+    /// Enters the sandbox that images are built in; with an architecture, also runs one of its
+    /// programs.
     ///
     /// # Errors
     /// What building would say.
     fn sandbox(&self, arch: Option<Arch>) -> Result<()>;
-    /// Cards in readers: model and size of each.
+    /// Cards in card readers: model and size of each.
     fn cards(&self) -> Vec<String>;
-    /// Free bytes where images are built, and that place.
+    /// Free bytes on the file system of the cache, and its path.
     fn free_space(&self) -> Option<(PathBuf, u64)>;
-    /// Whether some mirror is known.
+    /// Whether the address of a mirror is known.
     fn mirror(&self) -> bool;
 }
 
@@ -116,7 +118,7 @@ impl Probe for Host {
 
     fn sandbox(&self, arch: Option<Arch>) -> Result<()> {
         let namespaces = arch.map_or_else(Namespaces::new, Namespaces::running);
-        // An overlay needs a file system that can carry it: that of the cache.
+        // Overlays need support by the cache's file system.
         let cache = crate::dirs::cache();
         let place = cache.ancestors().find(|path| path.is_dir());
         namespaces.step(&TRY, &place.map(Path::to_path_buf), &NoProgress)
@@ -145,7 +147,7 @@ impl Probe for Host {
 }
 
 steps! {
-    /// What [`Probe::sandbox`] has done inside.
+    /// The result of [`Probe::sandbox`] inside the sandbox.
     TRY = "try-sandbox": try_sandbox, Option<PathBuf> => ();
 }
 

@@ -8,13 +8,13 @@ use anyhow::{Context, Result};
 use tar::EntryType;
 
 use super::inode::{Entry, Inode, Kind, Number};
-/// The longest name that Linux looks up, in bytes.
+/// The longest file name on Linux (NAME_MAX), in bytes.
 const NAME_MAX: usize = 255;
 
-/// The tree while it grows: directories as maps, so that a member that comes twice is noticed.
+/// The tree under construction: directories as maps, so that duplicate members are found.
 pub(super) struct Builder {
     pub(super) inodes: Vec<Inode>,
-    /// The children of each directory, by the directory's position; empty for anything else.
+    /// The entries of each directory, by the directory's index; empty for anything else.
     pub(super) children: Vec<BTreeMap<Box<[u8]>, Number>>,
     /// Whether the tar has a member for it; a directory may only be on the way to one.
     pub(super) has_member: Vec<bool>,
@@ -104,7 +104,8 @@ impl Builder {
         ))
     }
 
-    /// Gives `number` a name. As with tar itself, a later member takes the place of an earlier one.
+    /// Adds a directory entry for `number`. As with tar, a later member replaces an earlier one of
+    /// the same name.
     fn enter(&mut self, parent: Number, name: &[u8], number: Number) -> Result<()> {
         if let Some(old) = self.children[parent.position()].insert(name.into(), number)
             && old != number
@@ -118,7 +119,7 @@ impl Builder {
         Ok(())
     }
 
-    /// The directory that these components name; missing ones are made, as tar would.
+    /// The directory at these components; creates missing ones, as tar does.
     fn directory(&mut self, components: &[&[u8]]) -> Result<Number> {
         let mut here = Number::ROOT;
         for component in components {
@@ -158,7 +159,7 @@ impl Builder {
         Ok(here)
     }
 
-    /// The inodes with their entries and link counts, and the bytes of all files that have a name.
+    /// The inodes with their entries and link counts, and the size of all files that are linked.
     pub(super) fn finish(mut self) -> (Vec<Inode>, u64) {
         let subdirectories: Vec<u32> = self
             .children
@@ -189,7 +190,7 @@ impl Builder {
     }
 }
 
-/// A directory that the tar needs, but has no member for.
+/// A directory that has no member of its own in the tar.
 fn implied_directory(parent: Number) -> Inode {
     Inode {
         kind: Kind::Directory {
@@ -204,7 +205,7 @@ fn implied_directory(parent: Number) -> Inode {
     }
 }
 
-/// The names on the way to `path`; leading and repeated slashes and `.` are left out.
+/// The components of `path`, without empty ones and `.`.
 fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
     let mut components = Vec::new();
     for component in path.split(|&byte| byte == b'/') {
@@ -268,7 +269,7 @@ fn inode_of<R: io::Read>(member: &mut tar::Entry<'_, R>, parent: Number) -> Resu
     })
 }
 
-/// The whole seconds of the pax record `mtime`, if there is one; what lies before 1970 is 0.
+/// The whole seconds of the pax record `mtime`, if there is one; 0 for times before 1970.
 fn pax_mtime<R: io::Read>(member: &mut tar::Entry<'_, R>) -> Result<Option<u64>> {
     let Some(records) = member.pax_extensions()? else {
         return Ok(None);

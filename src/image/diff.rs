@@ -1,4 +1,4 @@
-//! Owns how two images differ: packages and files. Never builds anything.
+//! Owns the differences between two images: packages and files. Never builds anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,10 +8,10 @@ use anyhow::{Context, Result};
 use super::index::{Image, Inode, Kind, Number};
 use super::manifest::Manifest;
 
-/// A file that two images do not have in common.
+/// A file that differs between two images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileChange {
-    /// Absolute, as in the image.
+    /// Absolute path in the image.
     pub path: String,
     pub what: What,
 }
@@ -20,11 +20,11 @@ pub struct FileChange {
 pub enum What {
     Added,
     Removed,
-    /// What is different, such as `content` or `mode 0644 → 0755`.
+    /// The difference, such as `content` or `mode 0644 → 0755`.
     Changed(Vec<String>),
 }
 
-/// A package whose versions differ; `None` where an image does not have it.
+/// A package whose versions differ; `None` if an image does not have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackageChange {
     pub name: String,
@@ -32,7 +32,7 @@ pub struct PackageChange {
     pub new: Option<String>,
 }
 
-/// Opens the image that is meant: an output directory of `hearth build`, or a tar.
+/// Opens an image: an output directory of `hearth build`, or a tar.
 ///
 /// # Errors
 /// If it is neither.
@@ -129,7 +129,7 @@ fn same_content(old: &Image, one: Number, new: &Image, other: Number, size: u64)
     Ok(true)
 }
 
-/// The packages that differ, sorted by name, as dpkg's database in the images has them.
+/// The packages that differ, sorted by name, according to dpkg's database in the images.
 ///
 /// # Errors
 /// If one of the tars cannot be read.

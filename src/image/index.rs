@@ -1,8 +1,9 @@
-//! Owns the index over an image's tar: a tree of inodes and where each file's bytes lie. Only headers are read.
+//! Owns the index of an image's tar: a tree of inodes with the offset of each file's data. Only
+//! headers are read.
 //! Never extracts, never writes.
 //!
-//! The tar is POSIX ustar with pax records (IEEE 1003.1, "pax Interchange Format") or GNU long names;
-//! members may begin with `./`. Extended attributes are not kept.
+//! The tar is POSIX ustar with pax records (IEEE 1003.1, "pax Interchange Format") or GNU long
+//! names; members may begin with `./`. Extended attributes are not kept.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -22,7 +23,7 @@ pub struct Image {
     /// Bottom first; never empty.
     layers: Vec<Layer>,
     inodes: Vec<Inode>,
-    /// Bytes of all files together.
+    /// Size of all files together, in bytes.
     total: u64,
 }
 
@@ -45,21 +46,21 @@ impl fmt::Debug for Image {
     }
 }
 
-/// As many symbolic links as Linux follows on one path.
+/// The most symbolic links that Linux follows on one path.
 const MAX_LINKS: usize = 40;
 
 impl Image {
     /// Reads the headers of the tar at `path`.
     ///
     /// # Errors
-    /// If it cannot be read, is cut short, or holds what an image cannot: sparse members, `..` in names, hard links
-    /// to what is not there.
+    /// If it cannot be read, is truncated, or has members that an image cannot have: sparse files,
+    /// `..` in names, hard links to missing members.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         Image::from_file(path, file)
     }
 
-    /// As [`Image::open`], of a file that is open already; `path` is only what errors name.
+    /// As [`Image::open`], for an open file; `path` is only for messages.
     pub fn from_file(path: &Path, file: File) -> Result<Self> {
         Image::of_files(vec![(path.to_path_buf(), file)])
     }
@@ -105,12 +106,12 @@ impl Image {
         &self.layers[0].path
     }
 
-    /// How many inodes there are; their numbers are 1 to this.
+    /// The number of inodes, which are numbered from 1.
     pub fn count(&self) -> u64 {
         self.inodes.len() as u64
     }
 
-    /// Bytes of all files together, each counted once.
+    /// The size of all files together in bytes, hard links counted once.
     pub fn total_size(&self) -> u64 {
         self.total
     }
@@ -119,7 +120,7 @@ impl Image {
         self.inodes.get(number.position())
     }
 
-    /// The entries of a directory; none of anything else.
+    /// The entries of a directory; empty for anything else.
     pub fn entries(&self, number: Number) -> &[Entry] {
         match self.inode(number) {
             Some(Inode {
@@ -130,7 +131,7 @@ impl Image {
         }
     }
 
-    /// The inode that `directory` has under `name`; `.` and `..` are no names here.
+    /// The inode of the entry `name` of `directory`; `.` and `..` are not entries.
     pub fn lookup(&self, directory: Number, name: &[u8]) -> Option<Number> {
         let entries = self.entries(directory);
         let at = entries
@@ -139,19 +140,20 @@ impl Image {
         Some(entries[at].number)
     }
 
-    /// What `path` names, as `lstat` would: links are followed on the way, but not at its end.
-    /// All paths are inside the image, with or without a leading slash.
+    /// Resolves `path` like lstat(2): follows links except in the last component. Paths are inside
+    /// the image, with or without a leading slash.
     pub fn find(&self, path: impl AsRef<[u8]>) -> Option<Found> {
         self.walk_path(path.as_ref(), false)
     }
 
-    /// What `path` leads to, as `stat` would.
+    /// Resolves `path` like stat(2): follows all links.
     pub fn follow(&self, path: impl AsRef<[u8]>) -> Option<Found> {
         self.walk_path(path.as_ref(), true)
     }
 
     fn walk_path(&self, path: &[u8], follow_last: bool) -> Option<Found> {
-        // Components still to go, the next one last; and the way from the root to here.
+        // Components still to resolve, the next one last; and the inodes from the root to the
+        // current directory.
         let split = |path: &[u8]| -> Vec<Vec<u8>> {
             path.split(|&byte| byte == b'/')
                 .rev()
@@ -196,10 +198,11 @@ impl Image {
         })
     }
 
-    /// Reads at most `buffer.len()` bytes of a file from `offset` on; 0 at its end, and for what is no file.
+    /// Reads at most `buffer.len()` bytes of a file from `offset` on; returns 0 at its end and for
+    /// anything that is no file.
     ///
     /// # Errors
-    /// If the tar cannot be read, or has become shorter than it was.
+    /// If the tar cannot be read or was truncated since it was opened.
     pub fn read_at(&self, number: Number, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let Some((start, length)) = self.extent(number, offset, buffer.len() as u64) else {
             return Ok(0);
@@ -230,7 +233,7 @@ impl Image {
         (&layer.file, offset - layer.base)
     }
 
-    /// A whole file. Empty for what is no file.
+    /// The content of a file. Empty for anything that is no file.
     pub fn read(&self, number: Number) -> io::Result<Vec<u8>> {
         let size = match self.inode(number).map(|inode| &inode.kind) {
             Some(Kind::File { size, .. }) => *size,
@@ -243,8 +246,9 @@ impl Image {
         Ok(data)
     }
 
-    /// Calls `visit` with the path (relative, empty for the root) of every name in the image, each directory before
-    /// what is in it, sorted bytewise within a directory. A hard-linked file comes once for each name.
+    /// Calls `visit` with the path (relative, empty for the root) of every name in the image, each
+    /// directory before what is in it, sorted bytewise within a directory. A hard-linked file comes
+    /// once for each name.
     pub fn walk(&self, mut visit: impl FnMut(&[u8], Number, &Inode)) {
         let mut stack = vec![(Vec::new(), Number::ROOT)];
         while let Some((path, number)) = stack.pop() {

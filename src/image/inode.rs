@@ -1,8 +1,8 @@
 //! Owns the inodes of an image: their kinds, attributes, names and numbers.
 //! Never reads a tar.
 
-/// The number of an inode: 1 is the root, the others follow in the order of the tar. The same tar gives
-/// the same numbers, always.
+/// An inode number: 1 is the root, the others follow in the order of the tar. The same tar always
+/// gives the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Number(pub(super) u32);
 
@@ -32,13 +32,13 @@ pub struct Inode {
     pub gid: u32,
     /// Seconds since 1970.
     pub mtime: u64,
-    /// Names that a file has; for a directory, 2 and its sub-directories.
+    /// The link count of a file; for a directory, 2 plus the number of its sub-directories.
     pub links: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// `offset` is where its bytes begin in the tar.
+    /// `offset` is the position of the file's data in the tar.
     File {
         offset: u64,
         size: u64,
@@ -63,7 +63,8 @@ pub enum Kind {
 }
 
 impl Inode {
-    /// Bytes of a file or of a link's target; of a directory, a number that is never 0.
+    /// The size in bytes of a file or of a link's target; for a directory, a number that is never
+    /// 0.
     pub fn size(&self) -> u64 {
         match &self.kind {
             Kind::File { size, .. } => *size,
@@ -78,17 +79,17 @@ impl Inode {
     }
 }
 
-/// A name in a directory.
+/// A directory entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub name: Box<[u8]>,
     pub number: Number,
 }
 
-/// What a path leads to.
+/// The result of resolving a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub number: Number,
-    /// The path without symbolic links, relative to the image's root; empty for the root.
+    /// The path with symbolic links resolved, relative to the image's root; empty for the root.
     pub path: Vec<u8>,
 }

@@ -1,4 +1,4 @@
-//! Owns `manifest.json`: what is in an output directory, and what it was made from.
+//! Owns `manifest.json`: the content of an output directory and its inputs.
 //! Never makes what it lists.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::error::{Fault, InputContext};
 /// The root file system's tar in an output directory.
 pub const ROOTFS: &str = "rootfs.tar";
 
-/// What `hearth build` made.
+/// The result of `hearth build`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// hearth's version.
@@ -33,7 +33,7 @@ pub struct Manifest {
     pub kernel: Option<String>,
     /// The image id: the recipe's name and the first 12 hex digits of the SHA-256 of `rootfs.tar`.
     pub image: String,
-    /// By path relative to the output directory.
+    /// Artifacts by path relative to the output directory.
     pub artifacts: BTreeMap<String, Artifact>,
     /// The artifacts that lie over `rootfs.tar` as layers, bottom first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -149,7 +149,7 @@ impl Manifest {
         })
     }
 
-    /// As written to the file.
+    /// The text of the file.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("a manifest is always JSON");
         text.push('\n');

@@ -1,7 +1,9 @@
-//! Owns the deterministic tar of a tree: the same tree gives the same bytes. Never changes the tree.
+//! Owns the deterministic tar of a tree: the same tree gives the same bytes. Never changes the
+//! tree.
 //!
-//! POSIX ustar; pax records (POSIX.1-2017, pax, "pax Interchange Format") only for what ustar cannot say: long names
-//! and links, large files and ids, extended attributes (`SCHILY.xattr.…`, as GNU tar writes them).
+//! POSIX ustar; pax records (POSIX.1-2017, pax, "pax Interchange Format") only for what ustar
+//! cannot represent: long names and links, large files and ids, extended attributes
+//! (`SCHILY.xattr.…`, as GNU tar writes them).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tar::{EntryType, Header};
 
-/// What a tar holds.
+/// The content of a tar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     pub entries: u64,
@@ -23,12 +25,12 @@ pub struct Contents {
 }
 
 /// Writes the tree below `root` as a tar: the root is `./`, other names are relative without `./`,
-/// directories end in `/`, sorted bytewise, with numeric owners. Files newer than `epoch` (Unix
-/// seconds) get it as their time, and directories always do, since theirs tell only when hearth was at work.
-/// Sockets are left out, and so is what `omit` says yes to, with all below it.
+/// directories end in `/`, sorted bytewise, with numeric owners. Modification times are clamped to
+/// `epoch` (Unix seconds), and are the epoch for directories, whose own times depend on the build.
+/// Sockets are left out, and so are paths for which `omit` returns true, with everything below.
 ///
 /// # Errors
-/// If a file cannot be read, or a device node is met.
+/// If a file cannot be read, or there is a device node.
 pub fn write(
     root: &Path,
     epoch: i64,
@@ -62,7 +64,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// A directory and all below it.
+    /// Writes a directory and everything below it.
     fn directory(&mut self, path: &Path) -> Result<()> {
         let full = self.root.join(path);
         let meta = full
@@ -74,7 +76,7 @@ impl Writer<'_> {
             std::fs::read_dir(&full).with_context(|| format!("cannot read {}", full.display()))?;
         for entry in entries {
             let entry = entry?;
-            // With its slash, a directory sorts where its name in the tar does.
+            // With its slash, a directory sorts as its name in the tar does.
             let mut key = entry.file_name().as_bytes().to_vec();
             let is_directory = entry.file_type()?.is_dir();
             if is_directory {
@@ -248,7 +250,7 @@ impl Writer<'_> {
     }
 }
 
-/// What a header says.
+/// The fields of a header.
 struct Entry<'a> {
     name: &'a [u8],
     entry_type: EntryType,
@@ -272,8 +274,8 @@ fn name_in_tar(path: &Path, is_directory: bool) -> Vec<u8> {
     name
 }
 
-/// Writes the name into the header, with the prefix field where that helps; a shortened name and
-/// `false` where it does not fit.
+/// Writes the name into the header, using the prefix field if necessary; writes a truncated name
+/// and returns `false` if it does not fit.
 fn fits_ustar(header: &mut Header, name: &[u8]) -> bool {
     let Some(ustar) = header.as_ustar_mut() else {
         return false;
@@ -282,7 +284,7 @@ fn fits_ustar(header: &mut Header, name: &[u8]) -> bool {
         ustar.name[..name.len()].copy_from_slice(name);
         return true;
     }
-    // The name's own trailing slash is no place to split at.
+    // A trailing slash of the name is no place to split.
     let split = name[..name.len() - 1]
         .iter()
         .enumerate()
@@ -302,7 +304,7 @@ fn fits_ustar(header: &mut Header, name: &[u8]) -> bool {
     }
 }
 
-/// `LENGTH KEY=VALUE\n`, where the length counts its own digits.
+/// A pax record `LENGTH KEY=VALUE\n`, where the length includes its own digits.
 fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
     let rest = key.len() + value.len() + 3;
     let mut length = rest + 1;
@@ -315,8 +317,8 @@ fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
     record
 }
 
-/// Extended attributes that belong to the file, sorted: capabilities and users' own; not the host's ACLs and labels,
-/// nor what overlayfs keeps.
+/// Extended attributes that belong to the image, sorted: capabilities and `user.*`; not the host's
+/// ACLs and labels, nor overlayfs' own.
 fn extended_attributes(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let failed = || format!("cannot read the extended attributes of {}", path.display());
     let names = match xattr::list(path) {

@@ -1,4 +1,5 @@
-//! Owns the tests of what an image can lack: each fault names the thing, who needs it, and the remedy. Never in a build.
+//! Owns the tests of missing parts of an image: each error names the part, its dependent, and the
+//! remedy. Tests only.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use crate::error::{Class, class_of, help_of};
 use crate::image::index::Image;
 use crate::recipe::{Arch, BoardType, Compression, RootKind};
 
-/// What every kernel of these tests has, in `modules.builtin`.
+/// `modules.builtin` of the kernels in these tests.
 const BUILTIN: &str =
     "kernel/fs/nfs/nfs.ko\nkernel/fs/nfs/nfsv3.ko\nkernel/fs/overlayfs/overlay.ko\n";
 
@@ -32,7 +33,7 @@ fn image(files: &[(&str, &[u8])]) -> (TempDir, Image) {
     (directory, image)
 }
 
-/// The fault of building for a board with this `[initrd]` table: its sentence and its remedy.
+/// The error of a build for a board with this `[initrd]` table: its sentence and its remedy.
 fn fault(files: &[(&str, &[u8])], initrd: &str) -> (String, String) {
     let board = format!(
         "description = \"a board\"\narch = \"armhf\"\nconsole = \"ttyS0\"\nimage = \"zImage\"\n[initrd]\n{initrd}\n"
@@ -143,7 +144,7 @@ fn a_module_that_is_listed_but_missing_is_named() {
     assert!(help.contains("depmod"), "{help}");
 }
 
-/// Something that has the names of all applets, and no libraries.
+/// A file that contains the names of all applets and needs no libraries.
 fn every_applet() -> Vec<u8> {
     let mut data = b"text\0".to_vec();
     for applet in super::native::APPLETS {

@@ -1,5 +1,6 @@
-//! Owns the chroot builder: the distribution's own mkinitramfs, run over a throw-away copy of the image.
-//! Never keeps a byte that would differ the next time: see `rewrite`.
+//! Owns the chroot builder: the distribution's own mkinitramfs, run over a throw-away copy of the
+//! image.
+//! Never leaves anything that differs between runs: see `rewrite`.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -27,31 +28,31 @@ steps! {
     CONFIGURE = "configure mkinitramfs": configure, Vec<Placed> => ();
 }
 
-/// Where mkinitramfs writes, in the copy of the image.
+/// mkinitramfs' output, in the copy of the image.
 const RESULT: &str = "hearth-initrd.img";
-/// How many of the last lines a failure shows.
+/// How many of mkinitramfs' last lines an error shows.
 const LAST_LINES: usize = 20;
 const CONFIGURATION: &str = "etc/initramfs-tools";
 
-/// What mkinitramfs runs on, beyond the image.
+/// Inputs of mkinitramfs beyond the image.
 #[derive(Clone, Copy, Debug)]
 pub struct Chroot<'a> {
-    /// The image's directories, topmost first.
+    /// The image's layers, topmost first.
     pub layers: &'a [PathBuf],
-    /// The directory of the native tools, where there are any.
+    /// The directory of the native tools, if there are any.
     pub tools: Option<&'a Path>,
     /// The image's date, Unix seconds.
     pub epoch: u64,
     pub hooks: &'a Hooks,
     pub module_set: ModuleSet,
-    /// An empty directory for what is in work, on a disk.
+    /// An empty directory for temporary files, on a disk.
     pub work: &'a Path,
 }
 
-/// Runs mkinitramfs, and writes what it made to `out`, the same bytes each time.
+/// Runs mkinitramfs, and writes its output to `out`, made deterministic.
 ///
 /// # Errors
-/// If the image has no mkinitramfs, or that fails: with its last lines.
+/// If the image has no mkinitramfs, or it fails; the latter with its last lines.
 pub fn write(
     image: &Image,
     options: &Options<'_>,
@@ -97,7 +98,7 @@ pub fn write(
 pub struct Hooks(Vec<Placed>);
 
 impl Hooks {
-    /// Reads all files of directories that look like `/etc/initramfs-tools/hooks` and `…/scripts`.
+    /// Reads all files of directories laid out like `/etc/initramfs-tools/hooks` and `…/scripts`.
     ///
     /// # Errors
     /// If one cannot be read.
@@ -137,7 +138,7 @@ struct Input {
     files: Vec<Placed>,
 }
 
-/// mkinitramfs' configuration: hearth's part, and the recipe's above it.
+/// mkinitramfs' configuration: hearth's part, overridden by the recipe's.
 fn files(
     kernel: &Kernel,
     selection: &Selection,
@@ -184,7 +185,8 @@ fn files(
     files
 }
 
-/// mkinitramfs reads it, and the initrd's init as well. The compression is for the way to `rewrite` only.
+/// Read by mkinitramfs and by the initrd's init. The compression is temporary: `rewrite` applies
+/// the recipe's.
 fn configuration(module_set: ModuleSet) -> String {
     let modules = match module_set {
         ModuleSet::Most => "most",
@@ -199,7 +201,7 @@ fn gather(directory: &Path, below: &Path, files: &mut Vec<Placed>) -> Result<()>
     entries.sort_by_key(fs::DirEntry::file_name);
     for entry in entries {
         let (path, target) = (entry.path(), below.join(entry.file_name()));
-        // Through links, which may lead to what several recipes share.
+        // Links are followed: they may point to hooks that recipes share.
         let meta = fs::metadata(&path).with_context(|| path.display().to_string())?;
         if meta.is_dir() {
             gather(&path, &target, files)?;
@@ -214,7 +216,7 @@ fn gather(directory: &Path, below: &Path, files: &mut Vec<Placed>) -> Result<()>
     Ok(())
 }
 
-/// Inside the namespaces: mkinitramfs over an overlay that is removed again.
+/// Sandbox step: runs mkinitramfs over an overlay that is removed afterwards.
 fn mkinitramfs(input: Input, _progress: &dyn Progress) -> Result<()> {
     let tools = input.tools.as_deref();
     let mounted = Mounted::with_tools(&input.directory, tools, &input.layers)?;
@@ -245,7 +247,7 @@ fn mkinitramfs(input: Input, _progress: &dyn Progress) -> Result<()> {
         .because(Cause::Program)
         .into());
     }
-    // The copy's files may belong to other ids, and go with it.
+    // Copied, and handed to the caller: files of the overlay may belong to subordinate ids.
     let result = input.directory.join(RESULT);
     fs::copy(mounted.root.join(RESULT), &result).context("cannot take what mkinitramfs made")?;
     hand_over(&fs::File::open(&result)?)?;
@@ -253,7 +255,7 @@ fn mkinitramfs(input: Input, _progress: &dyn Progress) -> Result<()> {
 }
 
 /// # Errors
-/// If one of the native tools is in the initrd, where a hook has copied it.
+/// If one of the native tools is in the initrd, copied by a hook.
 fn check_foreign(initrd: impl BufRead) -> Result<()> {
     read(initrd, &mut |entry, content| {
         if entry.file_type() == FileType::File && tools::is_native(content)? {
@@ -267,7 +269,7 @@ fn check_foreign(initrd: impl BufRead) -> Result<()> {
     .map(drop)
 }
 
-/// In the image's root, where no link leads out of it: writes the configuration.
+/// Step in the image's root, where no link leads out of it: writes the configuration.
 fn configure(files: Vec<Placed>, _progress: &dyn Progress) -> Result<()> {
     for file in &files {
         let path = Path::new("/").join(&file.path);

@@ -1,4 +1,4 @@
-//! Owns how an initrd as a whole is compressed and decompressed. Never reads what is inside.
+//! Owns compression and decompression of whole initrds. Never reads their content.
 
 use std::io::{self, Write};
 
@@ -6,11 +6,12 @@ use anyhow::Result;
 
 use crate::recipe::Compression;
 
-/// gzip's level and zstd's: what lies above costs much time and saves next to nothing on modules and programs.
+/// Levels of gzip and zstd: higher ones take much longer and hardly compress modules and programs
+/// better.
 const GZIP_LEVEL: u32 = 9;
 const ZSTD_LEVEL: i32 = 15;
 
-/// Compresses what is written to it.
+/// A compressing writer.
 pub enum Encoder<W: Write> {
     Gzip(flate2::write::GzEncoder<W>),
     Zstd(zstd::Encoder<'static, W>),
@@ -20,7 +21,7 @@ pub enum Encoder<W: Write> {
 impl<W: Write> Encoder<W> {
     pub fn new(out: W, compression: Compression) -> Result<Self> {
         Ok(match compression {
-            // Neither a time nor a name in the header.
+            // The header gets neither time nor name.
             Compression::Gzip => Encoder::Gzip(
                 flate2::GzBuilder::new().write(out, flate2::Compression::new(GZIP_LEVEL)),
             ),

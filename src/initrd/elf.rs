@@ -1,8 +1,8 @@
-//! Owns the closure of a program over the shared libraries it needs, all of them looked up inside the image.
-//! Never looks at the host, and cannot know what a program opens with dlopen.
+//! Owns the closure of a program over its shared libraries, all resolved inside the image.
+//! Never reads the host, and cannot know what a program loads with dlopen(3).
 //!
-//! The search is that of ld.so(8): DT_RPATH (unless there is a DT_RUNPATH), DT_RUNPATH, `/etc/ld.so.conf`, and the
-//! default directories.
+//! The search is that of ld.so(8): DT_RPATH (unless there is a DT_RUNPATH), DT_RUNPATH,
+//! `/etc/ld.so.conf`, and the default directories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,28 +23,28 @@ const LITTLE_ENDIAN: u8 = 1;
 /// ELF class (1 for 32 bits, 2 for 64) and machine.
 type Machine = (u8, u16);
 
-/// What a program or library says it needs.
+/// The dynamic section of a program or library.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Needs {
-    /// Libraries for another machine are passed over, as ld.so does.
+    /// Libraries for another machine are skipped, as by ld.so.
     machine: Machine,
     interpreter: Option<String>,
     libraries: Vec<String>,
-    /// Directories, `$ORIGIN` not yet replaced.
+    /// Directories, with `$ORIGIN` not yet replaced.
     rpath: Vec<String>,
     runpath: Vec<String>,
 }
 
-/// Copies programs with all they need from an image into an initrd.
+/// Copies programs with everything they need from an image into an initrd.
 pub struct Closure<'a> {
     image: &'a Image,
     /// The architecture's name in library paths, such as `arm-linux-gnueabihf`.
     triplet: &'a str,
     configured: Vec<String>,
     done: BTreeSet<String>,
-    /// Where libraries were found that ld.so would not find without its cache.
+    /// Directories of libraries that ld.so does not find without its cache.
     extra: BTreeSet<String>,
-    /// Who first asked for each file taken.
+    /// The first dependent of each file copied.
     wanted: BTreeMap<String, String>,
 }
 
@@ -62,15 +62,16 @@ impl<'a> Closure<'a> {
         }
     }
 
-    /// Takes the program at `path` (absolute in the image), its interpreter, and every library they need.
+    /// Copies the program at `path` (absolute in the image), its interpreter, and all libraries
+    /// they need.
     ///
     /// # Errors
-    /// If the image lacks it, or a library (which names the one who asked for it).
+    /// If the image lacks it or a library; the latter names the dependent.
     pub fn take(&mut self, tree: &mut Tree, path: &str) -> Result<()> {
         self.take_for(tree, path, "the recipe")
     }
 
-    /// Directories that must be in `LD_LIBRARY_PATH`, since an initrd has no ld.so.cache.
+    /// Directories for `LD_LIBRARY_PATH`, since an initrd has no ld.so.cache.
     pub fn extra_directories(&self) -> impl Iterator<Item = &str> {
         self.extra.iter().map(String::as_str)
     }
@@ -103,7 +104,7 @@ impl<'a> Closure<'a> {
         Ok(())
     }
 
-    /// The path of `library`, as ld.so would find it for the file `real`.
+    /// The path of `library`, as ld.so resolves it for the file `real`.
     fn find_library(&mut self, library: &str, real: &str, needs: &Needs) -> Result<String> {
         if library.contains('/') {
             return Ok(library.to_string());
@@ -124,8 +125,8 @@ impl<'a> Closure<'a> {
                 .replace("$LIB", &lib)
         });
         let default = self.default_directories();
-        // The default directories before the configured ones: only what is in no other place then
-        // needs LD_LIBRARY_PATH. Debian's configuration lists the same ones first anyway.
+        // Default directories before configured ones, so that LD_LIBRARY_PATH is only needed for
+        // what is in none of them. Debian's configuration lists the same ones first anyway.
         let places: Vec<(String, bool)> = own
             .map(|directory| (directory, false))
             .chain(default.map(|directory| (directory, false)))
@@ -152,7 +153,7 @@ impl<'a> Closure<'a> {
         .into())
     }
 
-    /// Where Debian's ld.so looks without being told.
+    /// The default directories of Debian's ld.so.
     fn default_directories(&self) -> impl Iterator<Item = String> + use<> {
         let triplet = self.triplet.to_string();
         [
@@ -185,7 +186,7 @@ fn machine(header: &[u8]) -> Option<Machine> {
     Some((header[4], machine))
 }
 
-/// The program that a `#!` line names.
+/// The interpreter in a `#!` line.
 fn script_interpreter(data: &[u8]) -> Option<String> {
     let line = data
         .strip_prefix(b"#!")?
@@ -195,7 +196,7 @@ fn script_interpreter(data: &[u8]) -> Option<String> {
     line.split_whitespace().next().map(str::to_string)
 }
 
-/// What an ELF file asks for; `None` of a file that is not ELF.
+/// The dependencies of an ELF file; `None` if the file is not ELF.
 fn needs_of(data: &[u8]) -> Result<Option<Needs>> {
     let Some(machine) = machine(data) else {
         return Ok(None);
@@ -259,7 +260,7 @@ fn read_conf(image: &Image, path: &str, depth: u32, directories: &mut Vec<String
     }
 }
 
-/// The files of a directory that a pattern in its last component matches, sorted.
+/// The files of a directory that match a pattern in its last component, sorted.
 fn expand(image: &Image, pattern: &str) -> Vec<String> {
     let (directory, names) = pattern.rsplit_once('/').unwrap_or(("", pattern));
     let Some(found) = image.follow(directory) else {

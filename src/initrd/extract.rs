@@ -1,4 +1,4 @@
-//! Owns unpacking an initrd into a directory. Nothing of it is ever written outside of that directory.
+//! Owns unpacking an initrd into a directory. Never writes outside of that directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -15,14 +15,15 @@ use super::read::{Entry, FileType, read};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extracted {
     pub names: u64,
-    /// Devices and the like, which only root could make: left out.
+    /// Device nodes and other special files, which only root could make: skipped.
     pub left_out: Vec<String>,
 }
 
-/// Unpacks an initrd into `directory`, which is empty and nobody else's. Owners and times are not kept.
+/// Unpacks an initrd into `directory`, which is empty and not used by others. Owners and times are
+/// not kept.
 ///
 /// # Errors
-/// As [`read`]; and if a name holds `..`, or lies below something that the initrd did not make a directory.
+/// As [`read`]; and if a name contains `..`, or its parent is not a directory of the initrd.
 pub fn extract(input: impl BufRead, directory: &Path) -> Result<Extracted> {
     let mut unpacking = Unpacking {
         directory,
@@ -49,9 +50,9 @@ pub fn extract(input: impl BufRead, directory: &Path) -> Result<Extracted> {
 
 struct Unpacking<'a> {
     directory: &'a Path,
-    /// All names that exist by now; with its mode where it is a directory.
+    /// All names that exist so far; with the mode for directories.
     made: BTreeMap<String, Option<u32>>,
-    /// The first name of each file with several.
+    /// The first name of each hard-linked file.
     linked: BTreeMap<(usize, (u32, u32, u32)), String>,
     done: Extracted,
 }
@@ -74,10 +75,11 @@ impl Unpacking<'_> {
         match (self.made.get(&path), kind) {
             (None, _) | (Some(Some(_)), FileType::Directory) => {}
             (Some(Some(_)), _) => bail!("takes the place of a directory"),
-            // As the kernel: what comes later wins.
+            // As in the kernel, later entries replace earlier ones.
             (Some(None), _) if kind != FileType::Special => {
                 fs::remove_file(&target)?;
-                // A link may take its place; a later name of the same inode must not lead there.
+                // Forgets the inode: a link may take this name, which a later hard link must not
+                // follow.
                 self.linked.retain(|_, first| *first != path);
             }
             (Some(None), _) => {}
@@ -111,7 +113,8 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Makes the directories on the way; none of them may be a link, which could lead anywhere.
+    /// Creates the parent directories; none of them may be a link, which could lead out of the
+    /// directory.
     fn parents(&mut self, parents: &[&str]) -> Result<()> {
         for depth in 1..=parents.len() {
             let path = parents[..depth].join("/");
@@ -127,7 +130,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// A file, or another name of one: in newc all names but one come without the data.
+    /// Writes a file or a hard link: in newc, only one name of a file carries the data.
     fn file(
         &mut self,
         entry: &Entry,

@@ -1,7 +1,8 @@
-//! Owns reading a flattened device tree, as far as to know which devices it describes.
+//! Owns reading the devices of a flattened device tree.
 //! Never changes one.
 //!
-//! Devicetree Specification 0.4, chapter 5: a header of big-endian words, a block of tokens, a block of strings.
+//! Devicetree Specification 0.4, chapter 5: a header of big-endian words, a block of tokens, a
+//! block of strings.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ const END_NODE: u32 = 2;
 const PROPERTY: u32 = 3;
 const NOP: u32 = 4;
 const END: u32 = 9;
-/// No real tree is nearly as deep.
+/// Limit on the depth of the tree.
 const MAX_DEPTH: usize = 64;
 
 #[derive(Default)]
@@ -22,10 +23,10 @@ struct Node {
     disabled: bool,
 }
 
-/// The `compatible` strings of all nodes that are not disabled, themselves or above.
+/// The `compatible` strings of all nodes that are not disabled, directly or through a parent.
 ///
 /// # Errors
-/// If it is not a device tree, or cut short.
+/// If it is not a device tree, or is truncated.
 pub fn compatible_strings(tree: &[u8]) -> Result<BTreeSet<String>> {
     ensure!(word(tree, 0)? == MAGIC, "not a flattened device tree");
     let total = word(tree, 4)? as usize;
@@ -85,7 +86,7 @@ fn text(tree: &[u8], at: usize) -> Result<&[u8]> {
     Ok(&rest[..end.context("cut short")?])
 }
 
-/// A property's list of strings.
+/// A property that is a list of strings.
 fn list(value: &[u8]) -> Vec<String> {
     value
         .split(|&byte| byte == 0)
@@ -98,7 +99,7 @@ fn list(value: &[u8]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// A tree with the given tokens, already in order, and these strings.
+    /// A tree with these tokens, in their order, and these strings.
     fn tree(tokens: &[&[u8]], strings: &[u8]) -> Vec<u8> {
         let structure: Vec<u8> = tokens.concat();
         let total = (40 + structure.len() + strings.len()) as u32;

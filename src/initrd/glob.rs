@@ -5,7 +5,8 @@
 pub fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
-    // Where to go on after a mismatch: behind the last `*`, with one more byte given to it.
+    // Position to resume at after a mismatch: behind the last `*`, which then matches one more
+    // byte.
     let mut retry: Option<(usize, usize)> = None;
     loop {
         let step = match pattern.get(p) {
@@ -39,7 +40,7 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
         b'[' => match set(pattern, byte) {
             Some((length, true)) => Some(length),
             Some((_, false)) => None,
-            // A `[` that is never closed stands for itself.
+            // A `[` without a closing bracket is literal.
             None => (byte == b'[').then_some(1),
         },
         b'\\' if pattern.len() > 1 => (pattern[1] == byte).then_some(2),
@@ -47,7 +48,7 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
-/// The length of the `[…]` at the start of `pattern`, and whether it holds `byte`.
+/// The length of the `[…]` at the start of `pattern`, and whether it contains `byte`.
 fn set(pattern: &[u8], byte: u8) -> Option<(usize, bool)> {
     let negated = matches!(pattern.get(1), Some(b'!' | b'^'));
     let first = if negated { 2 } else { 1 };

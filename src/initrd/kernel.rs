@@ -1,9 +1,10 @@
-//! Owns the index of a kernel's modules inside an image: names, dependencies, aliases, what is built in.
-//! Never decides which modules an initrd takes.
+//! Owns the index of a kernel's modules inside an image: names, dependencies, aliases, built-in
+//! modules.
+//! Never selects the modules of an initrd.
 //!
-//! The files are those that depmod writes: `modules.dep(5)`, and `modules.alias`, `modules.softdep`, `modules.weakdep`
-//! in the syntax of `modprobe.d(5)`; `modules.builtin` and `modules.builtin.modinfo` come with the kernel
-//! (Documentation/kbuild/kbuild.rst).
+//! The files are those that depmod writes: `modules.dep(5)`, and `modules.alias`,
+//! `modules.softdep`, `modules.weakdep` in the syntax of `modprobe.d(5)`; `modules.builtin` and
+//! `modules.builtin.modinfo` come with the kernel (Documentation/kbuild/kbuild.rst).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,7 +18,7 @@ use crate::image::index::{Image, Kind, Number};
 /// The modules of one kernel.
 #[derive(Debug)]
 pub struct Kernel {
-    /// As `uname -r` says it.
+    /// The release, as printed by `uname -r`.
     pub release: String,
     /// The modules' directory inside the image, without a leading slash.
     pub directory: String,
@@ -34,19 +35,20 @@ pub struct Kernel {
 pub struct Module {
     /// Relative to the modules' directory, as `kernel/fs/nfs/nfs.ko.xz`.
     pub path: String,
-    /// All that must be loaded before it, the last one first (as in `modules.dep`).
+    /// Transitive dependencies, in reverse order of loading (as in `modules.dep`).
     pub dependencies: Vec<Name>,
 }
 
-/// What should be loaded before and after a module, as names or aliases; what it may ask for counts as after.
+/// Modules to load before and after a module (soft dependencies), as names or aliases; weak
+/// dependencies count as after.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SoftDependencies {
     pub pre: Vec<String>,
     pub post: Vec<String>,
 }
 
-/// Patterns and the modules they name. Those for one `compatible` string of a device tree, which are by far the
-/// most, are found by that string.
+/// Alias patterns and the modules they name. Those for one `compatible` string of a device tree, by
+/// far the most, are indexed by that string.
 #[derive(Debug, Default)]
 struct Aliases {
     compatible: HashMap<String, BTreeSet<Name>>,
@@ -54,10 +56,10 @@ struct Aliases {
 }
 
 impl Kernel {
-    /// Reads the index of the image's kernel: of `release`, else of the only one there is.
+    /// Reads the index of the image's kernel: of `release`, else of the only one.
     ///
     /// # Errors
-    /// If there is no such kernel, or several and none is named, or its index is malformed.
+    /// If there is no such kernel, there are several and none is named, or the index is malformed.
     pub fn open(image: &Image, release: Option<&str>) -> Result<Self> {
         let release = match release {
             Some(release) => release.to_string(),
@@ -96,7 +98,7 @@ impl Kernel {
         Ok(kernel)
     }
 
-    /// The module of this name, in any of its spellings.
+    /// The module of this name, with `-` or `_`.
     pub fn module(&self, name: &str) -> Option<&Module> {
         self.modules.get(&canonical(name))
     }
@@ -106,12 +108,12 @@ impl Kernel {
         self.modules.iter()
     }
 
-    /// Whether the kernel itself holds it.
+    /// Whether the module is built in.
     pub fn is_builtin(&self, name: &str) -> bool {
         self.builtin.contains(&canonical(name))
     }
 
-    /// Whether something below this directory (as `drivers/net/phy/`) is built in.
+    /// Whether a module below this directory (such as `drivers/net/phy/`) is built in.
     pub fn has_builtin_below(&self, directory: &str) -> bool {
         let prefix = format!("kernel/{directory}");
         self.builtin_paths
@@ -123,7 +125,7 @@ impl Kernel {
         self.soft.get(name)
     }
 
-    /// The modules that `modprobe` would load for `alias`: a module's name, or whatever patterns match.
+    /// The modules that `modprobe` loads for `alias`: a module's name, or all whose patterns match.
     pub fn resolve(&self, alias: &str) -> BTreeSet<Name> {
         let name = canonical(alias);
         if self.modules.contains_key(&name) {
@@ -140,7 +142,7 @@ impl Kernel {
     pub fn compatible(&self, compatible: &str) -> BTreeSet<Name> {
         let plain = self.aliases.compatible.get(compatible);
         let mut found = plain.cloned().unwrap_or_default();
-        // What is left are patterns that ask for a node's name or type as well, or have wildcards of their own.
+        // Other patterns contain a node's name or type as well, or wildcards.
         for (pattern, name) in &self.aliases.other {
             if let Some(("of:N", rest)) = pattern.split_at_checked(4)
                 && let Some((_, wanted)) = rest.split_once('C')
@@ -166,8 +168,9 @@ impl Kernel {
             .collect()
     }
 
-    /// What the kernel's configuration says about the option that looks most like the module `name`, such as
-    /// `CONFIG_DWMAC_SUN8I is not set`: its own name, that name at the end of another, or its words in any order.
+    /// The line of the kernel's configuration for the option most similar to the module `name`,
+    /// such as `CONFIG_DWMAC_SUN8I is not set`: the same name, one that ends in it, or one with the
+    /// same words in any order.
     pub fn config_hint(&self, image: &Image, name: &str) -> Option<String> {
         let text = self.configuration(image)?;
         let wanted = canonical(name).to_uppercase();
@@ -191,7 +194,8 @@ impl Kernel {
         Some(line.to_string())
     }
 
-    /// Whether the kernel was configured with `option`; `None` if the image does not tell.
+    /// Whether the kernel was configured with `option`; `None` if the image does not have its
+    /// configuration.
     pub fn has_option(&self, image: &Image, option: &str) -> Option<bool> {
         let yes = format!("{option}=y");
         Some(self.configuration(image)?.lines().any(|line| line == yes))
@@ -213,7 +217,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Reads what depmod wrote; `false` if it never ran.
+    /// Reads depmod's files; returns `false` if there are none.
     fn read_depmod(&mut self, image: &Image) -> Result<bool> {
         let Some(dependencies) = self.text(image, "modules.dep")? else {
             return Ok(false);
@@ -251,7 +255,7 @@ impl Kernel {
         Ok(true)
     }
 
-    /// Reads `modules.KEYWORD`, whose lines are the keyword, a module, and words for `add`.
+    /// Reads `modules.KEYWORD`; calls `add` with the module and the words of each line.
     fn read_further(
         &mut self,
         image: &Image,
@@ -270,7 +274,7 @@ impl Kernel {
         Ok(())
     }
 
-    /// Works out from the modules themselves what depmod would have written.
+    /// Computes from the modules themselves what depmod writes.
     fn read_modules(&mut self, image: &Image) -> Result<()> {
         let mut direct = BTreeMap::new();
         for (path, number) in module_files(image, &self.directory) {
@@ -312,7 +316,8 @@ impl Kernel {
         }
     }
 
-    /// What a module may ask the kernel for while it runs; nothing loads it beforehand.
+    /// Modules that a module may request from the kernel at run time; they are not loaded
+    /// beforehand.
     fn add_weak(&mut self, name: &str, words: &str) {
         let soft = self.soft.entry(canonical(name)).or_default();
         soft.post
@@ -373,7 +378,7 @@ fn only_release(image: &Image) -> Result<String> {
     }
 }
 
-/// The paths (relative to `directory`) of all files that are modules, with their inodes.
+/// The paths (relative to `directory`) of all module files, with their inodes.
 fn module_files(image: &Image, directory: &str) -> Vec<(String, Number)> {
     let Some(top) = image.follow(directory) else {
         return Vec::new();
@@ -401,7 +406,7 @@ fn module_files(image: &Image, directory: &str) -> Vec<(String, Number)> {
     found
 }
 
-/// Everything that `name` needs, in the order of `modules.dep`: what must be loaded first comes last.
+/// All transitive dependencies of `name`, in the order of `modules.dep`: reverse order of loading.
 fn all_dependencies(
     name: &Name,
     direct: &BTreeMap<Name, (String, Vec<Name>)>,
@@ -433,7 +438,7 @@ fn all_dependencies(
     Ok(done)
 }
 
-/// Modules that need each other can never be loaded.
+/// Modules that depend on each other cannot be loaded.
 pub fn loop_fault(names: &[Name]) -> anyhow::Error {
     Fault::input(format!(
         "these kernel modules need each other in a loop: {}",

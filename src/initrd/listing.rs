@@ -1,5 +1,5 @@
-//! Owns what is told of an initrd: its archives, its files by kind, its modules and why they are there, and how two
-//! differ. Never prints.
+//! Owns the description of an initrd: its archives, its files by kind, its modules and the reason
+//! for each, and the difference between two. Never prints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Read};
@@ -13,11 +13,11 @@ use super::module_name::{Name, name_of};
 use super::native::REASONS;
 use super::read::{Archive, Entry, FileType, read};
 
-/// All that `show` tells.
+/// The output of `show`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listing {
     pub archives: Vec<Archive>,
-    /// Files and bytes by kind.
+    /// Number and size of files by kind.
     pub kinds: BTreeMap<&'static str, Total>,
     pub modules: BTreeMap<Name, ModuleLine>,
     pub files: BTreeMap<String, FileLine>,
@@ -32,9 +32,9 @@ pub struct Total {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ModuleLine {
     pub path: String,
-    /// Bytes, as stored.
+    /// Stored size in bytes.
     pub size: u32,
-    /// As hearth noted it, else out of `modules.dep`.
+    /// The reason recorded by hearth, else derived from `modules.dep`.
     pub why: String,
 }
 
@@ -49,7 +49,7 @@ pub struct FileLine {
     pub sha256: String,
 }
 
-/// How a name differs between two initrds.
+/// The difference of a name between two initrds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Difference {
@@ -58,7 +58,7 @@ pub enum Difference {
     Changed(FileLine, FileLine),
 }
 
-/// Texts up to this size are looked into for what they say about modules.
+/// Files up to this size are kept in memory, for the lists of modules among them.
 const MAX_INDEX: u64 = 16 << 20;
 
 /// Lists an initrd.
@@ -116,7 +116,7 @@ pub fn list(input: impl BufRead) -> Result<Listing> {
     })
 }
 
-/// What differs from `old` to `new`, by path.
+/// The differences between `old` and `new`, by path.
 pub fn compare(old: &Listing, new: &Listing) -> BTreeMap<String, Difference> {
     let paths: BTreeSet<&String> = old.files.keys().chain(new.files.keys()).collect();
     let mut differences = BTreeMap::new();
@@ -158,7 +158,7 @@ fn kind_of(path: &str, line: &FileLine) -> &'static str {
     }
 }
 
-/// The index of modules that a path is.
+/// Which of the module indices a path is.
 fn index_of(path: &str) -> Option<&'static str> {
     let file = path.rsplit('/').next().unwrap_or(path);
     [REASONS, "modules.dep"]

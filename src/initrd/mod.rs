@@ -35,31 +35,32 @@ pub use extract::{Extracted, extract};
 pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
 pub use read::{Archive, Entry, FileType, read};
 
-/// What an initrd shall be.
+/// The content of an initrd.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     pub arch: Arch,
-    /// The board types it is for, by name.
+    /// The board types that it supports, by name.
     pub board_types: &'a BTreeMap<String, BoardType>,
-    /// Whether somebody asked for these very board types. Else those that the kernel cannot drive are passed over
-    /// with a warning.
+    /// Whether the user named these board types. Otherwise types that the kernel has no drivers for
+    /// are skipped with a warning.
     pub boards_are_named: bool,
-    /// The kernel's release; of an image with one kernel it need not be told.
+    /// The kernel's release; optional if the image has one kernel.
     pub kernel: Option<&'a str>,
-    /// Modules beyond those of the board types, written as theirs.
+    /// Modules in addition to those of the board types, in the same syntax.
     pub modules: &'a [String],
-    /// Programs of the image to take along, absolute.
+    /// Programs of the image to add, as absolute paths.
     pub binaries: &'a [String],
     pub compression: Compression,
-    /// The roots that it can mount.
+    /// The kinds of root file system that it can mount.
     pub roots: &'a [RootKind],
 }
 
-/// Builds an initrd out of an image's own files, as the file `path`, which appears whole or not at all. The same image
+/// Builds an initrd from an image's own files and writes it atomically to `path`. The same image
 /// and options give the same bytes.
 ///
 /// # Errors
-/// If the image lacks something that the initrd needs, or its kernel or a board type's cannot unpack the compression.
+/// If the image lacks something that the initrd needs, or a kernel or bootloader cannot decompress
+/// it.
 pub fn build(image: &Image, options: &Options<'_>, path: &Path) -> Result<()> {
     check_compression(options)?;
     let tree = native::assemble(image, options)?;
@@ -70,10 +71,10 @@ pub fn build(image: &Image, options: &Options<'_>, path: &Path) -> Result<()> {
     file.commit()
 }
 
-/// As [`build`], by the distribution's mkinitramfs.
+/// As [`build`], with the distribution's mkinitramfs.
 ///
 /// # Errors
-/// As [`build`]; and if mkinitramfs fails, with what it said.
+/// As [`build`]; and if mkinitramfs fails, with its output.
 pub fn build_in_chroot(
     image: &Image,
     options: &Options<'_>,

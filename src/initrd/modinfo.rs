@@ -1,7 +1,8 @@
-//! Owns what a kernel module says about itself (the ELF section `.modinfo`), and compressed modules.
+//! Owns the metadata in a kernel module (the ELF section `.modinfo`), and compressed modules.
 //! Never loads one.
 //!
-//! The section holds `key=value` strings, each ended by a NUL (include/linux/module.h, `MODULE_INFO`).
+//! The section holds `key=value` strings, each ended by a NUL (include/linux/module.h,
+//! `MODULE_INFO`).
 
 use std::io::Read;
 
@@ -10,15 +11,15 @@ use object::{Object, ObjectSection};
 
 use super::module_name::{Name, canonical};
 
-/// What `.modinfo` says, as far as an initrd is concerned.
+/// The fields of `.modinfo` that an initrd needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Info {
-    /// Modules whose symbols it uses.
+    /// Modules whose symbols it uses (`depends`).
     pub depends: Vec<Name>,
     pub aliases: Vec<String>,
     /// Each as in `modprobe.d(5)`: `pre: a b post: c`.
     pub soft: Vec<String>,
-    /// Modules that it may ask for when it is loaded.
+    /// Modules that it may request when it is loaded.
     pub weak: Vec<String>,
     /// Files below `/lib/firmware`; patterns are allowed.
     pub firmware: Vec<String>,
@@ -28,7 +29,7 @@ impl Info {
     /// Reads an uncompressed module.
     ///
     /// # Errors
-    /// If it is not ELF. A module without the section is one that says nothing.
+    /// If it is not ELF. For a module without the section, all fields are empty.
     pub fn of(elf: &[u8]) -> Result<Self> {
         let file = object::File::parse(elf).context("not an ELF file")?;
         let mut info = Info::default();
@@ -74,10 +75,10 @@ pub fn uncompressed_path(path: &str) -> &str {
     }
 }
 
-/// No module is nearly this large, even with debugging data; a bomb is.
+/// Limit on a decompressed module in bytes, against decompression bombs.
 const MAX_MODULE: u64 = 512 << 20;
 
-/// The bytes of a module whose path tells how it is compressed.
+/// Decompresses a module according to the suffix of its path.
 pub fn decompress(path: &str, data: &[u8]) -> Result<Vec<u8>> {
     let reader: Box<dyn Read + '_> = match path.rsplit('.').next() {
         Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(data)),

@@ -10,7 +10,7 @@ pub fn name_of(path: &str) -> Name {
     canonical(file.split_once(".ko").map_or(file, |(stem, _)| stem))
 }
 
-/// `-` and `_` are the same in a module's name; a `.ko` that somebody wrote is dropped.
+/// Normalises a module's name: `-` becomes `_`; a suffix `.ko` is dropped.
 pub fn canonical(name: &str) -> Name {
     name.strip_suffix(".ko").unwrap_or(name).replace('-', "_")
 }

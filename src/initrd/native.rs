@@ -1,4 +1,5 @@
-//! Owns the native builder: an initrd put together out of an image's own files, without running one of them.
+//! Owns the native builder: an initrd put together out of an image's own files, without running one
+//! of them.
 //! Never reads a file of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,8 @@ use crate::error::Fault;
 use crate::image::index::Image;
 use crate::recipe::{BoardType, Compression, RootKind};
 
-/// The programs of `/init`, all of them busybox's; and some that help in a shell of `hearth.break=`. A busybox that has
-/// `unxz` has a modprobe that reads compressed modules.
+/// The programs of `/init`, all of them busybox's; and some that help in a shell of
+/// `hearth.break=`. A busybox that has `unxz` has a modprobe that reads compressed modules.
 pub(super) const APPLETS: &[&str] = &[
     "awk",
     "blkid",
@@ -57,8 +58,8 @@ pub(super) const APPLETS: &[&str] = &[
     "xargs",
 ];
 
-/// What each kind of root needs of the kernel, why, and whether the initrd is useless without. No program mounts NFS:
-/// the kernel speaks MOUNT and NFS itself.
+/// What each kind of root needs of the kernel, why, and whether the initrd is useless without. No
+/// program mounts NFS: the kernel speaks MOUNT and NFS itself.
 fn parts(root: RootKind) -> &'static [(&'static str, &'static str, bool)] {
     match root {
         RootKind::Nfs3 => &[
@@ -78,16 +79,16 @@ const DHCP: (&str, &str, bool) = ("af_packet", "DHCP", false);
 const MMC: (&str, &str, bool) = ("mmc_block", "a root on an SD card", false);
 const OVERLAY: (&str, &str, bool) = ("overlay", "the layer above the root", true);
 
-/// Where the kernel looks for firmware.
+/// The kernel's firmware directories.
 const FIRMWARE: &str = "usr/lib/firmware";
 
-/// Where `show` finds why a module is there, below the modules' directory.
+/// The file with the reason for each module, below the modules' directory, read by `show`.
 pub const REASONS: &str = "modules.hearth";
 
-/// Puts an initrd together.
+/// Builds an initrd.
 ///
 /// # Errors
-/// If the image lacks something that is needed: the sentence names it, and who needs it.
+/// If the image lacks something; names it and its dependent.
 pub fn assemble(image: &Image, options: &Options<'_>) -> Result<Tree> {
     let (kernel, selection) = selection(image, options)?;
     let mut tree = Tree::default();
@@ -97,10 +98,10 @@ pub fn assemble(image: &Image, options: &Options<'_>) -> Result<Tree> {
     Ok(tree)
 }
 
-/// The kernel, and the modules that boards and recipe need of it.
+/// The kernel, and the modules that boards and recipe need.
 ///
 /// # Errors
-/// If a module is missing: the sentence names it, and who needs it.
+/// If a module is missing; names it and its dependent.
 pub fn selection(image: &Image, options: &Options<'_>) -> Result<(Kernel, Selection)> {
     let kernel = Kernel::open(image, options.kernel)?;
     check_compression(image, &kernel, options)?;
@@ -109,7 +110,8 @@ pub fn selection(image: &Image, options: &Options<'_>) -> Result<(Kernel, Select
     Ok((kernel, selection))
 }
 
-/// The image's kernel must be able to unpack the initrd; a kernel whose configuration is not in the image is believed to.
+/// Checks that the image's kernel can decompress the initrd; assumes so if its configuration is not
+/// in the image.
 fn check_compression(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<()> {
     let option = match options.compression {
         Compression::Gzip => "CONFIG_RD_GZIP",
@@ -147,7 +149,7 @@ fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<W
         });
     }
     let parts = options.roots.iter().flat_map(|root| parts(*root));
-    // What a kernel may lack if there are other roots, it may not if there is no other.
+    // A driver that is optional with several kinds of root is required if its kind is the only one.
     let only = options.roots.len() == 1;
     wishes.extend(
         parts
@@ -181,7 +183,7 @@ fn board_wishes(
     Ok(wishes)
 }
 
-/// What the device tree of a board type describes.
+/// The devices in a board type's device tree.
 fn devices(
     image: &Image,
     kernel: &Kernel,
@@ -196,7 +198,7 @@ fn devices(
         .into());
     };
     let release = &kernel.release;
-    // Debian's kernel packages; then where flash-kernel and others put them.
+    // First the path in Debian's kernel packages; then those of flash-kernel and others.
     let places = [
         format!("usr/lib/linux-image-{release}/{tree}"),
         format!("boot/dtbs/{release}/{tree}"),
@@ -236,7 +238,7 @@ fn add_skeleton(tree: &mut Tree, image: &Image) -> Result<()> {
     ] {
         tree.directory(directory);
     }
-    // As in the image, where they are usually links into /usr.
+    // As in the image, where these are usually links into /usr.
     for directory in ["bin", "sbin", "lib", "usr/bin", "usr/sbin", "usr/lib"] {
         if image.find(directory).is_some() {
             tree.take_links(image, directory)?;
@@ -244,7 +246,7 @@ fn add_skeleton(tree: &mut Tree, image: &Image) -> Result<()> {
             tree.directory(directory);
         }
     }
-    // The kernel opens it for /init before devtmpfs is there.
+    // The kernel opens it for /init before devtmpfs is mounted.
     tree.device("dev/console", 5, 1);
     tree.file("init", true, include_str!("init.sh"));
     tree.file("etc/hearth/ip.sh", false, include_str!("ip.sh"));
@@ -270,7 +272,7 @@ fn add_programs(tree: &mut Tree, image: &Image, options: &Options<'_>) -> Result
     let applets = applets(options.roots);
     check_applets(image, busybox, &applets)?;
     for applet in applets {
-        // The kernel calls /sbin/modprobe by that name.
+        // The kernel's default modprobe path is /sbin/modprobe.
         let directory = if applet == "modprobe" {
             "usr/sbin"
         } else {
@@ -292,14 +294,16 @@ fn add_programs(tree: &mut Tree, image: &Image, options: &Options<'_>) -> Result
     Ok(())
 }
 
-/// Only a root on a card has a type to be found out, and Debian's busybox-static cannot.
+/// The applets that the initrd needs: blkid, which Debian's busybox-static lacks, only for a root on
+/// a card, whose file system has to be detected.
 fn applets(roots: &[RootKind]) -> Vec<&'static str> {
     let all = APPLETS.iter().copied();
     all.filter(|applet| *applet != "blkid" || roots.contains(&RootKind::Card))
         .collect()
 }
 
-/// Refuses a busybox that lacks a program: its names stand in the executable, each ended by a NUL.
+/// Refuses a busybox that lacks an applet: the names are in the executable, each terminated by a
+/// NUL.
 fn check_applets(image: &Image, busybox: &str, applets: &[&str]) -> Result<()> {
     let Some(found) = image.follow(busybox) else {
         return Ok(());
@@ -324,10 +328,10 @@ fn check_applets(image: &Image, busybox: &str, applets: &[&str]) -> Result<()> {
     .into())
 }
 
-/// Adds the modules, and the indexes that busybox's modprobe reads. Those that busybox can decompress stay as they
-/// are: xz makes them a quarter smaller than the archive's own compression would. Nothing is cut off them either: most
-/// kernels sign their modules. They need not even be decompressed, unless it is to see which of the image's firmware
-/// they name.
+/// Adds the modules, and the indices that busybox's modprobe reads. Modules that busybox can
+/// decompress are copied as they are: xz makes them a quarter smaller than the archive's own
+/// compression would. They are not stripped either: most kernels sign their modules. They are only
+/// decompressed to read the firmware that they name.
 fn add_modules(
     tree: &mut Tree,
     image: &Image,
@@ -387,8 +391,8 @@ fn add_modules(
     Ok(())
 }
 
-/// The text of `modules.dep`. busybox knows no soft dependencies: those that name one module, to be loaded before,
-/// become plain ones (those that name an algorithm are asked for by the kernel when it needs it).
+/// The text of `modules.dep`. busybox does not support soft dependencies: `pre` dependencies on one
+/// module become plain ones (those on an algorithm are requested by the kernel when needed).
 fn dependencies(kernel: &Kernel, selection: &Selection, paths: &BTreeMap<&Name, String>) -> String {
     let mut text = String::new();
     for (name, path) in paths {
@@ -419,7 +423,8 @@ fn dependencies(kernel: &Kernel, selection: &Selection, paths: &BTreeMap<&Name, 
     text
 }
 
-/// Adds the firmware that a module names, as far as the image has it: drivers name more than they need.
+/// Adds the firmware that a module names, as far as the image has it: drivers name more than they
+/// need.
 fn add_firmware(tree: &mut Tree, image: &Image, info: &Info) -> Result<()> {
     for wanted in &info.firmware {
         let (directory, pattern) = wanted.rsplit_once('/').unwrap_or(("", wanted));

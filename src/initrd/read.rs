@@ -1,8 +1,9 @@
-//! Owns reading any initrd: a row of cpio archives (newc), plain or compressed, as the kernel unpacks them.
+//! Owns reading any initrd: concatenated cpio archives (newc), plain or compressed, as the kernel
+//! unpacks them.
 //! Never writes anything.
 //!
-//! Documentation/driver-api/early-userspace/buffer-format.rst: archives follow each other, padded with zeros; Debian
-//! puts an uncompressed one with microcode or early files first.
+//! Documentation/driver-api/early-userspace/buffer-format.rst: archives follow each other, padded
+//! with zeros; Debian puts an uncompressed one with microcode or early files first.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -15,29 +16,29 @@ use serde::Serialize;
 pub struct Archive {
     /// `none`, `gzip`, `zstd`, `xz` or `lz4`.
     pub compression: &'static str,
-    /// How many names it holds, and how many bytes all files together have.
+    /// The number of names, and the size of all files together in bytes.
     pub entries: u64,
     pub bytes: u64,
 }
 
-/// What is known of a name before its content.
+/// The header of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Which archive it is in, from 0.
+    /// Index of its archive, from 0.
     pub archive: usize,
-    /// As written, without leading `/` and `./`; empty for the root.
+    /// The name, without leading `/` and `./`; empty for the root.
     pub path: String,
     /// Type and permissions, as in `stat(2)`.
     pub mode: u32,
     /// Bytes of a file or of a link's target.
     pub size: u32,
-    /// The same for all names of a hard-linked file.
+    /// Equal for all names of a hard-linked file.
     pub inode: (u32, u32, u32),
     pub links: u32,
     pub device: (u32, u32),
 }
 
-/// The kind of file, out of its mode.
+/// The file type, from the mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileType {
@@ -59,19 +60,19 @@ impl Entry {
     }
 }
 
-/// Called for each name, with its content.
+/// Called for each entry, with its content.
 pub type Visitor<'a> = dyn FnMut(&Entry, &mut dyn Read) -> Result<()> + 'a;
 
-/// As PATH_MAX: the kernel skips what is longer.
+/// PATH_MAX: the kernel skips longer names.
 const MAX_NAME: u32 = 4096;
-/// No initrd is as large unpacked; a bomb is.
+/// Limit on the unpacked size in bytes, against decompression bombs.
 const MAX_UNPACKED: u64 = 8 << 30;
 const HEADER: usize = 110;
 
-/// Reads a whole initrd and shows `visit` all that is in it.
+/// Reads a whole initrd and calls `visit` for each entry.
 ///
 /// # Errors
-/// If it is cut short, damaged, or compressed in a way that hearth does not know; and what `visit` returns.
+/// If it is truncated, damaged, or in an unknown compression format; and errors of `visit`.
 pub fn read(mut input: impl BufRead, visit: &mut Visitor<'_>) -> Result<Vec<Archive>> {
     let mut reading = Reading {
         archives: Vec::new(),
@@ -88,7 +89,7 @@ struct Reading<'v, 'f> {
 }
 
 impl Reading<'_, '_> {
-    /// Archives up to the end of `input`; `inside` is how the whole of it is compressed.
+    /// Reads archives up to the end of `input`; `inside` is the compression of the whole input.
     fn row(&mut self, input: &mut dyn BufRead, inside: Option<&'static str>) -> Result<()> {
         while !skip_zeros(input)? {
             let mut start = [0; 6];
@@ -113,7 +114,7 @@ impl Reading<'_, '_> {
         Ok(())
     }
 
-    /// One archive, to its trailer.
+    /// Reads one archive, up to its trailer.
     fn archive(&mut self, mut input: &mut dyn BufRead, compression: &'static str) -> Result<()> {
         let number = self.archives.len();
         self.archives.push(Archive {
@@ -126,7 +127,7 @@ impl Reading<'_, '_> {
             let cut_short = || format!("damaged or cut short after `{last}`");
             let mut header = [0; HEADER];
             input.read_exact(&mut header).with_context(cut_short)?;
-            // The length of the name, which the parser would trust.
+            // The length of the name, which the parser does not check.
             let length = std::str::from_utf8(&header[94..102]).unwrap_or_default();
             let length = u32::from_str_radix(length, 16).with_context(cut_short)?;
             ensure!(
@@ -175,7 +176,7 @@ fn entry_of(entry: &newc::Entry, archive: usize) -> Entry {
     }
 }
 
-/// How what begins with these bytes is compressed.
+/// The compression format, by the magic number.
 fn compression_of(magic: &[u8]) -> Result<&'static str> {
     Ok(match magic {
         [0x1f, 0x8b, ..] => "gzip",
@@ -192,7 +193,7 @@ fn compression_of(magic: &[u8]) -> Result<&'static str> {
     })
 }
 
-/// Passes over padding; `true` at the end of the input.
+/// Skips padding; returns `true` at the end of the input.
 fn skip_zeros(input: &mut dyn BufRead) -> Result<bool> {
     loop {
         let buffer = input.fill_buf().context("damaged or cut short")?;
@@ -232,8 +233,8 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// The legacy format of lz4, which is what the kernel unpacks (lib/decompress_unlz4.c): a magic number, then blocks,
-/// each with its compressed length before it, of at most 8 MiB when unpacked.
+/// The legacy format of lz4, which the kernel supports (lib/decompress_unlz4.c): a magic number,
+/// then blocks of at most 8 MiB uncompressed, each preceded by its compressed length.
 struct Lz4<R> {
     inner: R,
     block: Vec<u8>,
@@ -253,7 +254,7 @@ impl<R: BufRead> Lz4<R> {
         }
     }
 
-    /// Unpacks the next block; `false` at the end.
+    /// Decompresses the next block; returns `false` at the end.
     fn next_block(&mut self) -> io::Result<bool> {
         let mut word = [0; 4];
         if !self.started {

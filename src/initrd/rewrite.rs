@@ -1,5 +1,5 @@
-//! Owns writing an initrd again such that it depends on its content alone: no times, owners or inodes of the file system it
-//! came from, and the compression that was asked for. Never changes what is in it.
+//! Owns rewriting an initrd so that it depends on its content alone: no times, owners or inodes of
+//! the file system it came from, and the requested compression. Never changes its content.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read, Write};
@@ -11,12 +11,13 @@ use super::compress::Encoder;
 use super::read::{Entry, read};
 use crate::recipe::Compression;
 
-/// To which size archives are padded, as GNU cpio does.
+/// Archives are padded to a multiple of this size, as by GNU cpio.
 const BLOCK: u64 = 512;
 
-/// Reads the initrd that `open` opens, several times, and writes it to `out`: the same archives with the same names in the
-/// same order. An archive before the last that was not compressed stays so (it holds what is compressed itself, or what
-/// the kernel wants early); all others are compressed as asked for.
+/// Reads the initrd that `open` opens, several times, and writes it to `out`: the same archives
+/// with the same names in the same order. Uncompressed archives before the last stay uncompressed
+/// (they contain compressed files, or what the kernel needs early); all others get the requested
+/// compression.
 ///
 /// # Errors
 /// As [`read`], and if `out` cannot be written.
@@ -101,7 +102,7 @@ struct Counted<'a> {
 }
 
 impl Counted<'_> {
-    /// Fills up with zeros to a whole block; the kernel passes over them.
+    /// Pads with zeros to a whole block; the kernel skips them.
     fn pad(&mut self) -> io::Result<()> {
         let more = self.written.next_multiple_of(BLOCK) - self.written;
         io::copy(&mut io::repeat(0).take(more), self)?;
@@ -127,7 +128,7 @@ mod tests {
 
     type Member = (&'static str, u32, u32, u32, &'static [u8]);
 
-    /// Names, modes, inodes, times and contents, as one archive.
+    /// Names, modes, inodes, times and contents of an archive.
     fn archive(members: &[Member]) -> Vec<u8> {
         let mut out = Vec::new();
         for (name, mode, inode, time, data) in members {

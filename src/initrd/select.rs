@@ -1,4 +1,5 @@
-//! Owns the choice of kernel modules for an initrd: what boards and recipe ask for, and everything that needs.
+//! Owns the selection of kernel modules for an initrd: those that boards and recipe need, and their
+//! dependencies.
 //! Never copies a file.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,32 +11,34 @@ use super::module_name::{Name, canonical};
 use crate::error::Fault;
 use crate::image::index::Image;
 
-/// Something that an initrd shall be able to drive.
+/// Something that the initrd's kernel must support.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
-    /// A module by name, or with `/*` all below a directory of `kernel/`; `by` says whose wish it is.
+    /// A module by name, or with `/*` all below a directory of `kernel/`; `by` is the dependent,
+    /// for messages.
     Module { name: String, by: String },
-    /// A module that the kernel itself asks for when it is needed; where it is not `required`, the kernel may lack it.
+    /// A module that the kernel requests when needed; unless `required`, the kernel may lack it.
     Part {
         name: String,
         by: String,
         required: bool,
     },
-    /// A device with this `compatible` string, out of the named device tree.
+    /// A device with this `compatible` string, in the named device tree.
     Device { compatible: String, tree: String },
 }
 
 /// The modules of an initrd.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Each with the reason why it is there.
+    /// Each with the reason for it.
     pub modules: BTreeMap<Name, String>,
-    /// Those that no device and no file system can ask for, although somebody named them: `/init` loads them.
+    /// Modules that no device and no file system requests, although they were named: `/init` loads
+    /// them.
     pub load_at_start: BTreeSet<Name>,
 }
 
 impl Selection {
-    /// A line for each module: its name, a tab, and why it is there.
+    /// A line for each module: its name, a tab, and the reason.
     pub fn reasons(&self) -> String {
         let lines = self.modules.iter();
         lines
@@ -44,8 +47,9 @@ impl Selection {
     }
 }
 
-/// Where the drivers live that a network or a root can depend on, below `kernel/`. A board's device tree also
-/// describes its displays, codecs, cameras and sensors; their drivers can wait for the system.
+/// Directories below `kernel/` with drivers that a network or a root can depend on. A board's
+/// device tree also describes displays, codecs, cameras and sensors, whose drivers the system loads
+/// later.
 const ON_THE_WAY_TO_A_ROOT: &[&str] = &[
     "arch/",
     "drivers/ata/",
@@ -99,15 +103,15 @@ const ON_THE_WAY_TO_A_ROOT: &[&str] = &[
     "drivers/usb/musb/",
     "drivers/usb/phy/",
     "drivers/virtio/",
-    // A reboot on many chips is a watchdog that nobody feeds.
+    // On many chips a reboot is done by the watchdog.
     "drivers/watchdog/",
 ];
 
-/// Chooses the modules for all wishes.
+/// Selects the modules for all needs.
 ///
 /// # Errors
-/// If a named module is neither there nor built in, if `modules.dep` names one that is not there, or if modules
-/// need each other in a loop.
+/// If a named module is neither present nor built in, if `modules.dep` names a missing one, or if
+/// modules depend on each other in a cycle.
 pub fn select(image: &Image, kernel: &Kernel, wishes: &[Wish]) -> Result<Selection> {
     let mut selection = Selection::default();
     let mut queue: VecDeque<(Name, String)> = VecDeque::new();
@@ -165,7 +169,7 @@ pub fn select(image: &Image, kernel: &Kernel, wishes: &[Wish]) -> Result<Selecti
     Ok(selection)
 }
 
-/// Puts what `name` means into the queue.
+/// Adds the modules that `name` stands for to the queue.
 fn named(
     image: &Image,
     kernel: &Kernel,
@@ -225,7 +229,7 @@ fn no_module(image: &Image, kernel: &Kernel, name: &str, by: &str) -> anyhow::Er
     .into()
 }
 
-/// In `modules.dep` a loop shows as two modules that each list the other.
+/// In `modules.dep` a cycle appears as two modules that list each other.
 fn refuse_loops(kernel: &Kernel, selection: &Selection) -> Result<()> {
     let needs = |name: &Name, other: &Name| {
         kernel

@@ -1,5 +1,5 @@
-//! Owns the content of an initrd while it is put together: a tree of names in memory, sorted.
-//! Never compresses it, and never decides what goes in.
+//! Owns the content of an initrd under construction: a sorted tree of names in memory.
+//! Never compresses it, and never selects the content.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -39,11 +39,11 @@ const S_IFCHR: u32 = 0o020_000;
 const S_IFDIR: u32 = 0o040_000;
 const S_IFREG: u32 = 0o100_000;
 const S_IFLNK: u32 = 0o120_000;
-/// As many symbolic links as Linux follows on one path.
+/// The most symbolic links that Linux follows on one path.
 const MAX_LINKS: usize = 40;
 
 impl Tree {
-    /// A directory and those above it.
+    /// Adds a directory and its parents.
     pub fn directory(&mut self, path: &str) {
         for (slash, _) in path.match_indices('/') {
             self.nodes
@@ -74,11 +74,11 @@ impl Tree {
         self.put(path, Node::Device(major, minor));
     }
 
-    /// Takes what `path` leads to in the image, under the same name: each symbolic link on the way, and the file
-    /// at its end. Returns the file's inode and its path without links.
+    /// Copies what `path` resolves to in the image, under the same name: each symbolic link on the
+    /// way, and the file. Returns the file's inode and its path without links.
     ///
     /// # Errors
-    /// If it leads nowhere, or not to a file.
+    /// If it does not exist, or is not a file.
     pub fn take(&mut self, image: &Image, path: &str) -> Result<(Number, String)> {
         let (number, real) = self.take_links(image, path)?;
         let inode = image.inode(number);
@@ -93,7 +93,7 @@ impl Tree {
         Ok((number, real))
     }
 
-    /// Takes the symbolic links on the way that `path` leads in the image, and gives its end.
+    /// Copies the symbolic links on `path`'s way in the image, and returns the path without links.
     pub fn take_links(&mut self, image: &Image, path: &str) -> Result<(Number, String)> {
         let mut ahead: Vec<String> = path.rsplit('/').map(str::to_string).collect();
         let mut here: Vec<(Number, String)> = Vec::new();
@@ -155,9 +155,10 @@ impl Tree {
         self.nodes.insert(path.to_string(), node);
     }
 
-    /// Writes the tree as a cpio archive (newc, Documentation/driver-api/early-userspace/buffer-format.rst): names
-    /// in bytewise order, so a directory before what is in it; owner 0, time 0, inodes numbered from 1; the names
-    /// of a hard-linked file in a row, the last with the data.
+    /// Writes the tree as a cpio archive (newc,
+    /// Documentation/driver-api/early-userspace/buffer-format.rst): names in bytewise order, so
+    /// that a directory precedes its content; owner 0, time 0, inodes numbered from 1; the names of
+    /// a hard-linked file consecutively, the last with the data.
     pub fn write_cpio<W: Write>(&self, image: &Image, mut out: W) -> Result<W> {
         let mut names: BTreeMap<Number, Vec<&str>> = BTreeMap::new();
         for (path, node) in &self.nodes {
@@ -203,7 +204,7 @@ impl Tree {
                         Content::Image(number) => {
                             let links = &names[number];
                             if links[0] != path {
-                                // Written with its first name.
+                                // Already written with its first name.
                                 continue;
                             }
                             let data = image

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::image::{BLOCK, CardImage};
 
-/// The text of the bmap: which blocks hold something, with a SHA-256 of each run of them.
+/// The text of the bmap: the mapped blocks, with a SHA-256 of each run of them.
 pub fn bmap(image: &CardImage) -> String {
     let blocks = image.layout.size.div_ceil(BLOCK);
     let mapped: u64 = image
@@ -40,7 +40,7 @@ pub fn bmap(image: &CardImage) -> String {
         let _ = writeln!(text, "        <Range chksum=\"{sum}\"> {range} </Range>");
     }
     text.push_str("    </BlockMap>\n</bmap>\n");
-    // The file's own checksum is taken with zeros in its place.
+    // The file's own checksum is computed with zeros in its place.
     let sum = hex::encode(Sha256::digest(&text));
     text.replacen(&nothing, &sum, 1)
 }

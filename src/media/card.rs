@@ -1,5 +1,5 @@
-//! Owns what goes onto the card of one board: its type's bootloader, then the board's own files.
-//! Never fetches a bootloader: it reads the directory that a build or the archive client filled.
+//! Owns the content of one board's card: its type's bootloader, then the board's own files.
+//! Never fetches a bootloader: it reads a directory that a build or the archive client has filled.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,40 +14,40 @@ use crate::error::Fault;
 use crate::recipe::{Blob, Board, LabSettings, Media, Place, boot_values};
 use crate::uboot::{Templates, script};
 
-/// What a card is made of, apart from where it goes.
+/// The parts of a card, before they are placed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
-    /// In the order in which they get their directory entries.
+    /// In the order of their directory entries.
     pub files: Vec<FatFile>,
     pub raw: Vec<RawBlob>,
-    /// How many bytes of `files` are the bootloader's.
+    /// The size of the bootloader's part of `files`, in bytes.
     pub bootloader: u64,
 }
 
-/// Asks for the image of one card.
+/// Parameters of a card's image.
 #[derive(Clone, Copy, Debug)]
 pub struct CardRequest<'a> {
-    /// Names the card; ids of disk and partitions are made of it.
+    /// Identifies the card; ids of disk and partitions are derived from it.
     pub identity: &'a str,
     pub media: &'a Media,
     pub test: Option<TestPartition>,
-    /// The card's size in bytes, where it is known: the image has this size then.
+    /// The card's size in bytes, if known: the image then has this size.
     pub card: Option<u64>,
 }
 
-/// Where a build left what a card needs.
+/// Directories of a build that a card is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
-    /// Holds the bootloader's files under the paths they have in their packages.
+    /// Contains the bootloader's files under their paths in the packages.
     pub bootloader: &'a Path,
-    /// Holds the kernel's device trees.
+    /// Contains the kernel's device trees.
     pub device_trees: &'a Path,
 }
 
-/// Reads the blobs of a board type, and adds the board's `own` files behind them.
+/// Reads the blobs of a board type, and adds the board's `own` files after them.
 ///
 /// # Errors
-/// If a blob is missing, or is no file.
+/// If a blob is missing or not a file.
 pub fn contents(blobs: &[Blob], sources: Sources<'_>, own: Vec<FatFile>) -> Result<Contents> {
     let mut contents = Contents::default();
     for blob in blobs.iter().filter(|blob| blob.place != Place::Firmware) {
@@ -135,7 +135,7 @@ fn list(directory: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Blob paths come from a board type, which somebody may have got from elsewhere.
+/// Checks a blob's path: board types may come from untrusted sources.
 fn inside(root: &Path, path: &str) -> Result<PathBuf> {
     if path.split('/').any(|part| part == "..") || path.starts_with('/') {
         return Err(Fault::input(format!("the blob path {path} leads out of its package")).into());
@@ -155,7 +155,7 @@ fn missing(path: &Path, error: &std::io::Error) -> anyhow::Error {
     .into()
 }
 
-/// Lays the contents out and makes the image.
+/// Places the contents and makes the image.
 ///
 /// # Errors
 /// If parts overlap, or do not fit.
@@ -186,25 +186,26 @@ pub fn compose(contents: &Contents, request: CardRequest<'_>) -> Result<CardImag
     Ok(CardImage::new(layout, parts))
 }
 
-/// What the image of a board's own card is made from.
+/// Inputs of the image of a board's own card.
 #[derive(Clone, Copy)]
 pub struct BoardCard<'a> {
     pub board: &'a Board,
     pub lab: &'a LabSettings,
     pub templates: &'a Templates,
-    /// The output directory of `hearth build`, if there is one. Boards whose bootloader is not on their card
-    /// need none.
+    /// The output directory of `hearth build`, if there is one. Not needed for boards whose
+    /// bootloader is not on the card.
     pub build: Option<&'a Path>,
     pub test: Option<TestPartition>,
-    /// The card's size in bytes, where it is known.
+    /// The card's size in bytes, if known.
     pub size: Option<u64>,
 }
 
 impl BoardCard<'_> {
-    /// Makes the image: the bootloader of the board's type, and the `card` boot script as this board has it.
+    /// Makes the image: the bootloader of the board's type, and the `card` boot script rendered for
+    /// this board.
     ///
     /// # Errors
-    /// If the bootloader is not there, the script cannot be rendered, or the parts do not fit.
+    /// If the bootloader is missing, the script cannot be rendered, or the parts do not fit.
     pub fn image(&self) -> Result<CardImage> {
         let board_type = &self.board.board_type;
         let blobs: &[Blob] = match &board_type.bootloader {
@@ -238,7 +239,7 @@ impl BoardCard<'_> {
         .with_context(|| format!("cannot make the card of board `{}`", self.board.name))
     }
 
-    /// U-Boot asks a FAT for `boot.scr.uimg` and then for `boot.scr`; one of them does.
+    /// U-Boot looks for `boot.scr.uimg` and then for `boot.scr`; one of them is enough.
     fn script(&self) -> Result<FatFile> {
         let values = boot_values(self.board, self.lab, None);
         let text = self.templates.script("card", &values)?;
@@ -246,7 +247,7 @@ impl BoardCard<'_> {
         let title = format!("{} card", self.board.name);
         Ok(FatFile {
             path: "boot.scr".into(),
-            // The time would only make cards differ.
+            // A time would make otherwise equal cards differ.
             data: script::wrap(text.as_bytes(), arch, &title, 0)?,
         })
     }

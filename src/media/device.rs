@@ -1,4 +1,4 @@
-//! Owns what is known about a card before it is overwritten: what `sysfs` and the mount table say.
+//! Owns the checks of a card before it is overwritten, from `sysfs` and the mount table.
 //! Never opens the device.
 
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use nix::sys::stat::{major, minor};
 use super::layout::Size;
 use crate::error::Fault;
 
-/// Where the kernel says what disks there are and who uses them.
+/// Paths of the kernel's information about disks and their users.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// `/sys`.
@@ -35,18 +35,18 @@ impl Default for Host {
     }
 }
 
-/// A disk, or a file that stands in for one.
+/// A disk, or a regular file used like one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
     pub path: PathBuf,
-    /// Vendor and model, as the device says.
+    /// Vendor and model, as reported by the device.
     pub model: String,
     /// Bytes.
     pub size: u64,
     pub doubts: Vec<Doubt>,
 }
 
-/// Why a device may not be the card that the user means. Being told twice overcomes it.
+/// Why a device may not be the intended card. Overridden by giving `--force` twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     NotRemovable,
@@ -75,18 +75,18 @@ impl fmt::Display for Device {
 }
 
 impl Host {
-    /// Looks at `path`: a block device by its name in `sysfs`, or a regular file.
+    /// Examines `path`: a block device by its name in `sysfs`, or a regular file.
     ///
     /// # Errors
-    /// If it is neither, is a partition, is in use, holds no card, or is write-protected: nothing
-    /// that telling twice could make good.
+    /// If it is neither, is a partition, is in use, has no medium, or is write-protected, which
+    /// `--force` does not override.
     pub fn probe(&self, path: &Path) -> Result<Device> {
         let meta = fs::metadata(path)
             .map_err(|error| Fault::input(format!("cannot find {}: {error}", path.display())))?;
         self.look(path, &meta)
     }
 
-    /// The same for a file that is open: `path` is only what the user calls it.
+    /// The same for an open file; `path` is only for messages.
     ///
     /// # Errors
     /// As [`Host::probe`].
@@ -107,7 +107,7 @@ impl Host {
         if !meta.file_type().is_block_device() {
             return Err(Fault::input(format!("{} is not a disk", path.display())).into());
         }
-        // By number: a node of any name may be the disk that the system runs from.
+        // By device number: a node of any name may be the system's own disk.
         let number = format!("{}:{}", major(meta.rdev()), minor(meta.rdev()));
         let name = fs::read_link(self.sys.join("dev/block").join(&number))
             .ok()
@@ -116,7 +116,7 @@ impl Host {
         self.disk(path, &name)
     }
 
-    /// The disk that the kernel calls `name` (`sdb`, `mmcblk0`).
+    /// The disk with the kernel's name `name` (`sdb`, `mmcblk0`).
     pub fn disk(&self, path: &Path, name: &str) -> Result<Device> {
         let shown = path.display();
         let class = self.sys.join("class/block").join(name);
@@ -174,7 +174,7 @@ impl Host {
         })
     }
 
-    /// Names of all disks that look like cards: what `doctor` lists.
+    /// All disks that look like cards, for `doctor`.
     pub fn cards(&self) -> Vec<Device> {
         names_in(&self.sys.join("block"))
             .iter()
@@ -183,7 +183,7 @@ impl Host {
             .collect()
     }
 
-    /// Refuses a file that is a disk or swap at this moment.
+    /// Refuses a file that backs a loop device or is swap.
     fn refuse_backing(&self, path: &Path, meta: &Metadata) -> Result<()> {
         let is_it = |other: &Path| {
             fs::metadata(other)
@@ -262,8 +262,8 @@ fn in_use(path: &Path, why: &str, remedy: &str) -> anyhow::Error {
         .into()
 }
 
-/// Where the block device is mounted, by `mountinfo` (proc(5)): by number, and by name for file
-/// systems such as btrfs that show numbers of their own.
+/// Where the block device is mounted, according to `mountinfo` (proc(5)): by device number, and by
+/// name for file systems such as btrfs that show numbers of their own.
 fn mount_point(mounts: &str, numbers: &str, part: &str) -> Option<String> {
     mounts.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
@@ -277,7 +277,7 @@ fn mount_point(mounts: &str, numbers: &str, part: &str) -> Option<String> {
     })
 }
 
-/// Names in a directory, sorted; none if it is not there.
+/// Names in a directory, sorted; empty if it does not exist.
 fn names_in(directory: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(directory)
         .into_iter()
@@ -289,7 +289,7 @@ fn names_in(directory: &Path) -> Vec<String> {
     names
 }
 
-/// A path as the kernel shows it, with `\040` for a blank (proc(5)).
+/// A path in the kernel's encoding, with `\040` for a space (proc(5)).
 fn unescaped(shown: &str) -> PathBuf {
     let mut path = Vec::new();
     let mut rest = shown.as_bytes();
@@ -304,7 +304,7 @@ fn unescaped(shown: &str) -> PathBuf {
     PathBuf::from(OsString::from_vec(path))
 }
 
-/// An SD card says so by its type, since the kernel calls a built-in slot not removable.
+/// SD cards are recognised by their type, since the kernel calls a built-in slot not removable.
 fn removable(sys: &Path) -> bool {
     attribute(sys, "removable") == "1" || attribute(sys, "device/type") == "SD"
 }
@@ -318,7 +318,7 @@ fn model(sys: &Path) -> String {
     }
 }
 
-/// A line of sysfs without its blanks; empty where there is none.
+/// An attribute in sysfs, trimmed; empty if it does not exist.
 fn attribute(directory: &Path, name: &str) -> String {
     fs::read_to_string(directory.join(name))
         .map(|text| text.trim().to_string())

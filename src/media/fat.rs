@@ -1,5 +1,5 @@
-//! Owns the FAT on a card: made in one go with `hadris-fat`, the same bytes for the same files.
-//! Never changes a FAT that exists.
+//! Owns the FAT on a card: created in one go with `hadris-fat`, deterministically.
+//! Never changes an existing FAT.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Cursor;
@@ -12,14 +12,15 @@ use hadris_fat::{FatVolume, FatVolumeBuilder, FatVolumeWriteExt, FileEntry};
 use super::layout::{SECTOR, Size};
 use crate::error::Fault;
 
-/// A volume of more clusters is FAT16, of fewer FAT12 (Microsoft's FAT specification 1.03, page 14).
+/// A volume of more clusters is FAT16, of fewer FAT12 (Microsoft's FAT specification 1.03, page
+/// 14).
 const FAT12_CLUSTERS: u64 = 4085;
-/// More cannot be numbered in 16 bits.
+/// The most clusters that FAT16 can number.
 const FAT16_CLUSTERS: u64 = 65_524;
 /// Reserved sector, two copies of the table, and the root directory, as `hadris-fat` writes them.
 const ROOT_ENTRIES: u64 = 512;
 
-/// 1980-01-01, the first day that FAT knows: dates would only make cards differ.
+/// 1980-01-01, the first date that FAT can represent: real dates would make cards differ.
 static CLOCK: EpochTimeProvider = EpochTimeProvider;
 
 type Volume<'a> = FatVolume<Cursor<&'a mut [u8]>>;
@@ -31,14 +32,14 @@ pub struct FatFile {
     pub data: Vec<u8>,
 }
 
-/// Makes a FAT16 volume of `size` bytes that lies `hidden` sectors into the card. Files get their
-/// directory entries and clusters in the order given, each in one piece: a ROM that takes the
-/// first entry, or reads without following the chain, finds what it wants.
+/// Makes a FAT16 volume of `size` bytes that starts `hidden` sectors into the card. Files get their
+/// directory entries and clusters in the order given, each contiguous, for ROMs that take the first
+/// entry or do not follow the cluster chain.
 ///
-/// Returns the volume's bytes up to its last used cluster; the rest of it may hold anything.
+/// Returns the volume's bytes up to its last used cluster; the content of the rest does not matter.
 ///
 /// # Errors
-/// If the files do not fit, a name cannot be one, or two files have the same name.
+/// If the files do not fit, a name is invalid, or two files have the same name.
 pub fn build(files: &[FatFile], size: u64, hidden: u64, volume_id: u32) -> Result<Vec<u8>> {
     check_names(files)?;
     let options = options(size, hidden, volume_id)?;
@@ -96,7 +97,7 @@ fn check_room(files: &[FatFile], size: u64, cluster: u64) -> Result<()> {
         .iter()
         .map(|file| (file.data.len() as u64).next_multiple_of(cluster))
         .sum();
-    // A table entry of 2 bytes a cluster, twice.
+    // Two tables with entries of 2 bytes a cluster.
     let tables = SECTOR + ROOT_ENTRIES * 32 + 4 * (size / cluster);
     let room = size.saturating_sub(tables);
     if content > room {
@@ -111,7 +112,7 @@ fn check_room(files: &[FatFile], size: u64, cluster: u64) -> Result<()> {
     Ok(())
 }
 
-/// Names as VFAT takes them, each once whatever its case.
+/// Checks that names are valid in VFAT and unique regardless of case.
 fn check_names(files: &[FatFile]) -> Result<()> {
     let mut seen = BTreeSet::new();
     for file in files {
@@ -196,7 +197,7 @@ fn make_directory(volume: &Volume, directories: &mut Directories, path: &str) ->
     Ok(())
 }
 
-/// Where the last used cluster ends: past it, a volume's bytes do not matter.
+/// The end of the last used cluster; the volume's bytes after it do not matter.
 fn used(volume: &[u8], cluster: u64) -> usize {
     let field = |at: usize| usize::from(u16::from_le_bytes([volume[at], volume[at + 1]]));
     let sector = SECTOR as usize;

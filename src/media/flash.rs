@@ -1,5 +1,6 @@
-//! Owns writing an image to a card and proving that it arrived: to what was opened, whatever its name leads to later.
-//! Never asks whether the card is the right one: [`claim`] has told its caller.
+//! Owns writing an image to a card and verifying it: through one descriptor, whatever the path
+//! refers to later.
+//! Never asks whether the card is the right one: the caller asks, with what [`claim`] returns.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -16,36 +17,37 @@ use super::table;
 use crate::error::Fault;
 use crate::progress::{Progress, Unit};
 
-/// Bytes written between two reports of progress.
+/// Bytes written between two progress reports.
 const CHUNK: usize = 1 << 20;
 
-/// A card that is open for writing, and nobody else's.
+/// A card, opened exclusively for writing.
 #[derive(Debug)]
 pub struct Claimed {
     pub device: Device,
     card: File,
 }
 
-/// Opens a card, alone, and looks at what was opened: a link may lead elsewhere a moment later.
+/// Opens a card exclusively, and examines the open descriptor: a link may change at any moment.
 ///
 /// # Errors
-/// As [`Host::probe`]; if the device cannot be opened alone.
+/// As [`Host::probe`]; and if the device cannot be opened exclusively.
 pub fn claim(host: &Host, path: &Path) -> Result<Claimed> {
-    // First by name, which explains more than the kernel's refusal to open it.
+    // First by name, for a better message than the kernel's refusal to open it.
     host.probe(path)?;
     let card = open(path)?;
     let device = host.probe_open(path, &card)?;
     Ok(Claimed { device, card })
 }
 
-/// Writes what the image maps, the partition table last, then reads everything back and compares.
+/// Writes the mapped blocks, the partition table last, then reads everything back and compares.
 ///
 /// # Errors
-/// If the device cannot be opened alone, is too small, fails, or holds something else afterwards.
+/// If the device is too small, fails, or reads back differently.
 pub fn flash(image: &CardImage, claimed: &mut Claimed, progress: &dyn Progress) -> Result<()> {
     let (device, card) = (&claimed.device.path, &mut claimed.card);
     check_size(card, image, device)?;
-    // A card whose writing is cut off has no table, neither its old one nor the new: no board starts from half of it.
+    // The table is invalid until everything is written, so that no board boots from a partly
+    // written card.
     let mut order: Vec<&Extent> = image.extents().iter().collect();
     if let Some(table) = order.first() {
         card.write_all_at(&vec![0; table.data.len()], table.offset)
@@ -57,8 +59,8 @@ pub fn flash(image: &CardImage, claimed: &mut Claimed, progress: &dyn Progress) 
     write(card, &order, device, progress)
 }
 
-/// Writes only the FAT, on a card that hearth wrote before: the rest of it, the test partition among it,
-/// stays as it is.
+/// Writes only the FAT, on a card that hearth wrote before; the rest, including the test partition,
+/// is unchanged.
 ///
 /// # Errors
 /// As [`flash`], and if the card's first partition is not where the image has it.
@@ -98,7 +100,8 @@ fn overlap(extent: &Extent, start: u64, end: u64) -> Option<Extent> {
 }
 
 fn open(device: &Path) -> Result<File> {
-    // The kernel refuses a block device that anybody uses; without O_CREAT the flag means nothing for a file.
+    // O_EXCL: the kernel refuses a block device that is in use; without O_CREAT it has no meaning
+    // for a regular file.
     let flags = OFlag::O_EXCL | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     File::options()
         .read(true)
@@ -135,7 +138,7 @@ fn check_size(mut card: &File, image: &CardImage, device: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Turns an error of the card into a sentence about it.
+/// Describes an I/O error of the card.
 fn failed<'a>(doing: &'a str, device: &'a Path) -> impl Fn(std::io::Error) -> Fault + 'a {
     move |error| {
         Fault::infrastructure(format!("cannot {doing} {}: {error}", device.display()))
@@ -157,14 +160,14 @@ fn write(
                 .map_err(failed("write to", device))?;
             stage.advance(chunk.len() as u64);
         }
-        // Keeps the order of the extents on the card as well.
+        // Waits for the data, so that extents are written in order.
         card.sync_data().map_err(failed("write to", device))?;
     }
     card.sync_all().map_err(failed("write to", device))?;
     stage.finish(&Size(total).to_string());
 
-    // What is read back must come from the card and not from memory; where the kernel cannot forget,
-    // the comparison still proves what it would write.
+    // Drops the page cache, to read back from the card; where that is not possible, the comparison
+    // still covers the data to be written.
     let _ = posix_fadvise(card.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     let stage = progress.stage("compare", Some(total), Unit::Bytes);
     for extent in extents {

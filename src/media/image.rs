@@ -1,5 +1,5 @@
-//! Owns an SD image as the extents that matter, and its sparse file.
-//! Never holds what lies between the extents.
+//! Owns an SD image as a list of mapped extents, and its sparse file.
+//! Never stores what lies between the extents.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 use super::layout::{Layout, SECTOR};
 use crate::output::AtomicFile;
 
-/// Images are mapped in blocks of this many bytes, as `bmaptool` does.
+/// Block size of the map in bytes, as in `bmaptool`.
 pub const BLOCK: u64 = 4096;
 
-/// Bytes at a place of the card.
+/// Data at an offset of the card.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
     pub offset: u64,
@@ -26,17 +26,17 @@ impl Extent {
     }
 }
 
-/// A whole SD image: whatever is in no extent may hold anything.
+/// A whole SD image: the content outside of the extents does not matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CardImage {
     pub layout: Layout,
-    /// Sorted, apart from each other; each begins on a block and is whole blocks long, but for the
-    /// image's very end.
+    /// Sorted and separate; each begins at a block boundary and is a multiple of a block long,
+    /// except at the image's end.
     extents: Vec<Extent>,
 }
 
 impl CardImage {
-    /// Widens the parts to whole blocks and joins those that touch. Parts do not overlap.
+    /// Extends the parts to whole blocks and merges adjacent ones. Parts do not overlap.
     pub(super) fn new(layout: Layout, mut parts: Vec<Extent>) -> Self {
         parts.retain(|part| !part.data.is_empty());
         parts.sort_by_key(|part| part.offset);
@@ -66,7 +66,7 @@ impl CardImage {
         &self.extents
     }
 
-    /// How many bytes are in extents.
+    /// The number of bytes in extents.
     pub fn mapped(&self) -> u64 {
         self.extents
             .iter()
@@ -74,7 +74,7 @@ impl CardImage {
             .sum()
     }
 
-    /// The bytes of one sector; zeros where nothing is mapped.
+    /// The content of one sector; zeros if it is not mapped.
     pub(super) fn sector(&self, number: u64) -> [u8; 512] {
         let mut sector = [0; 512];
         let offset = number * SECTOR;
@@ -89,8 +89,8 @@ impl CardImage {
         sector
     }
 
-    /// Writes the image as a sparse file, whole or not at all. A pipe or another special file gets
-    /// every byte.
+    /// Writes the image as a sparse file, atomically. A pipe or another special file gets every
+    /// byte.
     pub fn write_to(&self, mut output: AtomicFile) -> Result<()> {
         let sparse = output.file()?.metadata()?.is_file();
         if sparse {
@@ -123,7 +123,7 @@ fn zeros(count: u64) -> impl std::io::Read {
     std::io::Read::take(std::io::repeat(0), count)
 }
 
-/// Reads `extent`'s place back from `file` and tells the first byte that differs.
+/// Reads `extent` back from `file` and reports the first byte that differs.
 pub(super) fn first_difference(file: &mut File, extent: &Extent) -> std::io::Result<Option<u64>> {
     use std::io::Read;
     file.seek(SeekFrom::Start(extent.offset))?;

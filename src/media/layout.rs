@@ -1,4 +1,4 @@
-//! Owns where things sit on a card: checks that nothing overlaps and that all of it fits.
+//! Owns the layout of a card: checks that parts do not overlap and fit.
 //! Never writes a byte.
 
 use std::fmt;
@@ -13,23 +13,23 @@ const MIB: u64 = 1 << 20;
 
 /// GPT: the protective MBR, the header, and 128 entries of 128 bytes (UEFI 2.10, section 5.3.1).
 const GPT_START: u64 = 34 * SECTOR;
-/// GPT's copy at the end of the card: the entries and the header.
+/// GPT's backup at the end of the card: the entries and the header.
 const GPT_END: u64 = 33 * SECTOR;
 /// The master boot record: its code area, and the table of four entries.
 const MBR_CODE: u64 = 440;
-/// Partitions that tests write to begin on such a boundary, which suits the erase blocks of cards.
+/// Alignment of partitions that tests write to, which suits the erase blocks of cards.
 const TEST_ALIGNMENT: u64 = 4 * MIB;
 
-/// Bytes of one sector, of every card hearth writes.
+/// Sector size in bytes.
 pub const SECTOR: u64 = 512;
 
-/// A card may take this many bytes beside its bootloader.
+/// Limit of a card's content beside its bootloader, in bytes.
 pub const LIMIT: u64 = 8 << 20;
 
-/// Bytes that sit raw on a card, at `offset` from its start.
+/// Raw data on a card, at `offset` from its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawBlob {
-    /// What it is, for messages.
+    /// Its name in messages.
     pub name: String,
     pub offset: u64,
     pub data: Vec<u8>,
@@ -38,9 +38,9 @@ pub struct RawBlob {
 /// The partition that tests may destroy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TestPartition {
-    /// This many bytes.
+    /// In bytes.
     Size(u64),
-    /// All that is left of the card.
+    /// The rest of the card.
     Rest,
 }
 
@@ -73,7 +73,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
-/// Where each part of a card is, in bytes from its start; every range is a multiple of a sector.
+/// The byte range of each part of a card; all are multiples of a sector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     pub table: Table,
@@ -84,12 +84,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Places the parts. `card` is the card's size where it is known; the image then has that size.
-    /// `bootloader` is how many bytes of the FAT are the bootloader's, which the limit of a card's size
-    /// ([`LIMIT`]) leaves out, as it does raw blobs.
+    /// Places the parts. `card` is the card's size, if known; the image then has that size.
+    /// `bootloader` is the size of the bootloader's files in the FAT, which do not count for the
+    /// limit ([`LIMIT`]), nor do raw blobs.
     ///
     /// # Errors
-    /// If parts overlap, do not fit the card, or the card would become too large.
+    /// If parts overlap, do not fit the card, or exceed the limit.
     pub fn plan(
         media: &Media,
         blobs: &[RawBlob],
@@ -167,7 +167,7 @@ fn fat_range(media: &Media) -> Result<Range<u64>> {
     }
 }
 
-/// A part of the card that nothing else may touch.
+/// A range of the card that no other part may overlap.
 struct Part {
     name: String,
     range: Range<u64>,
@@ -179,7 +179,7 @@ fn check_overlaps(table: Table, fat: &Range<u64>, blobs: &[RawBlob]) -> Result<(
         range: fat.clone(),
     }];
     match table {
-        // Boot code may sit in front of the table, as some ROMs want it.
+        // Boot code may precede the table, as some ROMs require.
         Table::Mbr => parts.push(Part {
             name: "the MBR partition table".into(),
             range: MBR_CODE..SECTOR,
@@ -279,7 +279,7 @@ pub(super) fn round_up(value: u64, to: u64) -> u64 {
     value.div_ceil(to).saturating_mul(to)
 }
 
-/// Bytes, told as people read them.
+/// A human-readable size.
 pub(super) struct Size(pub u64);
 
 impl fmt::Display for Size {

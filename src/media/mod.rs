@@ -1,8 +1,10 @@
-//! Owns the SD image of one board: partition table, raw blobs and one small FAT, and how it gets onto a card.
-//! Never builds: the bootloader comes out of a build's output directory, or of the recipe's packages.
+//! Owns the SD image of one board: partition table, raw blobs and one small FAT; and writing it to
+//! a card.
+//! Never builds: the bootloader comes from a build's output directory or from the recipe's
+//! packages.
 //!
-//! An image is a list of extents ([`CardImage`]): nothing else of the card matters, so the file is
-//! sparse, the bmap is short, and flashing takes seconds.
+//! An image is a list of extents ([`CardImage`]). The rest of the card does not matter, so that the
+//! file is sparse, the bmap short, and flashing takes seconds.
 
 mod bmap;
 mod card;

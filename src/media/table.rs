@@ -1,5 +1,5 @@
-//! Owns partition tables: MBR with `mbrman`, GPT with `gptman` (UEFI 2.10, section 5), with ids made from
-//! the card's identity instead of chance. Never decides where a partition lies.
+//! Owns partition tables: MBR with `mbrman`, GPT with `gptman` (UEFI 2.10, section 5), with ids
+//! derived from the card's identity instead of random ones. Never places a partition.
 
 use std::fs::File;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use super::image::Extent;
 use super::layout::{Layout, SECTOR};
 use crate::recipe::Table;
 
-/// FAT16 addressed by sectors: what a ROM that reads FAT takes as well as the kernel.
+/// FAT16 with LBA: supported by ROMs that read FAT and by the kernel.
 const MBR_FAT16_LBA: u8 = 0x0e;
 const MBR_LINUX: u8 = 0x83;
 
@@ -49,7 +49,7 @@ fn mbr(layout: &Layout, identity: &str) -> Result<Vec<Extent>> {
     }
     mbr.write_into(&mut disk)
         .context("cannot make the partition table")?;
-    // Only from the disk signature on: in front of it a blob may hold boot code.
+    // Starting at the disk signature: a blob may have put boot code before it.
     Ok(vec![extent(&disk, 440..SECTOR)?])
 }
 
@@ -106,8 +106,8 @@ fn gpt_partition(
     }
 }
 
-/// Where a table says that partition 1 begins and how long it is, in sectors: how a card is
-/// recognised before only its FAT is rewritten. `sector` reads one sector of the card.
+/// Start and length of partition 1, in sectors: identifies a card before only its FAT is rewritten.
+/// `sector` reads one sector of the card.
 pub(super) fn first_partition(
     table: Table,
     mut sector: impl FnMut(u64) -> Result<[u8; 512]>,
@@ -135,7 +135,7 @@ pub(super) fn first_partition(
     })
 }
 
-/// An anonymous sparse file as large as the card: the crates ask their disk for its size.
+/// An anonymous sparse file as large as the card: the crates determine the disk's size from it.
 fn scratch(size: u64) -> Result<File> {
     let file = tempfile::tempfile().context("cannot make a scratch file")?;
     file.set_len(size).context("cannot size a scratch file")?;
@@ -151,7 +151,7 @@ fn extent(disk: &File, range: Range<u64>) -> Result<Extent> {
     })
 }
 
-/// Bytes that the identity and the purpose alone decide.
+/// Bytes derived from the identity and the purpose alone.
 pub(super) fn id<const N: usize>(identity: &str, purpose: &str) -> [u8; N] {
     let digest = Sha256::digest(format!("hearth media {purpose} {identity}"));
     let mut bytes = [0; N];

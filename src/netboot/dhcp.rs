@@ -1,5 +1,6 @@
-//! Owns the DHCP server (RFC 2131): answers the lab's boards with their static addresses, and says where to boot from.
-//! Never answers strangers, and never hands out an address that the lab file does not give.
+//! Owns the DHCP server (RFC 2131): answers the lab's boards with their static addresses and the
+//! boot server.
+//! Never answers unknown clients, and never assigns an address that is not in the lab file.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,15 +16,15 @@ use crate::recipe::{Board, Dhcp, LabSettings, LoadedLab, Mac, Network};
 
 pub const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
-/// Seconds, unless the lab file says otherwise.
+/// Default lease in seconds.
 const LEASE: u32 = 24 * 3600;
-/// The smallest message that all clients take (RFC 2131, section 2: 300 bytes of BOOTP).
+/// The smallest message that all clients accept (RFC 2131, section 2: 300 bytes of BOOTP).
 const MIN_REPLY: usize = 300;
 
-/// A socket that hears broadcasts on one interface only, so that other networks of the host are left alone.
+/// A socket bound to one interface, so that it receives no broadcasts of the host's other networks.
 ///
 /// # Errors
-/// If the interface does not exist, or the port is taken or privileged.
+/// If the interface does not exist, or the port is in use or privileged.
 pub fn open(interface: &str) -> std::io::Result<std::net::UdpSocket> {
     let made: OwnedFd = socket(
         AddressFamily::Inet,
@@ -38,14 +39,14 @@ pub fn open(interface: &str) -> std::io::Result<std::net::UdpSocket> {
     Ok(made.into())
 }
 
-/// A reply and where to send it.
+/// A reply and its destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     pub packet: Vec<u8>,
     pub to: SocketAddrV4,
 }
 
-/// Answers requests until the task is dropped; `lab` gives the boards as they are now.
+/// Answers requests until the task is dropped; `lab` returns the current boards.
 pub async fn serve(
     socket: tokio::net::UdpSocket,
     lab: impl Fn() -> Result<LoadedLab> + Send + Sync,
@@ -68,15 +69,15 @@ pub async fn serve(
     }
 }
 
-/// Options without a length: what fills gaps, and what ends the list (RFC 2132, section 3).
+/// Options without a length: padding and the end of the list (RFC 2132, section 3).
 const PAD: u8 = 0;
 const RELAY_INFORMATION: u8 = 82;
 const END: u8 = 255;
 
-/// The answer to a packet, if it is a request that one of the boards may make.
+/// The reply to a packet, if it is a valid request of one of the boards.
 ///
 /// # Errors
-/// If the lab asks for no DHCP server, or its network is wrong.
+/// If the lab file enables no DHCP server, or its network is invalid.
 pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
     let dhcp = lab
         .settings
@@ -103,7 +104,7 @@ pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
         request.opts().get(OptionCode::ServerIdentifier)
         && *chosen != server
     {
-        // The client talks to another server.
+        // The client has selected another server.
         return Ok(None);
     }
     let answer = match kind {
@@ -135,7 +136,8 @@ pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
     }
     let mut to = destination(&request, answer);
     if answer == MessageType::Nak && !request.giaddr().is_unspecified() {
-        // The relay is to broadcast it: the client's address is not good (RFC 2131, section 4.3.2).
+        // Tells the relay to broadcast it: the client's address is invalid (RFC 2131, section
+        // 4.3.2).
         reply.set_flags(Flags::default().set_broadcast());
     }
     if *to.ip() != Ipv4Addr::BROADCAST && !network.contains(*to.ip()) {
@@ -151,13 +153,14 @@ pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
     Ok(Some(Reply { packet, to }))
 }
 
-/// What a relay added to a request, to get it back as it is (option 82, RFC 3046, section 2.2).
+/// The option that a relay added to a request, to be echoed unchanged (option 82, RFC 3046, section
+/// 2.2).
 fn relay_information<'a>(options: impl Iterator<Item = (u8, &'a [u8])>) -> Option<&'a [u8]> {
     let mut found = options.filter(|(code, _)| *code == RELAY_INFORMATION);
     found.next().map(|(_, value)| value)
 }
 
-/// Puts the relay's option behind all others, where RFC 3046 wants it.
+/// Appends the relay's option after all others, as RFC 3046 requires.
 fn append(packet: &mut Vec<u8>, relay_information: Option<&[u8]>) {
     let Some(value) = relay_information else {
         return;
@@ -176,9 +179,9 @@ fn append(packet: &mut Vec<u8>, relay_information: Option<&[u8]>) {
     packet.push(END);
 }
 
-/// A request from an Ethernet client. What is malformed is no request.
+/// Parses a request of an Ethernet client; `None` if it is malformed.
 fn parse(packet: &[u8]) -> Option<(Message, MessageType, Mac)> {
-    // Checked before dhcproto sees it: its `chaddr` trusts the length in the packet.
+    // Checked before dhcproto parses it, which trusts the packet's length of `chaddr`.
     let (op, htype, hlen) = (packet.first()?, packet.get(1)?, packet.get(2)?);
     if (*op, *htype, *hlen) != (1, 1, 6) {
         return None;
@@ -189,8 +192,8 @@ fn parse(packet: &[u8]) -> Option<(Message, MessageType, Mac)> {
     Some((request, kind, mac))
 }
 
-/// The packet with only those options that count here, each of the length that RFC 2132 gives it: dhcproto's decoder
-/// panics on some of the others when their lengths or values are wrong. `None` if an option is cut off.
+/// The packet with only the options used here, each of the length in RFC 2132: dhcproto's decoder
+/// panics on some others if their lengths or values are invalid. `None` if an option is truncated.
 fn reduced(packet: &[u8]) -> Option<Vec<u8>> {
     // The fixed fields, and the magic cookie.
     let (head, mut rest) = packet.split_at_checked(240)?;
@@ -220,7 +223,7 @@ fn reduced(packet: &[u8]) -> Option<Vec<u8>> {
     Some(reduced)
 }
 
-/// The options of a packet that `reduced` found whole.
+/// The options of a packet that `reduced` accepted.
 fn options(packet: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = packet.get(240..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -243,7 +246,7 @@ fn options(packet: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// The address that a DHCPREQUEST is about: the one offered, or the one the client has.
+/// The address that a DHCPREQUEST asks for: the one offered, or the one the client has.
 fn wanted(request: &Message) -> Ipv4Addr {
     match request.opts().get(OptionCode::RequestedIpAddress) {
         Some(DhcpOption::RequestedIpAddress(address)) => *address,
@@ -263,14 +266,14 @@ fn begin(request: &Message, answer: MessageType, server: Ipv4Addr) -> Message {
     let options = reply.opts_mut();
     options.insert(DhcpOption::MessageType(answer));
     options.insert(DhcpOption::ServerIdentifier(server));
-    // RFC 6842: what the client calls itself comes back.
+    // RFC 6842: the client identifier is echoed.
     if let Some(identifier) = request.opts().get(OptionCode::ClientIdentifier) {
         options.insert(identifier.clone());
     }
     reply
 }
 
-/// Addresses, name, and where to boot from.
+/// Addresses, host name, and boot server.
 fn configure(reply: &mut Message, board: &Board, lab: &LabSettings, dhcp: &Dhcp, network: Network) {
     let file = format!("boards/{}/boot.scr.uimg", board.name);
     reply.set_siaddr(lab.address).set_fname_str(&file);
@@ -289,8 +292,8 @@ fn configure(reply: &mut Message, board: &Board, lab: &LabSettings, dhcp: &Dhcp,
     options.insert(DhcpOption::BootfileName(file.into_bytes()));
 }
 
-/// RFC 2131, section 4.1. A client without an address gets a broadcast: it cannot answer ARP yet, and writing
-/// the ARP table would take privileges.
+/// The destination of a reply (RFC 2131, section 4.1). A client without an address gets a
+/// broadcast: it cannot answer ARP yet, and writing the ARP table needs privileges.
 fn destination(request: &Message, answer: MessageType) -> SocketAddrV4 {
     let relay = request.giaddr();
     if !relay.is_unspecified() {

@@ -1,5 +1,6 @@
-//! Owns the HTTP side of the network tree: the files that TFTP has too, read-only, with ranges (RFC 9110, section 14).
-//! Never decides which files there are; the lab's API is merged in by `serve`.
+//! Owns HTTP access to the network tree: the same files as over TFTP, read-only, with ranges (RFC
+//! 9110, section 14).
+//! Never decides which files exist; `serve` merges the lab's API in.
 
 use std::fs::File;
 use std::io;
@@ -27,10 +28,10 @@ use crate::netboot::net::access::Access;
 use crate::netboot::net::connections::accept;
 use crate::netboot::tftp::{Content, Files, clean};
 
-/// Bytes read from a file at once.
+/// Buffer size in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// How long a client may take to send the head of a request, and the most that one takes.
+/// Time-out for the head of a request, and its largest size.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 const HEAD_SIZE: usize = 64 << 10;
 
@@ -45,7 +46,7 @@ pub async fn serve(listener: TcpListener, access: Arc<Access>, router: Router) {
 /// Answers the requests of one connection until the client closes it.
 ///
 /// # Errors
-/// If what comes is not HTTP/1, or the connection fails.
+/// If the data is not HTTP/1, or the connection fails.
 pub async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
@@ -60,7 +61,7 @@ pub async fn serve_connection(
         .await
 }
 
-/// Serves the files at every path that no other route of the final router takes.
+/// Serves the files at every path without another route in the final router.
 pub fn files<F: Files + 'static>(files: Arc<F>) -> Router {
     Router::new().fallback(get_file::<F>).with_state(files)
 }
@@ -162,17 +163,18 @@ fn media_type(path: &str) -> &'static str {
     }
 }
 
-/// What a Range header asks for.
+/// A parsed Range header.
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
     All,
-    /// First and last byte.
+    /// First and last byte, inclusive.
     Part(u64, u64),
     Impossible,
 }
 
 impl Wanted {
-    /// One range of bytes; several at once, and other units, are answered with the whole (as RFC 9110 allows).
+    /// Parses one range of bytes; for several ranges and other units the whole file is sent (as RFC
+    /// 9110 allows).
     fn parse(value: &str, size: u64) -> Self {
         let Some((first, last)) = value
             .strip_prefix("bytes=")
@@ -185,7 +187,7 @@ impl Wanted {
             (Some(first), Some(last)) if first > last => return Wanted::All,
             (Some(first), Some(last)) => (first, last.min(size.saturating_sub(1))),
             (Some(first), None) if last.is_empty() => (first, size.saturating_sub(1)),
-            // The last so many bytes.
+            // A suffix range: the last bytes of the file.
             (None, Some(0)) if first.is_empty() => return Wanted::Impossible,
             (None, Some(count)) if first.is_empty() => {
                 (size.saturating_sub(count), size.saturating_sub(1))
@@ -199,7 +201,7 @@ impl Wanted {
     }
 }
 
-/// A part of a file, read as the client takes it.
+/// A part of a file as a stream, read on demand.
 struct Part {
     file: File,
     offset: u64,

@@ -1,4 +1,4 @@
-//! Owns the netboot tree: what any TFTP server needs for a lab's boards, as plain files.
+//! Owns the netboot tree: the files for a lab's boards on any TFTP server.
 //! Never serves it.
 //!
 //! ```text
@@ -20,7 +20,7 @@ use crate::recipe::{Board, LabSettings, boot_values};
 use crate::uboot::bootscript::{BootScript, image_arch};
 use crate::uboot::{Templates, script};
 
-/// What [`Tree::write`] writes at the top; nothing else may be in a tree that it replaces.
+/// The top-level names that [`Tree::write`] writes; a tree that it replaces may contain no others.
 const TOP: [&str; 5] = [
     "images",
     "boards",
@@ -30,7 +30,7 @@ const TOP: [&str; 5] = [
 ];
 const ARTIFACTS: [&str; 3] = ["vmlinuz", "initrd.img", "uInitrd"];
 
-/// A board, and the output directory and id of the image that it boots.
+/// A board, with the output directory and id of the image that it boots.
 #[derive(Clone, Copy, Debug)]
 pub struct Client<'a> {
     pub board: &'a Board,
@@ -38,24 +38,24 @@ pub struct Client<'a> {
     pub image: &'a str,
 }
 
-/// Asks for the tree of some boards of a lab.
+/// Parameters of the tree for some boards of a lab.
 #[derive(Clone, Copy)]
 pub struct Tree<'a> {
     pub lab: &'a LabSettings,
     pub clients: &'a [Client<'a>],
     pub templates: &'a Templates,
-    /// The directory of `hearth provision`, where kernel nfsd serves the root; without it, the
-    /// images are exported by their ids as `hearth serve` does.
+    /// The directory of `hearth provision`, exported by kernel nfsd; without it, the images are
+    /// exported by their ids as by `hearth serve`.
     pub nfs_root: Option<&'a Path>,
-    /// For the scripts' headers, seconds since 1970.
+    /// Time in the scripts' headers, seconds since 1970.
     pub time: u32,
 }
 
 impl Tree<'_> {
-    /// Writes the tree as the directory `output`, whole or not at all.
+    /// Writes the tree as the directory `output`, atomically.
     ///
     /// # Errors
-    /// If an artifact is missing, a script cannot be rendered, or `output` holds anything else.
+    /// If an artifact is missing, a script cannot be rendered, or `output` contains other files.
     pub fn write(&self, output: &Path, progress: &dyn Progress) -> Result<()> {
         refuse_foreign(output)?;
         let files = self.artifacts();
@@ -85,7 +85,7 @@ impl Tree<'_> {
         Ok(())
     }
 
-    /// From where and to where, each file once.
+    /// Source and destination of each file, without duplicates.
     fn artifacts(&self) -> BTreeSet<(PathBuf, String)> {
         let mut files = BTreeSet::new();
         for client in self.clients {
@@ -114,8 +114,8 @@ impl Tree<'_> {
             .with_context(|| format!("cannot render the boot script of board `{}`", board.name))
     }
 
-    /// For a U-Boot that has no card and asks for `boot.scr.uimg`: goes on to the script of the board with its MAC.
-    /// Board names and MACs need no quoting.
+    /// A script for a U-Boot without a card, which requests `boot.scr.uimg`: continues with the
+    /// script of the board with its MAC. Board names and MACs need no quoting.
     fn dispatch(&self) -> Result<Vec<u8>> {
         let mut text = String::from("# Runs the script of the board that has this MAC.\n");
         for client in self.clients {
@@ -141,7 +141,7 @@ impl Tree<'_> {
     }
 }
 
-/// The output takes the place of what is there: that must be a tree of ours.
+/// Checks that the output directory to be replaced is a tree of hearth's.
 fn refuse_foreign(output: &Path) -> Result<()> {
     let is_empty = fs::read_dir(output).map_or(true, |mut entries| entries.next().is_none());
     if !is_empty && !is_boot_script(&output.join("boot.scr")) {
@@ -167,7 +167,7 @@ fn refuse_foreign(output: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether it begins as a uImage does.
+/// Whether a file begins with the magic number of a uImage.
 fn is_boot_script(path: &Path) -> bool {
     let mut magic = [0; 4];
     File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())

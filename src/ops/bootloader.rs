@@ -1,4 +1,5 @@
-//! Owns getting a board type's bootloader out of a recipe's locked packages, so that media need no build.
+//! Owns extracting a board type's bootloader from a recipe's locked packages, so that media need no
+//! build.
 //! Never installs a package.
 
 use std::collections::BTreeMap;
@@ -13,11 +14,12 @@ use crate::progress::Progress;
 use crate::recipe::{Board, Lock, RecipeFile, Role};
 use crate::rootfs::PackageFile;
 
-/// Fetches the packages that hold the bootloader of the board's type and puts the files that its blobs name below
-/// `build/bootloader/<board type>/`, where `hearth build` would put them.
+/// Fetches the packages of the board type's bootloader and extracts the files that its blobs name
+/// to `build/bootloader/<board type>/`, the same paths as in the output of `hearth build`.
 ///
 /// # Errors
-/// If the recipe's lock has none of the packages, or one cannot be fetched or read; if the card needs more than packages.
+/// If the recipe's lock has none of the packages, one cannot be fetched or read, or the card needs
+/// more than packages.
 pub fn unpack(
     board: &Board,
     recipe: &RecipeFile,

@@ -24,7 +24,7 @@ pub struct Card<'a> {
     /// The output directory of a build to take the bootloader from.
     pub from: Option<&'a Path>,
     pub test_partition: Option<TestPartition>,
-    /// The card's size in bytes, where it is known.
+    /// The card's size in bytes, if known.
     pub size: Option<u64>,
 }
 

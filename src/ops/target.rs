@@ -190,7 +190,7 @@ impl Target {
                 "the lab file gives board `{}` no {what}",
                 board.name
             ))
-            .remedy("see recipes/lab-example.toml")
+            .remedy("`hearth files recipes/lab-example.toml` shows some")
         };
         let console = board.console.clone().ok_or_else(|| missing("console"))?;
         let switch = board

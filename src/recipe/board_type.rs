@@ -10,11 +10,11 @@ use crate::diagnostic::parse_toml;
 use crate::diagnostic::{Diagnostic, Step, at};
 use crate::mac::Mac;
 
-/// A model of board: what it boots, from where, and how it can be emulated.
+/// A model of board: what it boots, from where, and how it is emulated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct BoardType {
-    /// One line for people.
+    /// One line of text.
     pub description: String,
     pub arch: Arch,
     /// The kernel's console argument, such as `ttyS0,115200`.
@@ -23,25 +23,26 @@ pub struct BoardType {
     /// `sun8i-h3-nanopi-neo.dtb` or `broadcom/bcm2837-rpi-3-b.dtb`. Without one, the kernel gets
     /// the tree that U-Boot itself runs with (`fdtcontroladdr`).
     pub device_tree: Option<String>,
-    /// What the kernel package's image is, and so which command boots it.
+    /// The format of the kernel package's image, which decides the boot command.
     pub image: ImageKind,
     /// The boot script that the card's script fetches: a template's name in `boot-scripts/`.
     #[serde(default = "nfs")]
     pub boot_script: String,
-    /// Kernel arguments that this model needs beyond the usual ones.
+    /// Kernel arguments that this model needs in addition.
     #[serde(default)]
     pub kernel_arguments: Vec<String>,
-    /// Whether the network interface hangs off USB, which U-Boot starts only when told to.
+    /// Whether the network interface is on USB, which U-Boot starts only on command.
     #[serde(default)]
     pub usb_network: bool,
-    /// Load addresses, for a U-Boot whose `kernel_addr_r` and its kin are unset or too near each other.
+    /// Load addresses, for a U-Boot whose `kernel_addr_r` and similar variables are unset or too
+    /// close together.
     pub addresses: Option<LoadAddresses>,
     pub bootloader: Option<Bootloader>,
     #[serde(default)]
     pub media: Media,
     #[serde(default)]
     pub initrd: InitrdNeeds,
-    /// How QEMU emulates it; absent for hardware that QEMU cannot be.
+    /// How QEMU emulates it; absent for hardware that QEMU cannot emulate.
     pub emulation: Option<Emulation>,
 }
 
@@ -72,7 +73,7 @@ impl ImageKind {
     }
 }
 
-/// Addresses in the board's memory at which U-Boot puts what it loads.
+/// Memory addresses at which U-Boot loads files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct LoadAddresses {
@@ -82,31 +83,32 @@ pub struct LoadAddresses {
     pub script: u64,
 }
 
-/// Where the bootloader comes from and where its parts go on the card.
+/// The bootloader's packages and the places of its parts on the card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Bootloader {
-    /// Debian packages of the board's architecture (or `all`) that hold the files named below.
+    /// Debian packages of the board's architecture (or `all`) that contain the files named below.
     pub packages: Vec<String>,
     #[serde(default, rename = "blob")]
     pub blobs: Vec<Blob>,
 }
 
-/// One file of the bootloader: exactly one of `file`, `content` and `device_tree` says where from.
+/// One file of the bootloader: exactly one of `file`, `content` and `device_tree` is its source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Blob {
-    /// Path inside the packages, without a leading slash; a trailing `/*` takes a directory's files.
+    /// Path inside the packages, without a leading slash; a trailing `/*` means a directory's
+    /// files.
     pub file: Option<String>,
-    /// Text of a small file that no package has, such as the Raspberry Pi's `config.txt`.
+    /// Text of a small file that is in no package, such as the Raspberry Pi's `config.txt`.
     pub content: Option<String>,
-    /// Path below the kernel's device trees (`dtb/` of the build output), for a firmware that hands
-    /// one on to U-Boot.
+    /// Path below the kernel's device trees (`dtb/` of the build output), for a firmware that
+    /// passes one to U-Boot.
     pub device_tree: Option<String>,
     pub place: Place,
 }
 
-/// Where a blob sits.
+/// The place of a blob.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Place {
@@ -114,18 +116,18 @@ pub enum Place {
     Offset(u64),
     /// In the FAT, under this name (a directory's name for a `/*` blob, empty for the root).
     Fat(String),
-    /// Given to the emulator as its firmware (`-bios`); nothing on the card.
+    /// The emulator's firmware (`-bios`); nothing on the card.
     Firmware,
 }
 
-/// What the card looks like.
+/// The layout of the card.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Media {
     pub table: Table,
-    /// Where the FAT begins, in bytes.
+    /// Start of the FAT, in bytes.
     pub fat_offset: u64,
-    /// How large the FAT is, in bytes.
+    /// Size of the FAT, in bytes.
     pub fat_size: u64,
 }
 
@@ -148,26 +150,26 @@ pub enum Table {
     None,
 }
 
-/// What an initrd needs so that this model reaches its network and its root.
+/// What an initrd needs for this model's network and root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct InitrdNeeds {
-    /// Modules by name, with or without `.ko`; a trailing `/*` takes a directory below
-    /// `kernel/`, such as `drivers/net/phy/*`.
+    /// Modules by name, with or without `.ko`; a trailing `/*` means a directory below `kernel/`,
+    /// such as `drivers/net/phy/*`.
     pub modules: Vec<String>,
-    /// Whether to take the modules that the device tree's `compatible` strings name.
+    /// Whether to add the modules for the device tree's `compatible` strings.
     pub from_device_tree: bool,
-    /// Compressions that this model's kernel can unpack; empty for all.
+    /// Compressions that this model's kernel supports; empty for all.
     pub compression: Vec<Compression>,
 }
 
-/// How `qemu-system-*` is this board.
+/// How `qemu-system-*` emulates this model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Emulation {
     /// `-M`.
     pub machine: String,
-    /// `-cpu`, where the machine does not say.
+    /// `-cpu`, if the machine has no default.
     pub cpu: Option<String>,
     /// `-m`, in MiB.
     pub memory: u32,
@@ -175,11 +177,11 @@ pub struct Emulation {
     pub cpus: u32,
     pub network: EmulatedNetwork,
     pub card: EmulatedCard,
-    /// Further arguments of QEMU, for what its machine does not do as the board would.
+    /// Further arguments of QEMU.
     #[serde(default)]
     pub arguments: Vec<String>,
-    /// The MAC that U-Boot of this emulated board has before a boot script sets another, where
-    /// the emulator gives every such board the same one.
+    /// The MAC that U-Boot of every emulated board of this type has until a boot script sets
+    /// another, if QEMU gives all of them the same one.
     pub mac: Option<Mac>,
 }
 
@@ -187,9 +189,9 @@ pub struct Emulation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmulatedNetwork {
-    /// A virtio device on the PCI bus, with the MAC that QEMU is told.
+    /// A virtio device on the PCI bus, with the MAC given to QEMU.
     VirtioNetPci,
-    /// What the machine has; QEMU cannot give it a MAC that the firmware keeps.
+    /// The machine's own device, whose MAC QEMU cannot set for the firmware.
     Onboard,
 }
 
@@ -197,7 +199,7 @@ pub enum EmulatedNetwork {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EmulatedCard {
-    /// In the machine's SD slot; QEMU wants a power of two as its size.
+    /// In the machine's SD slot; QEMU requires a power of two as its size.
     Sd,
     /// As a virtio disk, for machines without a slot.
     Virtio,
@@ -208,7 +210,7 @@ fn one() -> u32 {
 }
 
 impl BoardType {
-    /// Parses a board type and checks what the types of its values cannot say; `file` is only for
+    /// Parses a board type and validates what the types of its fields do not; `file` is only for
     /// the diagnostic.
     ///
     /// # Errors
@@ -269,7 +271,7 @@ impl BoardType {
         })
     }
 
-    /// The MAC that the firmware of every emulated board of this type begins with, if it is one.
+    /// The initial MAC of the firmware of every emulated board of this type, if it is the same one.
     pub fn emulated_mac(&self) -> Option<Mac> {
         self.emulation.as_ref()?.mac
     }
@@ -311,7 +313,7 @@ impl Media {
 }
 
 impl Blob {
-    /// The key that is wrong (none for the blob as such) and why.
+    /// The invalid key (none for the blob as a whole) and the reason.
     fn first_mistake(&self, media: &Media) -> Option<(Option<&'static str>, String)> {
         let sources = [&self.file, &self.content, &self.device_tree];
         if sources.iter().filter(|source| source.is_some()).count() != 1 {
@@ -352,7 +354,7 @@ fn is_plain_word(text: &str) -> bool {
             .all(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\'))
 }
 
-/// Whether `path` stays below what it is relative to.
+/// Whether `path` stays below its base directory.
 fn is_relative_path(path: &str) -> bool {
     !path.chars().any(char::is_control)
         && path.split('/').all(|part| !matches!(part, "" | "." | ".."))

@@ -1,4 +1,5 @@
-//! Owns what a recipe must obey beyond its form. Never looks at the archive or at files that it names.
+//! Owns the validation of a recipe beyond its syntax. Never reads the archive or files that it
+//! names.
 
 use std::collections::HashSet;
 use std::path::{Component, Path};
@@ -16,7 +17,7 @@ struct Checker<'a> {
     text: &'a str,
 }
 
-/// Checks a recipe; `file` and `text` are what it was read from.
+/// Validates a recipe; `file` and `text` are its source.
 ///
 /// # Errors
 /// The first mistake.
@@ -95,7 +96,7 @@ impl Checker<'_> {
         Ok(())
     }
 
-    /// Every entry is valid, and none is there twice.
+    /// Checks that every entry is valid and none is a duplicate.
     fn list(
         &self,
         path: &[Step<'_>],
@@ -270,7 +271,7 @@ impl Checker<'_> {
     }
 }
 
-/// Debian Policy 5.6.1.
+/// A package's name (Debian Policy 5.6.1).
 fn is_package(name: &str) -> bool {
     name.len() >= 2
         && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
@@ -279,7 +280,8 @@ fn is_package(name: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
 }
 
-/// What Debian's adduser accepts (adduser.conf(5), NAME_REGEX and SYS_NAME_REGEX together).
+/// A user name that Debian's adduser accepts (adduser.conf(5), NAME_REGEX and SYS_NAME_REGEX
+/// together).
 fn is_account(name: &str) -> bool {
     name.len() <= 32
         && name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')

@@ -1,4 +1,4 @@
-//! Owns how a recipe is found by name or path, together with its lock. Never writes either.
+//! Owns finding a recipe by name or path, together with its lock. Never writes either.
 
 use std::path::{Path, PathBuf};
 
@@ -12,24 +12,24 @@ use crate::data::{self, RECIPE, Source};
 use crate::diagnostic::parse_toml;
 use crate::error::Fault;
 
-/// A recipe and where it comes from.
+/// A recipe and its source.
 #[derive(Clone, Debug)]
 pub struct RecipeFile {
-    /// The file's name without `.toml`; part of the names of what is built.
+    /// The file's name without `.toml`; part of the names of build outputs.
     pub name: String,
-    /// The file; for a recipe in the binary a path that does not exist.
+    /// The file; for a built-in recipe a path that does not exist.
     pub path: PathBuf,
     pub text: String,
     pub recipe: Recipe,
 }
 
 impl Recipe {
-    /// Reads a recipe by path or name; [`RecipeFile::open`] also says where it was found.
+    /// Reads a recipe by path or name; [`RecipeFile::open`] also returns where it was found.
     pub fn load(argument: &str) -> Result<Self> {
         RecipeFile::open(argument).map(|file| file.recipe)
     }
 
-    /// Reads a recipe's text; `path` is only for messages.
+    /// Parses a recipe; `path` is only for messages.
     ///
     /// # Errors
     /// The first mistake, as a [`Diagnostic`](crate::diagnostic::Diagnostic).
@@ -41,8 +41,8 @@ impl Recipe {
 }
 
 impl RecipeFile {
-    /// Finds a recipe by path (anything with a `/`, or that ends in `.toml`) or by name, in the `recipes/` of
-    /// [`dirs::data`](crate::dirs::data), then in the binary.
+    /// Finds a recipe by path (anything with a `/`, or that ends in `.toml`) or by name, in the
+    /// `recipes/` of [`dirs::data`](crate::dirs::data), then among the built-in ones.
     ///
     /// # Errors
     /// If there is none, or it is wrong; the latter is a [`Diagnostic`](crate::diagnostic::Diagnostic).
@@ -68,12 +68,12 @@ impl RecipeFile {
         })
     }
 
-    /// Whether it is one of those in the binary, of which there is no file.
+    /// Whether it is built in, without a file.
     pub fn is_built_in(&self) -> bool {
         self.path.starts_with("<hearth>")
     }
 
-    /// What paths in the recipe are relative to.
+    /// The directory that paths in the recipe are relative to.
     pub fn directory(&self) -> &Path {
         match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -86,12 +86,12 @@ impl RecipeFile {
         hex::encode(Sha256::digest(&self.text))
     }
 
-    /// Where the lock is: beside the recipe.
+    /// The path of the lock, in the same directory.
     pub fn lock_path(&self) -> PathBuf {
         self.path.with_extension("lock")
     }
 
-    /// The lock, if there is one, whether it fits or not.
+    /// The lock, if there is one, even if it does not match the recipe.
     pub fn existing_lock(&self) -> Result<Option<Lock>> {
         let path = self.lock_path();
         if let Ok(embedded) = path.strip_prefix("<hearth>") {
@@ -106,7 +106,7 @@ impl RecipeFile {
         Ok(None)
     }
 
-    /// The lock, which must fit the recipe.
+    /// The lock, which must match the recipe.
     ///
     /// # Errors
     /// If there is none, or the recipe has changed since.

@@ -1,17 +1,20 @@
-//! Owns the description of a lab and its boards (`lab.toml`), as its author wrote it. Never reads a file.
+//! Owns the description of a lab and its boards (`lab.toml`), as its author wrote it. Never reads a
+//! file.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use ureq::http::Uri;
 
 use crate::mac::Mac;
 
-/// A lab: where it is, and which boards it has.
+/// A lab: its settings and its boards.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Lab {
@@ -26,7 +29,7 @@ pub struct LabSettings {
     pub name: String,
     /// The server's address as the boards see it.
     pub address: Ipv4Addr,
-    /// The recipe of boards that name none.
+    /// The recipe of boards without one.
     pub recipe: Option<String>,
     #[serde(default)]
     pub ports: Ports,
@@ -35,20 +38,21 @@ pub struct LabSettings {
     /// and the boards' own network.
     #[serde(default)]
     pub allow: Vec<String>,
-    /// How long, in seconds, a board stays on that has had nothing to do since it checked in or did its last job.
+    /// Time in seconds after which an idle board powers itself off, from its check-in or its last
+    /// job.
     #[serde(default = "idle")]
     pub idle: f64,
-    /// How much a board may print in one attempt at a job, in bytes; more ends the job.
+    /// Limit on the console output of one attempt at a job, in bytes; more ends the job.
     #[serde(default = "largest_output")]
     pub largest_output: u64,
 }
 
-/// A GB: as much as a serial console brings in a day.
+/// A GB: about a day of output of a serial console.
 pub(super) fn largest_output() -> u64 {
     1_000_000_000
 }
 
-/// Long enough for somebody to log in and say that the board is to stay on.
+/// Enough time to log in and keep the board on.
 pub(super) fn idle() -> f64 {
     600.0
 }
@@ -77,7 +81,7 @@ impl Default for Ports {
     }
 }
 
-/// Asks for a DHCP server that answers the lab's boards only.
+/// Enables a DHCP server that answers only the lab's boards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Dhcp {
@@ -108,7 +112,7 @@ pub struct BoardEntry {
     pub power: Option<Power>,
     #[serde(default)]
     pub tags: Vec<String>,
-    /// What the board's templates and kernel command line get as `hearth.KEY=VALUE`.
+    /// For the board's templates and kernel command line, as `hearth.KEY=VALUE`.
     #[serde(default)]
     pub values: BTreeMap<String, String>,
     #[serde(default)]
@@ -117,7 +121,7 @@ pub struct BoardEntry {
     pub retries: BoardRetries,
 }
 
-/// How long a board may stay in each state of its boot, in seconds; hearth's own times where left out.
+/// Time-outs for each state of the boot, in seconds; hearth's defaults if left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct BoardTimeouts {
@@ -135,7 +139,7 @@ pub struct BoardTimeouts {
 }
 
 impl BoardTimeouts {
-    /// Each time that is set, with its key.
+    /// The keys and values of all time-outs that are set.
     pub fn set(&self) -> impl Iterator<Item = (&'static str, f64)> {
         [
             ("power", self.power),
@@ -152,7 +156,7 @@ impl BoardTimeouts {
     }
 }
 
-/// How often a board that failed in a state is booted again; once where left out.
+/// How often a board that failed in a state is booted again; once by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct BoardRetries {
@@ -198,7 +202,7 @@ impl Console {
     }
 }
 
-/// The driver and where it is, for people.
+/// The driver and its address or device.
 impl fmt::Display for Console {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.driver())?;
@@ -216,7 +220,12 @@ impl fmt::Display for Console {
 
 /// How to switch a board's power.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "driver", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(
+    tag = "driver",
+    rename_all = "kebab-case",
+    rename_all_fields = "kebab-case",
+    deny_unknown_fields
+)]
 pub enum Power {
     Usbpowercontrol {
         device: PathBuf,
@@ -226,6 +235,17 @@ pub enum Power {
         hostname: Option<String>,
         port: Option<String>,
         alias: Option<String>,
+    },
+    /// A relay with the firmware Tasmota.
+    Tasmota {
+        /// `http://HOST` or `http://HOST:PORT`.
+        url: String,
+        /// From 1; the first relay by default.
+        relay: Option<u8>,
+        /// `admin` by default; requires `password_file`.
+        user: Option<String>,
+        /// An absolute path: the file's first line is the device's web password.
+        password_file: Option<PathBuf>,
     },
     Uhubctl {
         location: String,
@@ -246,21 +266,76 @@ impl Power {
         match self {
             Power::Usbpowercontrol { .. } => "usbpowercontrol",
             Power::Pdudaemon { .. } => "pdudaemon",
+            Power::Tasmota { .. } => "tasmota",
             Power::Uhubctl { .. } => "uhubctl",
             Power::Command { .. } => "command",
             Power::Qemu {} => "qemu",
             Power::Manual {} => "manual",
         }
     }
+
+    /// Validates what the types of the keys do not.
+    ///
+    /// # Errors
+    /// The invalid key, and a sentence about it.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        let Power::Tasmota {
+            url,
+            relay,
+            user,
+            password_file,
+        } = self
+        else {
+            return Ok(());
+        };
+        if !is_server(url) {
+            let wrong = "the address of a Tasmota device is `http://HOST` or `http://HOST:PORT`, \
+                         without a password or a path";
+            return Err(("url", wrong.into()));
+        }
+        if let Some(relay) = relay
+            && !TASMOTA_RELAYS.contains(relay)
+        {
+            return Err(("relay", "Tasmota's relays have the numbers 1 to 32".into()));
+        }
+        if user.is_some() && password_file.is_none() {
+            return Err(("user", "a `user` needs a `password-file`".into()));
+        }
+        match password_file {
+            Some(path) if !path.is_absolute() => {
+                Err(("password-file", "give an absolute path".into()))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
-/// The driver and where it is, for people.
+/// Relays of one device: `MAX_RELAYS_SET` of Tasmota 14.
+const TASMOTA_RELAYS: RangeInclusive<u8> = 1..=32;
+
+/// Whether a URL consists of scheme and authority alone.
+fn is_server(url: &str) -> bool {
+    url.parse::<Uri>().is_ok_and(|uri| {
+        uri.scheme_str() == Some("http")
+            && uri
+                .authority()
+                .is_some_and(|place| !place.as_str().contains('@'))
+            && uri.path() == "/"
+            && uri.query().is_none()
+    })
+}
+
+/// The driver and its address or device, without secrets.
 impl fmt::Display for Power {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.driver())?;
         match self {
             Power::Usbpowercontrol { device } => write!(f, " {}", device.display()),
             Power::Pdudaemon { url, .. } => write!(f, " {url}"),
+            Power::Tasmota { url, relay, .. } => {
+                write!(f, " {url}")?;
+                relay.map_or(Ok(()), |relay| write!(f, " relay {relay}"))
+            }
             Power::Uhubctl { location, port } => write!(f, " {location} port {port}"),
             Power::Command { on, .. } => write!(f, " {}", on.join(" ")),
             Power::Qemu {} | Power::Manual {} => Ok(()),
@@ -269,7 +344,7 @@ impl fmt::Display for Power {
 }
 
 impl LabSettings {
-    /// Where the boards find the lab's HTTP API.
+    /// The address of the lab's HTTP API, as the boards see it.
     pub fn http(&self) -> SocketAddr {
         SocketAddr::from((self.address, self.ports.http))
     }
@@ -285,7 +360,7 @@ impl Network {
         Network(Ipv4Net::new_assert(address, prefix.min(32)).trunc())
     }
 
-    /// The address that all hosts of the network listen to.
+    /// The broadcast address.
     pub fn broadcast(self) -> Ipv4Addr {
         self.0.broadcast()
     }
@@ -323,6 +398,39 @@ impl FromStr for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tasmota_devices_keys_are_checked() {
+        let check = |keys: &str| {
+            let power: Power = toml::from_str(&format!("driver = 'tasmota'\n{keys}")).unwrap();
+            power.check().map_err(|(key, _)| key)
+        };
+        for url in ["http://plug", "http://plug/", "http://10.0.0.1:8080"] {
+            assert_eq!(check(&format!("url = '{url}'")), Ok(()), "{url}");
+        }
+        for url in [
+            "plug",
+            "plug/cm",
+            "https://plug",
+            "http://a:b@plug",
+            "http://plug/cm",
+            "http://plug?x",
+            "http://",
+        ] {
+            assert_eq!(check(&format!("url = '{url}'")), Err("url"), "{url}");
+        }
+        let plug = "url = 'http://plug'";
+        for (more, expected) in [
+            ("relay = 32", Ok(())),
+            ("relay = 0", Err("relay")),
+            ("relay = 33", Err("relay")),
+            ("user = 'a'", Err("user")),
+            ("password-file = 'a'", Err("password-file")),
+            ("password-file = '/a'\nuser = 'a'", Ok(())),
+        ] {
+            assert_eq!(check(&format!("{plug}\n{more}")), expected, "{more}");
+        }
+    }
 
     #[test]
     fn a_network_contains_its_hosts() {

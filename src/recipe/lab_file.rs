@@ -1,4 +1,4 @@
-//! Owns reading a lab file: finding it, checking it, and filling in what its author left out.
+//! Owns reading a lab file: finding it, validating it, and filling in defaults.
 //! Never talks to a board.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,22 +14,22 @@ use super::lab::{
     idle, largest_output,
 };
 use crate::data::{self, BOARD_TYPE, Source};
-use crate::diagnostic::{Diagnostic, Step, at, parse_toml, suggestion};
+use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
 use crate::error::Fault;
 use crate::mac::Mac;
 
 /// A lab with its boards resolved: board types loaded, addresses derived, defaults filled in.
 #[derive(Clone, Debug)]
 pub struct LoadedLab {
-    /// The lab file; none for a lab made up for one emulated board.
+    /// The lab file; `None` for the implicit lab of one emulated board.
     pub path: Option<PathBuf>,
     pub settings: LabSettings,
     pub boards: Vec<Board>,
-    /// Every board type known, by name.
+    /// All known board types, by name.
     pub types: BTreeMap<String, BoardType>,
 }
 
-/// One board, with everything filled in.
+/// One board, with all defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Board {
     pub name: String,
@@ -51,7 +51,7 @@ pub struct Board {
     pub retries: BoardRetries,
 }
 
-/// All board types that hearth ships or the user has, by name.
+/// All board types, hearth's and the user's, by name.
 ///
 /// # Errors
 /// The first mistake in any of them.
@@ -70,8 +70,8 @@ pub fn board_type(name: &str) -> Result<BoardType> {
 }
 
 impl LoadedLab {
-    /// The lab file that is meant: the one given, else `HEARTH_LAB`, else `lab.toml` in the working
-    /// directory if there is one.
+    /// Finds the lab file: the given one, else `HEARTH_LAB`, else `lab.toml` in the working
+    /// directory if it exists.
     pub fn find(given: Option<&Path>) -> Result<Option<LoadedLab>> {
         let path = match (given, env::var_os("HEARTH_LAB")) {
             (Some(path), _) => path.to_path_buf(),
@@ -88,7 +88,7 @@ impl LoadedLab {
         LoadedLab::from_source(&data::read(path)?, board_types()?)
     }
 
-    /// Parses and checks the text of a lab file, given the board types there are.
+    /// Parses and validates the text of a lab file, given the known board types.
     pub fn from_source(source: &Source, types: BTreeMap<String, BoardType>) -> Result<LoadedLab> {
         let lab: Lab = parse_toml(&source.path, &source.text)?;
         Checker {
@@ -109,7 +109,7 @@ impl LoadedLab {
         })
     }
 
-    /// Where emulated boards find their server: in the private network that hearth makes for them.
+    /// The server's address for emulated boards, in hearth's private network.
     pub const EMULATED_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
     /// A lab of one emulated board of a type, named after it, with hearth's own recipe for its
@@ -117,7 +117,7 @@ impl LoadedLab {
     pub fn emulated(type_name: &str) -> Result<LoadedLab> {
         let types = board_types()?;
         let Some(board_type) = types.get(type_name) else {
-            // Says what is near.
+            // Fails with a suggestion.
             data::find(BOARD_TYPE, type_name)?;
             return Err(Fault::input(format!("`{type_name}` is not a board type's name")).into());
         };
@@ -156,7 +156,7 @@ impl LoadedLab {
     /// The board with this name.
     ///
     /// # Errors
-    /// If there is none, with the name that was probably meant.
+    /// If there is none, with a suggestion.
     pub fn board(&self, name: &str) -> Result<&Board> {
         if let Some(board) = self.boards.iter().find(|board| board.name == name) {
             return Ok(board);
@@ -180,18 +180,32 @@ impl LoadedLab {
     }
 }
 
-/// The board that a user means by one word: a board of the lab there is, else a board type, of which it is then an
-/// emulated board in a lab of its own. Returns the lab and the board's place in it.
+/// Resolves an argument that is a board of the lab, or else a board type, of which it makes an
+/// emulated board in a lab of its own. Returns the lab and the board.
 pub fn board_or_type(lab: Option<&Path>, name: &str) -> Result<(LoadedLab, Board)> {
     let lab = match LoadedLab::find(lab)? {
         Some(lab) if lab.boards.iter().any(|board| board.name == name) => lab,
         Some(lab) if !lab.types.contains_key(name) => {
             return Err(lab.board(name).expect_err("no board has the name"));
         }
+        None if !board_types()?.contains_key(name) => return Err(no_lab(name)?.into()),
         _ => LoadedLab::emulated(name)?,
     };
     let board = lab.board(name)?.clone();
     Ok((lab, board))
+}
+
+/// The error for a name that is no board type, where there is no lab file.
+fn no_lab(name: &str) -> Result<Fault> {
+    let types = data::names(BOARD_TYPE)?;
+    let remedy = match nearest(name, types.iter().map(String::as_str)) {
+        Some(meant) => format!("did you mean the board type `{meant}`?"),
+        None => "name the lab file with --lab; `hearth boards` lists the board types".into(),
+    };
+    Ok(Fault::input(format!(
+        "there is no lab.toml here with a board `{name}`, and no board type of this name"
+    ))
+    .remedy(remedy))
 }
 
 impl Board {
@@ -223,7 +237,7 @@ fn mac_of(entry: &BoardEntry, lab: &LabSettings) -> Mac {
         .unwrap_or_else(|| Mac::derived(&lab.name, &entry.name))
 }
 
-/// Checks what the types of the values cannot say.
+/// Validates what the types of the values do not.
 struct Checker<'a> {
     source: &'a Source,
     types: &'a BTreeMap<String, BoardType>,
@@ -254,7 +268,7 @@ impl Checker<'_> {
                 return Err(self.at(&path, wrong));
             }
         }
-        // NaN is no time either.
+        // The comparison is false for NaN as well.
         if !(lab.idle >= 0.0 && lab.idle.is_finite()) {
             return Err(self.lab(&["idle"], "a time is a number of seconds, 0 or above"));
         }
@@ -316,6 +330,15 @@ impl Checker<'_> {
             if board.power == Some(Power::Qemu {}) {
                 return wrong("power", what);
             }
+        }
+        if let Some(Err((key, message))) = board.power.as_ref().map(Power::check) {
+            let path = [
+                Step::Key("board"),
+                Step::Index(index),
+                Step::Key("power"),
+                Step::Key(key),
+            ];
+            return Err(self.at(&path, message));
         }
         for (key, time) in board.timeouts.set() {
             if !time.is_finite() || time <= 0.0 {
@@ -405,7 +428,7 @@ impl Checker<'_> {
     }
 }
 
-/// One label of a host name (RFC 1123, 2.1), in lower case: boards get their names as host names.
+/// A label of a host name (RFC 1123, 2.1), in lower case: a board's name is its host name.
 fn is_host_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name
@@ -499,6 +522,10 @@ mod tests {
                     "{LAB}[[board]]\nname = 'p'\ntype = 'pandaboard'\npower = {{ driver = 'qemu' }}\n"
                 ),
                 "lab.toml:7:9: QEMU cannot emulate",
+            ),
+            (
+                format!("{LAB}{neo}power = {{ driver = 'tasmota', url = 'http://a:b@plug' }}\n"),
+                "lab.toml:7:37: the address of a Tasmota",
             ),
             (
                 format!("{LAB}{neo}timeouts.kernel = 0.0\n"),

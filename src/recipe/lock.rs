@@ -19,13 +19,13 @@ const HEADER: &str = "\
 # Written by `hearth lock`. Keep it in version control beside the recipe; do not edit it by hand.
 ";
 
-/// What a recipe resolved to. Holds no address of a mirror: paths are relative to one.
+/// The packages that a recipe resolved to. Contains no mirror's address: paths are relative to one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Lock {
     /// Format of this file; 1.
     pub version: u32,
-    /// SHA-256 of the parts of the recipe that decide which packages are chosen.
+    /// SHA-256 of the parts of the recipe that determine the packages.
     pub recipe: String,
     pub arch: Arch,
     #[serde(default, rename = "release")]
@@ -34,12 +34,12 @@ pub struct Lock {
     pub packages: Vec<LockedPackage>,
 }
 
-/// A release file that was used.
+/// A release file that the resolution used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct LockedRelease {
     pub suite: String,
-    /// As in the release file, RFC 5322: `Sat, 12 Sep 2026 07:55:41 UTC`.
+    /// From the release file, RFC 5322: `Sat, 12 Sep 2026 07:55:41 UTC`.
     pub date: String,
     /// SHA-256 of the InRelease file.
     pub sha256: String,
@@ -53,12 +53,13 @@ pub struct LockedPackage {
     pub version: String,
     /// Debian architecture, or `all`.
     pub arch: String,
-    /// Relative to the mirror, `pool/main/b/busybox/….deb`; of a local package, relative to the recipe.
+    /// Relative to the mirror, `pool/main/b/busybox/….deb`; for a local package, relative to the
+    /// recipe.
     pub path: String,
     /// Bytes.
     pub size: u64,
     pub sha256: String,
-    /// Which of the lock's releases lists it; empty for a local package.
+    /// The suite of the release that lists it; empty for a local package.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub suite: String,
     #[serde(default, skip_serializing_if = "Role::is_root")]
@@ -66,7 +67,7 @@ pub struct LockedPackage {
     /// One of the recipe's own `debs`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub local: bool,
-    /// Here only because another package needs it, which is what APT calls automatically installed.
+    /// Installed only as a dependency: APT's "automatically installed".
     #[serde(default, skip_serializing_if = "is_false")]
     pub auto: bool,
 }
@@ -114,12 +115,12 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Writes the lock, whole or not at all.
+    /// Writes the lock atomically.
     pub fn save(&self, path: &Path) -> Result<()> {
         write_atomically(path, self.to_toml().as_bytes())
     }
 
-    /// The lock as text; the same for the same lock.
+    /// The lock as text; deterministic.
     pub fn to_toml(&self) -> String {
         let body = toml::to_string(self).expect("strings, integers and tables are always TOML");
         format!("{HEADER}{body}")
@@ -130,13 +131,12 @@ impl Lock {
         hex::encode(Sha256::digest(self.to_toml()))
     }
 
-    /// Whether the recipe still asks for what it asked for when this lock was made.
+    /// Whether the lock matches the recipe, that is, its digest is unchanged.
     pub fn is_of(&self, recipe: &Recipe) -> bool {
         self.arch == recipe.arch && self.recipe == recipe.selection_digest()
     }
 
-    /// The date of the newest release that was used, in seconds since 1970: the default of
-    /// `SOURCE_DATE_EPOCH`.
+    /// The date of the newest release, in seconds since 1970: the default of `SOURCE_DATE_EPOCH`.
     pub fn epoch(&self) -> Option<u64> {
         self.releases
             .iter()
@@ -144,7 +144,7 @@ impl Lock {
             .max()
     }
 
-    /// What differs in the other lock, by name and role.
+    /// The differences to another lock, by name and role.
     pub fn changes(&self, new: &Lock) -> Vec<Change> {
         let key = |package: &LockedPackage| (package.role, package.name.clone());
         let old: BTreeMap<_, _> = self.packages.iter().map(|p| (key(p), p)).collect();
@@ -166,19 +166,21 @@ impl Lock {
     }
 }
 
-/// How one package differs between two locks. Both versions may be equal where the files are not.
+/// The difference of one package between two locks. Both versions may be equal if only the files
+/// differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub name: String,
     pub role: Role,
-    /// The version before; none if it was added.
+    /// The old version; `None` if the package was added.
     pub old: Option<String>,
-    /// The version after; none if it was removed.
+    /// The new version; `None` if the package was removed.
     pub new: Option<String>,
 }
 
 impl LockedPackage {
-    /// Whether the path stays below its base, and the hash is one: both become parts of paths.
+    /// Whether the path stays below its base and the hash is valid: both become parts of file
+    /// paths.
     fn is_sane(&self) -> bool {
         self.sha256.len() == 64
             && self
@@ -193,25 +195,25 @@ impl LockedPackage {
     }
 }
 
-/// What a package is for.
+/// The purpose of a package.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Installed in the master image.
     #[default]
     Root,
-    /// Holds bootloader files of a board type; unpacked for them, never installed.
+    /// Contains bootloader files of a board type; extracted, never installed.
     Bootloader,
-    /// Holds programs of the building host's architecture that maintainer scripts run, or a library of theirs; never
-    /// installed.
+    /// Contains programs of the building host's architecture that maintainer scripts run, or
+    /// libraries of these; never installed.
     Tool,
 }
 
 /// The architecture of [`Role::Tool`]: that of hosts which have to emulate every image's.
 pub const TOOL_ARCH: &str = "amd64";
 
-/// Packages whose programs maintainer scripts spend their time in. A native one does what the image's own does, which is
-/// the same program, but takes a millisecond to start where an emulated one takes twenty.
+/// Packages whose programs maintainer scripts run most. A native program does the same as the
+/// image's own, but starts in a millisecond instead of twenty.
 pub const TOOLS: [&str; 16] = [
     "coreutils",
     "dash",
@@ -221,7 +223,7 @@ pub const TOOLS: [&str; 16] = [
     "findutils",
     "grep",
     "kmod",
-    // for kmod, which only looks for it when it starts
+    // for kmod, which loads it when it starts
     "liblzma5",
     "mawk",
     "openssl",

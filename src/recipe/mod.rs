@@ -1,4 +1,4 @@
-//! Owns the TOML data that people write: recipes, locks, board types and labs, and how they are found.
+//! Owns the TOML files of users: recipes, locks, board types and labs, and how they are found.
 //! Never fetches, builds or talks to a board.
 
 mod board_type;

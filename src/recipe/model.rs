@@ -8,26 +8,26 @@ use sha2::{Digest, Sha256};
 
 use crate::arch::Arch;
 
-/// A recipe, as its author wrote it. Paths in it are relative to its own directory.
+/// A recipe. Paths in it are relative to its own directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Recipe {
-    /// One line for people.
+    /// One line of text.
     pub description: String,
     pub arch: Arch,
     pub archive: ArchiveSource,
     /// The kernel's package, such as `linux-image-armmp`; none for an image that is not booted.
     pub kernel: Option<String>,
-    /// Beyond what is essential or required.
+    /// Packages in addition to the essential and required ones.
     #[serde(default)]
     pub packages: Vec<String>,
-    /// Never to be installed, even where something recommends them or offers them as an alternative.
+    /// Never installed, even if recommended or an alternative.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Local packages to install as well.
+    /// Local packages to install.
     #[serde(default)]
     pub debs: Vec<PathBuf>,
-    /// Board types that the image is for; empty for all of its architecture.
+    /// Board types that the image supports; empty for all of its architecture.
     #[serde(default)]
     pub boards: Vec<String>,
     #[serde(default)]
@@ -48,10 +48,10 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// SHA-256, in hex, of the parts that decide which packages are chosen: architecture, archive, kernel,
+    /// SHA-256, in hex, of the parts that determine the packages: architecture, archive, kernel,
     /// packages, exclusions and local packages.
     pub fn selection_digest(&self) -> String {
-        // Only what is listed here counts: a change of the description leaves the lock valid.
+        // Other parts, such as the description, leave the lock valid.
         let selection = serde_json::json!({
             "arch": self.arch,
             "suites": self.archive.suites,
@@ -66,7 +66,7 @@ impl Recipe {
     }
 }
 
-/// Where packages come from. The mirror's address is never part of a recipe.
+/// The source of packages. The mirror's address is never part of a recipe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ArchiveSource {
@@ -74,7 +74,7 @@ pub struct ArchiveSource {
     pub suites: Vec<String>,
     #[serde(default = "main_component")]
     pub components: Vec<String>,
-    /// OpenPGP keyring that the releases must be signed with; Debian's archive keyring by default.
+    /// OpenPGP keyring that must sign the releases; Debian's archive keyring by default.
     pub keyring: Option<PathBuf>,
     #[serde(default)]
     pub recommends: bool,
@@ -96,7 +96,7 @@ fn main_component() -> Vec<String> {
 pub struct System {
     /// `LANG`; `C.UTF-8` by default.
     pub locale: Option<String>,
-    /// As below `/usr/share/zoneinfo`; `Etc/UTC` by default.
+    /// A path below `/usr/share/zoneinfo`; `Etc/UTC` by default.
     pub timezone: Option<String>,
     pub units: Units,
 }
@@ -118,7 +118,8 @@ pub struct User {
     pub groups: Vec<String>,
     pub shell: Option<String>,
     pub home: Option<String>,
-    /// As in `/etc/shadow`; without one the account is locked for passwords. `""` lets anybody in.
+    /// In the format of `/etc/shadow`; without one the account has no valid password. `""` means no
+    /// password.
     pub password_hash: Option<String>,
     #[serde(default)]
     pub authorized_keys: Vec<String>,
@@ -129,9 +130,9 @@ pub struct User {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct FileEntry {
-    /// Where it goes in the image, absolute.
+    /// Absolute path in the image.
     pub path: String,
-    /// A file, or a directory with all that is in it.
+    /// A file, or a directory to copy recursively.
     pub source: Option<PathBuf>,
     pub content: Option<String>,
     /// A Handlebars template that gets the recipe's `values`.
@@ -142,7 +143,8 @@ pub struct FileEntry {
     pub directory: bool,
     /// `user` or `user:group`, by name or number; `root:root` by default.
     pub owner: Option<String>,
-    /// Octal, as `"0755"`; 0644 for files and 0755 for directories and executable sources by default.
+    /// Octal, as `"0755"`; 0644 for files and 0755 for directories and executable sources by
+    /// default.
     pub mode: Option<String>,
 }
 
@@ -155,7 +157,7 @@ pub struct Command {
     pub network: bool,
 }
 
-/// What to leave out of the image.
+/// Files to leave out of the image.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Strip {
@@ -166,7 +168,7 @@ pub struct Strip {
     pub keep_locales: Vec<String>,
     /// Paths to remove, with `*` and `**`.
     pub paths: Vec<String>,
-    /// Paths to keep although something above would remove them.
+    /// Paths to keep even if a rule above removes them.
     pub keep: Vec<String>,
 }
 
@@ -175,16 +177,16 @@ pub struct Strip {
 pub struct InitrdOptions {
     pub builder: Builder,
     pub compression: Compression,
-    /// The roots that it can mount; fewer make it smaller.
+    /// Supported kinds of root; fewer make it smaller.
     pub roots: Vec<RootKind>,
     /// As in a board type's `[initrd]`.
     pub modules: Vec<String>,
-    /// Programs of the image to take along, absolute.
+    /// Programs of the image to add, as absolute paths.
     pub binaries: Vec<String>,
     /// For the chroot builder: directories of initramfs-tools hooks and scripts.
     pub hooks: Option<PathBuf>,
     pub scripts: Option<PathBuf>,
-    /// For the chroot builder: what it takes besides the modules of board types and recipe.
+    /// For the chroot builder: modules in addition to those of board types and recipe.
     pub module_set: ModuleSet,
 }
 
@@ -226,7 +228,7 @@ pub enum ModuleSet {
     /// Most drivers that a root can depend on.
     #[default]
     Most,
-    /// Those for a network.
+    /// Network drivers.
     Netboot,
     /// None.
     List,

@@ -1,5 +1,6 @@
-//! Owns unpacking packages ahead of their preinst, while other packages' scripts leave processors idle: into a layer of their
-//! own, which is put below all others once the preinst has run. Never mounts.
+//! Owns unpacking packages ahead of their preinst, while scripts of other packages leave processors
+//! idle: into a layer of its own, which becomes the lowest lowerdir once the preinst has run. Never
+//! mounts.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,8 +33,9 @@ pub fn unpack_ahead(
     Ok(unpacked)
 }
 
-/// The first path of `layer` that, were the layer put below all others of the image at `root`, would not be seen as it is: one that a
-/// layer has, or that `upper`, the topmost, hides. A file that `claims` has for a package is one as well, wherever it is now.
+/// The first path of `layer` that would be hidden or changed if the layer became the lowest
+/// lowerdir of the image at `root`: one that another layer has, or that `upper`, the topmost,
+/// hides. A path for which `claims` returns a package counts as well, wherever the file is now.
 ///
 /// # Errors
 /// If a directory cannot be read.
@@ -70,7 +72,7 @@ impl Place<'_> {
             let is_free = match self.root.kind(&path) {
                 Some(Kind::Directory) => is_directory && !hides(&self.upper_path.join(&path))?,
                 Some(_) => false,
-                // What is in `upper` all the same is a whiteout.
+                // An entry that is in `upper` but not visible is a whiteout.
                 None => {
                     self.upper.kind(&path).is_none()
                         && (is_directory || !self.claims.hold_file(&path))
@@ -87,8 +89,9 @@ impl Place<'_> {
     }
 }
 
-/// The first of the paths at or below `path` at which `upper`, the topmost layer of an image, differs from those below it.
-/// A directory without a file is no difference: a script may have made a file there for a while.
+/// The first path at or below `path` at which `upper`, the topmost layer of an image, differs from
+/// the layers below. A directory without files is no difference: a script may have created a file
+/// in it and removed it again.
 ///
 /// # Errors
 /// If a directory cannot be read.
@@ -108,8 +111,8 @@ pub fn change(upper: &Path, path: &Path) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Whether a directory of `upper` is not merged with those below (the kernel's overlayfs.rst, "whiteouts and opaque
-/// directories" and "redirect_dir").
+/// Whether a directory of `upper` is not merged with those below it (the kernel's overlayfs.rst,
+/// "whiteouts and opaque directories" and "redirect_dir").
 fn hides(directory: &Path) -> io::Result<bool> {
     for name in ["user.overlay.opaque", "user.overlay.redirect"] {
         match xattr::get(directory, name) {

@@ -1,5 +1,5 @@
-//! Owns `/etc/ssl/certs`: what update-ca-certificates(8) makes of the certificates that packages bring, which takes it half
-//! a minute under qemu-user. Never hashes names: that is left to `openssl rehash`.
+//! Owns `/etc/ssl/certs`: the links and the bundle that update-ca-certificates(8) makes, which
+//! takes half a minute under qemu-user. Never hashes names: `openssl rehash` does.
 //!
 //! Runs in the image's root: paths are the image's.
 
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Makes the links to the chosen certificates and the bundle of all, below `root` (`/` inside the image).
-/// Gives the number of certificates; `None` where the image has no such thing.
+/// Makes the links to the enabled certificates and the bundle of all, below `root` (`/` inside the
+/// image). Returns the number of certificates, or `None` if the image has no ca-certificates.
 pub fn update(root: &Path) -> Result<Option<usize>> {
     let conf = root.join("etc/ca-certificates.conf");
     let directory = root.join("etc/ssl/certs");

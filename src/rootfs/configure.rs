@@ -1,8 +1,10 @@
-//! Owns running maintainer scripts: preinst, and what dpkg itself does to configure. Never unpacks anything.
+//! Owns running maintainer scripts: preinst, and what dpkg itself does to configure. Never unpacks
+//! anything.
 //!
-//! dpkg is the image's own, under qemu-user in the sandbox. What such a script must not do to an image under construction
-//! (start services, make an initrd, make host keys), and what takes it very long under qemu-user, is kept from it by
-//! shims: programs of the same name, earlier in `PATH`, that are not written into the image.
+//! dpkg is the image's own, under qemu-user in the sandbox. Shims replace programs that a script
+//! must not run in an image under construction (that start services, make an initrd or host keys),
+//! and some that take very long under qemu-user: programs of the same name, earlier in `PATH`, that
+//! are not written into the image.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -24,8 +26,9 @@ steps! {
 }
 
 const NOTHING: &str = include_str!("shims/nothing");
-/// Programs that must do nothing now. The board makes its own host keys; an initrd is made later, if at all; depmod,
-/// systemd-hwdb and update-ca-certificates are run once, by [`Configure`]; nothing takes logger's lines.
+/// Programs that do nothing during the build. The board makes its own host keys; an initrd is made
+/// later, if at all; depmod, systemd-hwdb and update-ca-certificates run once, from [`Configure`];
+/// logger has no syslog to write to.
 const SILENCED: [&str; 10] = [
     "deb-systemd-invoke",
     "depmod",
@@ -38,7 +41,7 @@ const SILENCED: [&str; 10] = [
     "update-ca-certificates",
     "update-initramfs",
 ];
-/// What indices are made of: of modules (depmod.d(5)) and of hardware (hwdb(7)).
+/// Inputs of the indices: kernel modules (depmod.d(5)) and the hardware database (hwdb(7)).
 pub const INDEXED: [&str; 5] = [
     "etc/depmod.d",
     "usr/lib/depmod.d",
@@ -46,7 +49,7 @@ pub const INDEXED: [&str; 5] = [
     "etc/udev/hwdb.d",
     "usr/lib/udev/hwdb.d",
 ];
-/// How many of the last lines a script's failure shows.
+/// How many of a failed script's last lines are shown.
 const LAST_LINES: usize = 20;
 
 /// The native tools of an image that is mounted with them.
@@ -62,7 +65,7 @@ pub struct Native<'a> {
     pub emulated: &'a BTreeSet<String>,
 }
 
-/// An image being configured. For a step inside [`crate::sandbox::Namespaces`].
+/// An image whose packages are being configured. For a step inside [`crate::sandbox::Namespaces`].
 pub struct Configure<'a> {
     root: Root,
     native: Option<Native<'a>>,
@@ -99,11 +102,12 @@ impl<'a> Configure<'a> {
         })
     }
 
-    /// Runs `preinst install` of an unpacked package, as dpkg(1) does before unpacking: `package` is its name in dpkg's
-    /// `info` directory (`libc6:armhf`, `dash`), `arch` what its control file says.
+    /// Runs `preinst install` of a package, as dpkg(1) does before unpacking: `package` is its name
+    /// in dpkg's `info` directory (`libc6:armhf`, `dash`), `arch` the architecture in its control
+    /// file.
     ///
     /// # Errors
-    /// [`Fault::input`] with its last lines if it fails.
+    /// [`Fault::input`] with the script's last lines if it fails.
     pub fn preinst(&self, package: &str, arch: &str) -> Result<()> {
         let name = package.split_once(':').map_or(package, |(name, _)| name);
         let script = format!("/{INFO}/{package}.preinst");
@@ -132,8 +136,8 @@ impl<'a> Configure<'a> {
         }]))
     }
 
-    /// Configures some packages although others that they depend on are not configured yet: for essential ones, which come
-    /// before all others.
+    /// Configures packages even if their dependencies are not configured yet: for essential
+    /// packages, which are configured first.
     ///
     /// # Errors
     /// As [`Configure::configure_all`].
@@ -143,7 +147,8 @@ impl<'a> Configure<'a> {
         self.dpkg(&arguments)
     }
 
-    /// Configures all packages that are not, processes triggers, and makes what the shims have put off; `with_indices` as well.
+    /// Configures all remaining packages, processes triggers, and runs what the shims postponed;
+    /// with `with_indices`, also what makes the indices.
     ///
     /// # Errors
     /// [`Fault::input`] that names the package whose script failed, with its last lines.
@@ -159,10 +164,11 @@ impl<'a> Configure<'a> {
         })
     }
 
-    /// Makes the indices of [`INDEXED`], which need nothing but these: the slowest of all that scripts would do.
+    /// Makes the indices of [`INDEXED`], the slowest work of maintainer scripts, which depends on
+    /// nothing else.
     ///
     /// # Errors
-    /// [`Fault::input`] with the last lines of the program that failed.
+    /// [`Fault::input`] with the last lines of the failed program.
     pub fn indices(&self) -> Result<()> {
         thread::scope(|scope| {
             let modules = scope.spawn(|| self.modules());
@@ -246,7 +252,7 @@ impl<'a> Configure<'a> {
         self.must(&index(HWDB), "systemd-hwdb")
     }
 
-    /// As update-ca-certificates(8), which is itself run where packages hook into it.
+    /// As update-ca-certificates(8); runs that program itself where packages have hooks for it.
     fn certificates(&self) -> Result<()> {
         match self.root.step(&CERTIFICATES, &(), &NoProgress)? {
             Made::Nothing => Ok(()),
@@ -263,7 +269,7 @@ impl<'a> Configure<'a> {
 
     fn must(&self, program: &Program, name: &str) -> Result<()> {
         let (status, lines) = self.run(&self.root, program)?;
-        // depmod goes on without the modules that it cannot read.
+        // depmod ignores modules that it cannot read.
         let complained = lines.iter().any(|line| line.contains(": ERROR: "));
         if status.success() && !complained {
             return Ok(());
@@ -283,7 +289,7 @@ impl<'a> Configure<'a> {
                 self.stage.message(package);
                 self.stage.advance(1);
             }
-            // What dpkg says about one that failed comes after all others are done.
+            // dpkg's summary of failed packages comes last.
             if lines.len() == 5000 {
                 lines.pop_front();
             }
@@ -296,7 +302,7 @@ impl<'a> Configure<'a> {
     }
 }
 
-/// A script that makes an index: without the shims, which silence the programs for that.
+/// Runs a program that makes an index: without the shims, which replace it.
 fn index(script: &str) -> Program {
     Program::shell(script).env("PATH", tools::search_path())
 }
@@ -306,7 +312,7 @@ fn maintainer(program: Program) -> Program {
     program
         .env("DEBIAN_PRIORITY", "critical")
         .env("UCF_FORCE_CONFFOLD", "1")
-        // kernel packages' hooks look at it
+        // hooks of kernel packages test it
         .env("INITRD", "No")
 }
 

@@ -1,4 +1,5 @@
-//! Owns what a recipe changes in an image whose packages are configured: files, users, locale, units, commands.
+//! Owns the recipe's changes to an image whose packages are configured: files, users, locale,
+//! units, commands.
 //! Never touches anything outside the image.
 
 use std::collections::BTreeMap;
@@ -20,10 +21,10 @@ use crate::error::Fault;
 use crate::recipe::{Arch, Command, FileEntry, Recipe, Strip, System, User};
 use crate::sandbox::{Program, Root};
 
-/// The parts of a recipe that are applied to a configured image, with where its paths begin.
+/// The parts of a recipe that are applied to a configured image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Customisation {
-    /// The recipe's directory.
+    /// The recipe's directory, for relative paths.
     pub directory: PathBuf,
     pub system: System,
     pub users: Vec<User>,
@@ -31,11 +32,11 @@ pub struct Customisation {
     pub commands: Vec<Command>,
     pub strip: Strip,
     pub values: BTreeMap<String, toml::Value>,
-    /// Packages that were installed only because others need them.
+    /// Packages installed only as dependencies of others.
     pub auto: Vec<String>,
 }
 
-/// What is customised.
+/// The image to customise.
 pub struct Context<'a> {
     pub root: &'a Path,
     pub arch: Arch,
@@ -56,11 +57,11 @@ impl Customisation {
         }
     }
 
-    /// All that the result depends on, as named inputs of a stage's key: the recipe's words, and the
-    /// content and mode of every file that it names.
+    /// All inputs of the result, named, for the stage's key: the recipe's text, and the content and
+    /// mode of every file that it names.
     ///
     /// # Errors
-    /// If one of the files cannot be read; all are checked before anything is built.
+    /// If a file cannot be read; all are checked before anything is built.
     pub fn inputs(&self) -> Result<Vec<(String, Vec<u8>)>> {
         let mut inputs = vec![
             (
@@ -144,7 +145,7 @@ fn is_executable(meta: &fs::Metadata) -> bool {
     meta.permissions().mode() & 0o111 != 0
 }
 
-/// What can be said about a `[[file]]` without looking at the image.
+/// Checks of a `[[file]]` that do not need the image.
 fn check(file: &FileEntry) -> Result<()> {
     let kinds = usize::from(file.source.is_some())
         + usize::from(file.content.is_some())
@@ -183,8 +184,9 @@ fn check(file: &FileEntry) -> Result<()> {
     }
 }
 
-/// Applies everything, in a fixed order: scripts' keys are left out, what packages bring is stripped, then come users, settings, files, units,
-/// and the recipe's commands. Gives the warnings for the user.
+/// Applies everything in a fixed order: removes keys made by scripts, strips files of packages,
+/// then adds users, settings, files, units, and runs the recipe's commands. Returns the warnings
+/// for the user.
 pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<Vec<String>> {
     let mut tree = Tree::open(context.root)?;
     let brought: Vec<&Path> = custom
@@ -215,7 +217,7 @@ pub fn apply(context: &Context<'_>, custom: &Customisation) -> Result<Vec<String
     Ok(told)
 }
 
-/// What APT knows on the board: no mirror, and which packages nobody asked for.
+/// APT's state on the board: no mirror, and which packages were installed automatically.
 fn apt(tree: &mut Tree, context: &Context<'_>, auto: &[String]) -> Result<()> {
     if tree.kind(Path::new("etc/apt")).is_none() {
         return Ok(());
@@ -245,7 +247,7 @@ fn apt(tree: &mut Tree, context: &Context<'_>, auto: &[String]) -> Result<()> {
     )
 }
 
-/// No package brings `/etc/hosts` (hosts(5)), but programs expect that `localhost` is known.
+/// No package contains `/etc/hosts` (hosts(5)), but programs expect that `localhost` resolves.
 fn hosts(tree: &mut Tree, epoch: i64) -> Result<()> {
     if tree.kind(Path::new("etc/hosts")).is_some() {
         return Ok(());
@@ -254,9 +256,10 @@ fn hosts(tree: &mut Tree, epoch: i64) -> Result<()> {
     tree.write("etc/hosts", 0o644, text.as_bytes(), epoch)
 }
 
-/// Boards make their own ssh host keys when they boot: an image has none, and its `machine-id` being empty
-/// rather than `uninitialized`, systemd's first-boot units (Debian's `sshd-keygen.service`) do not run. One kind of
-/// key is enough, and an RSA key at every boot takes a small board many seconds.
+/// Lets boards make their own ssh host keys when they boot: the image has none, and as its
+/// `machine-id` is empty rather than `uninitialized`, systemd's first-boot units (Debian's
+/// `sshd-keygen.service`) do not run. One key type is enough: an RSA key at every boot takes a
+/// small board many seconds.
 fn host_keys(tree: &mut Tree, epoch: i64) -> Result<()> {
     const UNIT: &str = "[Unit]\n\
         Description=Make the ssh host keys that this board does not have yet\n\
@@ -285,7 +288,7 @@ fn host_keys(tree: &mut Tree, epoch: i64) -> Result<()> {
     Ok(())
 }
 
-/// The program by which boards check in with the lab, in images that can run it.
+/// Installs the agent, which checks in with the lab, in images that can run it.
 fn agent(tree: &mut Tree, epoch: i64) -> Result<()> {
     let needed = ["usr/lib/systemd/systemd", "usr/bin/curl"];
     if needed
@@ -332,7 +335,7 @@ fn timezone(tree: &mut Tree, zone: Option<&str>, epoch: i64) -> Result<()> {
 fn set_locale(context: &Context<'_>, asked: Option<&str>) -> Result<()> {
     let mut tree = Tree::open(context.root)?;
     let Locale { name, generate } = locale::locale(&mut tree, asked.unwrap_or("C.UTF-8"))?;
-    // Trixie: /etc/default/locale is a link to it; bookworm: the other is the file itself.
+    // In trixie, /etc/default/locale is a link to this file; in bookworm it is the file itself.
     let link = Path::new("etc/default/locale");
     let place = match tree.kind(link) {
         Some(Kind::Link) => "etc/locale.conf",
@@ -415,7 +418,7 @@ fn owner(users: &Users, file: &FileEntry) -> Result<(u32, u32)> {
     Ok((uid, gid))
 }
 
-/// Copies a file, a link, or a directory with all that is in it.
+/// Copies a file, a link, or a directory recursively.
 fn copy(
     tree: &mut Tree,
     from: &Path,
@@ -456,7 +459,7 @@ fn render(template: &Path, values: &BTreeMap<String, toml::Value>) -> Result<Str
         .with_context(|| format!("cannot read {}", template.display()))?;
     let mut handlebars = handlebars::Handlebars::new();
     handlebars.set_strict_mode(true);
-    // What is made is a configuration file, not HTML.
+    // The output is a configuration file: no HTML escapes.
     handlebars.register_escape_fn(handlebars::no_escape);
     handlebars.render_template(&text, values).map_err(|error| {
         Fault::input(format!("{}: {error}", template.display()))
@@ -465,7 +468,8 @@ fn render(template: &Path, values: &BTreeMap<String, toml::Value>) -> Result<Str
     })
 }
 
-/// Enables, disables and masks units with the image's own systemctl, which knows what a unit asks for.
+/// Enables, disables and masks units with the image's own systemctl, which reads their `[Install]`
+/// sections.
 fn units(context: &Context<'_>, custom: &Customisation) -> Result<()> {
     let units = &custom.system.units;
     for (verb, names) in [

@@ -11,12 +11,13 @@ use super::tree::Tree;
 /// Where they are kept.
 pub const DIVERSIONS: &str = "var/lib/dpkg/diversions";
 
-/// Files that packages have put elsewhere (dpkg-divert(1)).
+/// Diverted files (dpkg-divert(1)).
 #[derive(Clone, Debug, Default)]
 pub struct Diversions(HashMap<String, (PathBuf, String)>);
 
 impl Diversions {
-    /// Reads the tree's diversions: three lines each, from, to, and the package that keeps the name.
+    /// Reads the tree's diversions: three lines each: original path, diverted path, and the package
+    /// that keeps the original path.
     pub fn load(tree: &mut Tree) -> Result<Self> {
         let text = tree.read_text(DIVERSIONS)?;
         let lines: Vec<&str> = text.lines().collect();
@@ -31,13 +32,14 @@ impl Diversions {
         ))
     }
 
-    /// Where the file `path` of a package goes instead, if it is diverted.
+    /// The diverted path for a package's file `path`, if it is diverted.
     pub fn place(&self, path: &str, package: &str) -> Option<PathBuf> {
         let (to, keeper) = self.0.get(path)?;
         (keeper != package).then(|| to.clone())
     }
 
-    /// Whether a package has diverted everybody else's file `path`, so that its own may stand there.
+    /// Whether a package diverts the file `path` of all others, so that its own file may have that
+    /// path.
     pub fn keeps(&self, path: &str, package: &str) -> bool {
         self.0
             .get(path)

@@ -1,5 +1,5 @@
-//! Owns dpkg's database (deb-triggers(5), dpkg(1) FILES): what is written when packages are unpacked.
-//! Never configures: after that, dpkg itself keeps the database.
+//! Owns dpkg's database (deb-triggers(5), dpkg(1) FILES) as it is after unpacking.
+//! Never configures: from then on dpkg itself maintains the database.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -50,7 +50,7 @@ const ORDER_END: [&str; 5] = [
     "Description",
 ];
 
-/// Makes an empty database.
+/// Creates an empty database.
 pub fn create(tree: &mut Tree, arch: Arch, epoch: i64) -> Result<()> {
     for directory in ["info", "updates", "triggers", "alternatives", "parts"] {
         tree.make_directory(&Path::new("var/lib/dpkg").join(directory))?;
@@ -119,7 +119,7 @@ pub fn add(tree: &mut Tree, packages: &[(&Package, &Unpacked)], epoch: i64) -> R
     tree.write(STATUS, 0o644, status.as_bytes(), epoch)
 }
 
-/// The paths that the database lists, by package.
+/// The paths listed in the database, by package.
 pub fn claims(tree: &mut Tree) -> Result<Claims> {
     let mut claims = Claims::default();
     for file in tree.list(Path::new(INFO))? {
@@ -133,7 +133,7 @@ pub fn claims(tree: &mut Tree) -> Result<Claims> {
     Ok(claims)
 }
 
-/// The paragraph of the status file.
+/// The package's paragraph of the status file.
 fn stanza(package: &Package, unpacked: &Unpacked) -> String {
     let mut text = String::new();
     let put = |text: &mut String, name: &str| {
@@ -178,7 +178,7 @@ fn control_files(
 ) -> Result<()> {
     let stem = format!("{INFO}/{}", package.qualified_name());
     for (name, (data, mode)) in &package.control.files {
-        // What dpkg itself writes is not for packages to bring.
+        // Files of the database that packages must not contain.
         if name != "list" {
             tree.write(format!("{stem}.{name}"), *mode, data, epoch)?;
         }
@@ -189,7 +189,7 @@ fn control_files(
     Ok(())
 }
 
-/// Notes the triggers that a package is interested in.
+/// Records the triggers that a package is interested in.
 fn interests(
     tree: &mut Tree,
     package: &Package,
@@ -221,7 +221,7 @@ fn interests(
     Ok(())
 }
 
-/// The file triggers that a package's paths set off, among those already there.
+/// The file triggers that a package's paths activate.
 fn activations<'a>(active: &'a str, list: &[String]) -> Vec<&'a str> {
     active
         .lines()
@@ -235,7 +235,7 @@ fn activations<'a>(active: &'a str, list: &[String]) -> Vec<&'a str> {
         .collect()
 }
 
-/// Takes a path out of the list of the package that lost it.
+/// Removes a path from the list of the package that lost it to another.
 fn elide(
     tree: &mut Tree,
     lists: &mut BTreeMap<String, Vec<String>>,
@@ -263,10 +263,10 @@ fn elide(
     Ok(())
 }
 
-/// Asks whether dpkg has configured every package.
+/// Checks that dpkg has configured every package.
 ///
 /// # Errors
-/// Names those that it has not.
+/// If a package is not configured; names all of them.
 pub fn check_configured(tree: &mut Tree) -> Result<()> {
     let status = tree.read_text(STATUS)?;
     let unfinished: Vec<&str> = status
@@ -293,7 +293,7 @@ pub fn check_configured(tree: &mut Tree) -> Result<()> {
     .into())
 }
 
-/// Puts a package's preinst where it is run from, before the package is unpacked.
+/// Writes a package's preinst to the path it is run from, before the package is unpacked.
 pub fn add_preinst(tree: &mut Tree, package: &Package, epoch: i64) -> Result<()> {
     match package.control.files.get("preinst") {
         Some((script, mode)) => {
@@ -304,8 +304,9 @@ pub fn add_preinst(tree: &mut Tree, package: &Package, epoch: i64) -> Result<()>
     }
 }
 
-/// Takes files that were left out of the image out of the packages' lists and checksums, so that `dpkg --verify` does
-/// not miss them. Whether a listed path (relative) was left out is for `gone` to say.
+/// Removes files that were left out of the image from the packages' lists and checksums, so that
+/// `dpkg --verify` does not report them as missing. `gone` says whether a listed path (relative)
+/// was left out.
 pub fn forget(tree: &mut Tree, gone: &dyn Fn(&mut Tree, &Path) -> bool, epoch: i64) -> Result<()> {
     for file in tree.list(Path::new(INFO))? {
         let path = Path::new(INFO).join(&file);

@@ -1,5 +1,6 @@
-//! Owns the stage that configures packages: maintainer scripts in their order, and beside them, since they keep but one
-//! processor busy, what needs none to have run: unpacking packages ahead of their preinst, and making indices.
+//! Owns the stage that configures packages: maintainer scripts in order, and in parallel, as they
+//! keep only one processor busy, work that depends on none of them: unpacking packages ahead of
+//! their preinst, and making indices.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,16 +20,18 @@ use super::tree::Tree;
 use super::unpack::{Claims, Unpacked, unpack_more};
 use crate::progress::{NoProgress, Progress, Stage, Unit};
 
-/// Layers below the image's that the stage makes in its directory, topmost first; either may be empty.
+/// Lowerdirs below the image's that the stage makes in its directory, topmost first; either may be
+/// empty.
 pub const LAYERS_BELOW: [&str; 2] = [AHEAD, INDEX_LAYER];
-/// Packages that were unpacked ahead of their preinst.
+/// The layer of packages unpacked ahead of their preinst.
 const AHEAD: &str = "ahead";
-/// Where an overlay is mounted over all packages' files, to make indices of them.
+/// The mount point of an overlay over all packages' files, for making the indices.
 const INDICES: &str = "indices";
-/// The changes of that overlay.
+/// The upperdir of that overlay.
 const INDEX_LAYER: &str = "indices/upper";
 
-/// Runs the maintainer scripts, over an overlay whose changes end up in `upper`, and unpacks what needs some to have run.
+/// Runs the maintainer scripts over an overlay whose upperdir is `upper`, and unpacks the packages
+/// with a preinst.
 pub fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let packages = read_all(&input.files, input.threads)?;
     let order = order(&packages)?;
@@ -81,7 +84,7 @@ impl Work<'_> {
                 let packages = pick(self.packages, &next.unpack);
                 let unpacked = unpack_ahead(&self.ahead, &packages, threads, &*stage);
                 let go_on = unpacked.is_ok();
-                // Where a script has failed nobody waits for it.
+                // After a failed script the result of the thread is not needed.
                 if sender.send(unpacked).is_ok() && go_on {
                     self.indices()?;
                 }
@@ -132,11 +135,11 @@ impl Work<'_> {
             .collect()
     }
 
-    /// Configures what all other scripts may rely on.
+    /// Configures the packages that all other scripts may rely on.
     fn essential(&self, scripts: &Configure<'_>) -> Result<()> {
         let mut with_preinst = pick(self.packages, &self.order.first);
         with_preinst.retain(|package| package.control_file("preinst").is_some());
-        // It makes /etc/passwd, which other scripts look at.
+        // It creates /etc/passwd, which other scripts read.
         with_preinst.sort_by_key(|package| package.name() != "base-passwd");
         for package in with_preinst {
             scripts.preinst(&package.qualified_name(), &package.file.arch)?;
@@ -144,7 +147,7 @@ impl Work<'_> {
         scripts.configure(&self.stems(&self.order.essential))
     }
 
-    /// Unpacks the packages with a preinst; `ahead` gives those of the first round.
+    /// Unpacks the packages with a preinst; `ahead` returns those of the first round.
     fn rounds(
         &self,
         scripts: &Configure<'_>,
@@ -160,7 +163,7 @@ impl Work<'_> {
                 dpkg::add_preinst(&mut Tree::open(root)?, package, self.input.epoch)?;
                 scripts.preinst(&package.qualified_name(), &package.file.arch)?;
             }
-            // Closed at once, or nothing could be unmounted.
+            // Closed before unmounting, which open descriptors would block.
             let diversions = Diversions::load(&mut Tree::open(root)?)?;
             let claims = dpkg::claims(&mut Tree::open(root)?)?;
             let stage = (self.progress).stage("unpack", Some(packages.len() as u64), Unit::Items);
@@ -185,7 +188,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// What [`Self::place`] gives. What failed ahead may work now: a preinst can have diverted another package's file.
+    /// The result of [`Self::place`]. A package that failed ahead may succeed now: a preinst can
+    /// have diverted another package's file.
     fn place_ahead(
         &self,
         packages: &[&Package],
@@ -203,7 +207,8 @@ impl Work<'_> {
         }
     }
 
-    /// Puts packages that were unpacked ahead where they belong. `None` if they have to be unpacked as others are, after all.
+    /// Adds the layer of packages that were unpacked ahead. `None` if they have to be unpacked in
+    /// order after all.
     fn place(
         &self,
         packages: &[&Package],
@@ -235,7 +240,7 @@ impl Work<'_> {
         obstacle(layer, &self.mounted.root, self.mounted.upper(), claims)
     }
 
-    /// Makes the indices of all packages that are unpacked by now, in a layer of their own.
+    /// Makes the indices of all packages unpacked so far, in a layer of its own.
     fn indices(&self) -> Result<()> {
         let directory = self.input.directory.join(INDICES);
         fs::remove_dir_all(&directory)?;
@@ -250,10 +255,10 @@ impl Work<'_> {
         made
     }
 
-    /// Asks whether indices that were made beside the scripts are what they would be now.
+    /// Checks that indices made in parallel are what they would be now.
     ///
     /// # Errors
-    /// Says what is in their way, or which of the files that they are made of has changed.
+    /// Names the path that hides them, or the input file that has changed.
     fn check_indices(&self) -> Result<()> {
         let layer = self.input.directory.join(INDEX_LAYER);
         let mut changed = self.obstacle(&layer, &Claims::default())?;

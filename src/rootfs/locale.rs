@@ -1,5 +1,5 @@
-//! Owns which locale and time zone an image has: whether it knows them, and what the packages call them.
-//! Never compiles a locale: that is the image's own locale-gen.
+//! Owns an image's locale and time zone: whether they exist, and their canonical names.
+//! Never compiles a locale: the image's own locale-gen does.
 
 use std::path::{Path, PathBuf};
 
@@ -9,22 +9,24 @@ use super::tree::{Kind, Tree};
 use crate::diagnostic::nearest;
 use crate::error::Fault;
 
-/// Where locales lists what locale-gen(8) can make, a name and a charset on each line; the second is the administrator's.
+/// The package locales' list of what locale-gen(8) can make, a name and a charset on each line; the
+/// second file is the administrator's.
 const SUPPORTED: [&str; 2] = ["usr/share/i18n/SUPPORTED", "usr/local/share/i18n/SUPPORTED"];
-/// Compiled locales, a directory each, named as `locale -a` does; locales-all and libc-bin bring some.
+/// Compiled locales, a directory each, named as `locale -a` prints them; from locales-all and
+/// libc-bin.
 const COMPILED: &str = "usr/lib/locale";
 const ZONES: &str = "usr/share/zoneinfo";
 
-/// A locale that the image can have.
+/// A locale available in the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Locale {
-    /// As it goes into `LANG`.
+    /// The value for `LANG`.
     pub name: String,
-    /// Its charset, where locale-gen has to make it.
+    /// Its charset, if locale-gen has to make it.
     pub generate: Option<String>,
 }
 
-/// A locale's name in its parts (setlocale(3)): `de_DE.UTF-8@euro`.
+/// The parts of a locale's name (setlocale(3)): `de_DE.UTF-8@euro`.
 struct Parts<'a> {
     base: &'a str,
     charset: Option<&'a str>,
@@ -62,7 +64,7 @@ impl<'a> Parts<'a> {
         .concat()
     }
 
-    /// Whether this is what SUPPORTED calls `name`, with the charset of its second column.
+    /// Whether this is `name` in SUPPORTED, with the charset of its second column.
     fn is(&self, name: &str, charset: &str) -> bool {
         let other = Parts::of(name);
         let charsets = match (self.charset, other.charset) {
@@ -87,7 +89,7 @@ fn normalised(charset: &str) -> String {
     }
 }
 
-/// The locale that a recipe calls `asked`, in the spelling of `locale -a` or of SUPPORTED.
+/// Resolves the recipe's locale `asked`, in the spelling of `locale -a` or of SUPPORTED.
 ///
 /// # Errors
 /// [`Fault::input`] if the image neither has it nor can make it.
@@ -146,7 +148,7 @@ pub fn locale(tree: &mut Tree, asked: &str) -> Result<Locale> {
         .into())
 }
 
-/// A name with its charset as people write it.
+/// A name with its charset in the usual spelling.
 fn spelled(parts: &Parts<'_>) -> String {
     let charset = match parts.charset {
         Some(charset) if normalised(charset) == "utf8" => Some("UTF-8"),
@@ -162,7 +164,7 @@ fn spelled(parts: &Parts<'_>) -> String {
     name
 }
 
-/// Names and charsets of what locale-gen can make.
+/// Names and charsets that locale-gen can make.
 fn supported(tree: &mut Tree) -> Result<Vec<(String, String)>> {
     let mut list = Vec::new();
     for path in SUPPORTED {
@@ -178,10 +180,10 @@ fn supported(tree: &mut Tree) -> Result<Vec<(String, String)>> {
     Ok(list)
 }
 
-/// What was meant: language and territory count, then the charset that was asked for, else UTF-8.
+/// The best suggestion: same language and territory, then the requested charset, else UTF-8.
 fn similar_locale(asked: &Parts<'_>, choices: &[String]) -> Option<String> {
     let lower = asked.base.replace('-', "_").to_ascii_lowercase();
-    // ISO 3166-1 reserves UK for what it calls GB.
+    // ISO 3166-1 reserves UK; the code is GB.
     let lower = match lower.strip_suffix("_uk") {
         Some(language) => format!("{language}_gb"),
         None => lower,
@@ -211,10 +213,11 @@ fn similar_locale(asked: &Parts<'_>, choices: &[String]) -> Option<String> {
         .cloned()
 }
 
-/// The file of a time zone, absolute in the image.
+/// The absolute path of a time zone's file in the image.
 ///
 /// # Errors
-/// [`Fault::input`] if the image has no such zone, with the package that brings it or the name that was meant.
+/// [`Fault::input`] if the image has no such zone, with the package that contains it or a
+/// suggestion.
 pub fn zone(tree: &mut Tree, zone: &str) -> Result<PathBuf> {
     let path = Path::new(ZONES).join(zone);
     if is_zone(tree, &path) {
@@ -234,12 +237,12 @@ pub fn zone(tree: &mut Tree, zone: &str) -> Result<PathBuf> {
         .into())
 }
 
-/// Whether `path`, links below [`ZONES`] followed, is a file of tzfile(5).
+/// Whether `path`, with links below [`ZONES`] followed, is a file in the format of tzfile(5).
 fn is_zone(tree: &mut Tree, path: &Path) -> bool {
     let mut path = path.to_path_buf();
     for _ in 0..8 {
         match tree.kind(&path) {
-            // `localtime` is /etc/localtime, which is to be made from it.
+            // `localtime` is a link to /etc/localtime, which is made from this file.
             Some(Kind::Link) => match tree.link_target(&path) {
                 Some(target) if target.is_relative() => {
                     path = path.with_file_name("").join(target);
@@ -256,14 +259,14 @@ fn is_zone(tree: &mut Tree, path: &Path) -> bool {
     false
 }
 
-/// Which package is to be added for a zone, if that is what is wrong.
+/// The package to add for a zone, if a package is what is missing.
 fn missing_package(tree: &mut Tree, zone: &str) -> Result<Option<String>> {
     let release = tree.read_text("usr/lib/os-release")?;
     let version = release
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_ID="))
         .and_then(|version| version.trim_matches('"').parse::<u32>().ok());
-    // Bookworm's tzdata has the old names itself.
+    // Bookworm's tzdata contains the old names.
     let with_legacy = version.is_none_or(|version| version > 12);
     let data = tree.read_text(Path::new(ZONES).join("tzdata.zi"))?;
     let (plain, is_variant) = match zone
@@ -297,7 +300,7 @@ fn missing_package(tree: &mut Tree, zone: &str) -> Result<Option<String>> {
     })
 }
 
-/// What a name is a link to in the compact form of zic(8)'s input, `L TARGET NAME`.
+/// The target of a link in the compact form of zic(8)'s input, `L TARGET NAME`.
 fn link_in_zic<'a>(data: &'a str, zone: &str) -> Option<&'a str> {
     data.lines().find_map(|line| {
         let (target, name) = line.strip_prefix("L ")?.split_once(' ')?;
@@ -320,7 +323,7 @@ fn zones(tree: &mut Tree) -> Result<Vec<String>> {
             }
         }
     }
-    // The tables of the package, not zones.
+    // Tables of the package, not zones.
     found.retain(|name| !name.contains(".") && !name.starts_with("leap") && name != "localtime");
     found.sort();
     Ok(found)

@@ -10,8 +10,8 @@ use super::tree::{Attributes, Tree};
 /// Directories that are links into `/usr`.
 pub const MERGED_USR: [&str; 3] = ["bin", "lib", "sbin"];
 
-/// Makes `/bin`, `/lib` and `/sbin` links into `/usr`. Trixie's base-files brings these very links, and
-/// bookworm's expects them; they have to be there before anything is unpacked.
+/// Makes `/bin`, `/lib` and `/sbin` links into `/usr`. Trixie's base-files contains these links,
+/// and bookworm's expects them; they have to exist before anything is unpacked.
 pub fn merged_usr(tree: &mut Tree) -> Result<()> {
     for name in MERGED_USR {
         let target = Path::new("usr").join(name);

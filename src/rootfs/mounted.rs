@@ -10,9 +10,10 @@ use nix::mount::{MntFlags, umount2};
 use super::tools;
 use crate::sandbox::overlay;
 
-/// An overlay over earlier layers: `upper` in a stage's directory takes the changes.
+/// An overlay whose upperdir is `upper` in a stage's directory and whose lowerdirs are earlier
+/// layers.
 pub(crate) struct Mounted {
-    /// Where it is mounted.
+    /// The mount point.
     pub root: PathBuf,
     layers: Vec<PathBuf>,
     upper: PathBuf,
@@ -34,7 +35,7 @@ impl Mounted {
         })
     }
 
-    /// The same with the layer of native tools above the others.
+    /// The same with the layer of native tools as the topmost lowerdir.
     pub fn with_tools(directory: &Path, tools: Option<&Path>, layers: &[PathBuf]) -> Result<Self> {
         let tools = tools.map(tools::layer).into_iter();
         let layers: Vec<PathBuf> = tools.chain(layers.iter().cloned()).collect();
@@ -46,10 +47,10 @@ impl Mounted {
         &self.upper
     }
 
-    /// Mounts it again, with a further layer below all others.
+    /// Remounts it with one more lowerdir below all others.
     pub fn lay_below(&self, layer: &Path) -> Result<()> {
         self.unmount()?;
-        // The kernel does not take the directory of another mount that was `volatile`.
+        // The kernel refuses a workdir that was used by another `volatile` mount.
         fs::remove_dir_all(&self.work)?;
         fs::create_dir(&self.work)?;
         let mut layers = self.layers.clone();
@@ -61,7 +62,7 @@ impl Mounted {
         umount2(&self.root, MntFlags::empty()).context("cannot unmount the image's overlay")
     }
 
-    /// Unmounts, and removes all but `upper`.
+    /// Unmounts, and removes all but the upperdir.
     pub fn close(self) -> Result<()> {
         self.unmount()?;
         fs::remove_dir(&self.root)?;

@@ -1,5 +1,5 @@
-//! Owns what must not be in an image: traces of the build, of its machine and its hour.
-//! Never removes what a board needs. Keys are `secrets`'.
+//! Owns the removal of traces of the build from an image: of the host, the time and the run.
+//! Never removes what a board needs. Keys are removed in `secrets`.
 
 use std::path::Path;
 
@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 
 use super::tree::{Kind, Tree};
 
-/// Files that go.
+/// Files to remove.
 const FILES: [&str; 27] = [
-    // Backups of what the build changed.
+    // Backups of files that the build changed.
     "etc/group-",
     "etc/gshadow-",
     "etc/passwd-",
@@ -29,21 +29,21 @@ const FILES: [&str; 27] = [
     "var/lib/dpkg/lock-frontend",
     "var/lib/dpkg/triggers/Lock",
     "var/cache/debconf/.lock",
-    // Caches that are made again, and tell of inodes and times.
+    // Caches that are rebuilt on demand and contain inode numbers and times.
     "var/cache/apt/pkgcache.bin",
     "var/cache/apt/srcpkgcache.bin",
     "var/cache/ldconfig/aux-cache",
-    // What is to be each board's own.
+    // Identities that each board generates for itself.
     "var/lib/systemd/random-seed",
     "var/lib/systemd/credential.secret",
     "var/lib/urandom/random-seed",
     "var/lib/dhcp/dhclient.leases",
-    // From the build's own sandbox.
+    // From the sandbox.
     "etc/ld.so.nohwcap",
     "root/.wget-hsts",
 ];
 
-/// Directories whose content goes.
+/// Directories to empty.
 const EMPTY: [&str; 7] = [
     "dev",
     "proc",
@@ -54,7 +54,7 @@ const EMPTY: [&str; 7] = [
     "var/cache/man",
 ];
 
-/// Removes and empties what is listed above; logs are emptied, or removed where they are rotated ones.
+/// Removes and empties what is listed above; empties logs, and removes rotated ones.
 pub fn apply(tree: &mut Tree, epoch: i64) -> Result<()> {
     let failed = |path: &Path| format!("cannot clean /{} of the image", path.display());
     for path in FILES.map(Path::new) {
@@ -74,7 +74,7 @@ pub fn apply(tree: &mut Tree, epoch: i64) -> Result<()> {
     remove_matching(tree, Path::new("var/lib/apt/lists"), &|name| {
         name != "partial"
     })?;
-    // How often a script of ucf's ran is of no use to the board.
+    // ucf's backups of its hash file and registry, one for each run.
     remove_matching(tree, Path::new("var/lib/ucf"), &|name| {
         name.starts_with("hashfile.") || name.starts_with("registry.")
     })?;
@@ -83,9 +83,9 @@ pub fn apply(tree: &mut Tree, epoch: i64) -> Result<()> {
     up_to_date(tree, epoch)
 }
 
-/// Paths that are left out of the tar although a mount or a running system has them.
+/// Paths left out of the tar, which exist because of a mount or a running system.
 pub fn is_omitted(path: &Path) -> bool {
-    // Where `hearth shell` and the sandbox mount things.
+    // Mount points of `hearth shell` and the sandbox.
     path == Path::new("run/hearth")
 }
 
@@ -105,7 +105,7 @@ fn remove_matching(
     Ok(())
 }
 
-/// Empties log files, which keep their owners and modes: some programs do not make them.
+/// Empties log files, which keep their owners and modes: some programs do not create them.
 fn logs(tree: &mut Tree, directory: &Path, epoch: i64) -> Result<()> {
     if tree.kind(directory) != Some(Kind::Directory) {
         return Ok(());
@@ -116,7 +116,7 @@ fn logs(tree: &mut Tree, directory: &Path, epoch: i64) -> Result<()> {
             Some(Kind::Directory) => logs(tree, &path, epoch)?,
             Some(Kind::File) => {
                 let stat = tree.stat(&path)?;
-                // Written by the build itself; the rest belongs to packages.
+                // Written during the build; other files belong to packages.
                 let own = [
                     "alternatives.log",
                     "dpkg.log",
@@ -142,8 +142,9 @@ fn logs(tree: &mut Tree, directory: &Path, epoch: i64) -> Result<()> {
     Ok(())
 }
 
-/// Says, as systemd-update-done(8) would, that what follows from `/usr` is up to date: the packages' scripts have made the
-/// journal's catalog, `ld.so.cache` and the system users already. Else each boot from the read-only image does it again.
+/// Marks `/etc` and `/var` as up to date with `/usr`, as systemd-update-done(8) does: the packages'
+/// scripts have made the journal's catalog, `ld.so.cache` and the system users already. Otherwise
+/// each boot from the read-only image does so again.
 fn up_to_date(tree: &mut Tree, epoch: i64) -> Result<()> {
     if tree.kind(Path::new("usr/lib/systemd/systemd")).is_some() {
         for directory in ["etc", "var"] {
@@ -153,9 +154,9 @@ fn up_to_date(tree: &mut Tree, epoch: i64) -> Result<()> {
     Ok(())
 }
 
-/// Leaves `machine-id` empty (machine-id(5)): systemd makes one at each boot, in memory where the root is
-/// read-only. `uninitialized` would make every boot from the read-only image a first boot, which enables
-/// units by their presets and undoes what the recipe says.
+/// Leaves `machine-id` empty (machine-id(5)): systemd then generates one at each boot, in memory if
+/// the root is read-only. `uninitialized` would make every boot from the read-only image a first
+/// boot, which applies unit presets and thereby undoes the recipe's settings.
 fn machine_id(tree: &mut Tree, epoch: i64) -> Result<()> {
     let dbus = Path::new("var/lib/dbus/machine-id");
     if tree.kind(dbus) == Some(Kind::File) {

@@ -1,4 +1,4 @@
-//! Owns what hearth knows of a package to install: its control file, and the order of installing.
+//! Owns the metadata of packages to install: control files, and the order of installation.
 //! Never reads the data member.
 
 use std::collections::{BTreeSet, HashMap};
@@ -12,7 +12,7 @@ use crate::archive::deb::{Control, Deb};
 use crate::error::{Fault, InputContext};
 use crate::recipe::{Arch, LockedPackage};
 
-/// A package file, as the lock names it.
+/// A package file, named as in the lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackageFile {
     pub name: String,
@@ -24,7 +24,7 @@ pub struct PackageFile {
 }
 
 impl PackageFile {
-    /// A package of a lock, and where its `.deb` is.
+    /// A package of a lock and the path of its `.deb`.
     pub fn of(package: &LockedPackage, deb: &Path) -> Self {
         PackageFile {
             name: package.name.clone(),
@@ -36,7 +36,7 @@ impl PackageFile {
     }
 }
 
-/// What `unpack`, `tools` and `configure` need to know.
+/// Input of `unpack`, `tools` and `configure`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PackagesInput {
     pub files: Vec<PackageFile>,
@@ -55,7 +55,7 @@ pub struct PackagesInput {
     pub threads: usize,
 }
 
-/// A package whose control member was read.
+/// A package with its control member read.
 #[derive(Clone, Debug)]
 pub struct Package {
     pub file: PackageFile,
@@ -67,7 +67,7 @@ impl Package {
     /// Reads the control member.
     ///
     /// # Errors
-    /// If the file is no package, or another one than the lock says.
+    /// If the file is no package, or differs from the lock.
     pub fn read(file: PackageFile) -> Result<Self> {
         let control = Deb::open(&file.deb)?.control()?;
         let fields = fields(&control.paragraph)
@@ -99,7 +99,7 @@ impl Package {
         &self.file.name
     }
 
-    /// A field of the control file, with its continuation lines; names are compared without case.
+    /// A field of the control file, with its continuation lines; names are case-insensitive.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields
             .iter()
@@ -118,7 +118,7 @@ impl Package {
         self.field("Essential") == Some("yes")
     }
 
-    /// How dpkg names the package where several architectures may be meant: `libc6:armhf` for
+    /// dpkg's name of the package where several architectures are possible: `libc6:armhf` for
     /// packages that are `Multi-Arch: same`, else the plain name.
     pub fn qualified_name(&self) -> String {
         if self.field("Multi-Arch") == Some("same") {
@@ -136,7 +136,7 @@ impl Package {
             .map(|(data, _)| data.as_slice())
     }
 
-    /// Whether a `Replaces` of this package names the other, in that version.
+    /// Whether `Replaces` of this package matches the other package and its version.
     pub fn replaces(&self, other: &str, version: &str) -> bool {
         let field = self.field("Replaces").unwrap_or_default();
         crate::archive::relation::parse(field)
@@ -144,7 +144,7 @@ impl Package {
             .any(|relation| relation.name == other && relation.admits(Some(version)))
     }
 
-    /// Names in a relationship field, all alternatives.
+    /// The package names in a relationship field, including all alternatives.
     fn related(&self, field: &str) -> Vec<String> {
         crate::archive::relation::parse(self.field(field).unwrap_or_default())
             .flatten()
@@ -153,7 +153,7 @@ impl Package {
     }
 }
 
-/// The fields of a paragraph (deb822(5)); continuation lines stay in the value as they are.
+/// The fields of a paragraph (deb822(5)); continuation lines are kept verbatim.
 fn fields(paragraph: &str) -> Result<Vec<(String, String)>> {
     let mut fields: Vec<(String, String)> = Vec::new();
     for line in paragraph.trim_end().lines() {
@@ -173,15 +173,15 @@ fn fields(paragraph: &str) -> Result<Vec<(String, String)>> {
     Ok(fields)
 }
 
-/// In which order packages are installed; all numbers are indices into the list of packages.
+/// The order of installation; all numbers are indices into the list of packages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    /// Unpacked before any script has run: what scripts need, and packages without a preinst.
+    /// Unpacked before any script runs: packages that scripts need, and packages without a preinst.
     pub first: Vec<usize>,
-    /// Those of `first` that scripts of all others may rely on: configured before the rounds.
+    /// The part of `first` that all other scripts may rely on: configured before the rounds.
     pub essential: Vec<usize>,
-    /// Packages with a preinst, which runs before they are unpacked. Before a round, what its
-    /// packages pre-depend on is configured.
+    /// Packages with a preinst, which runs before they are unpacked. Their pre-dependencies are
+    /// configured before the round.
     pub rounds: Vec<Round>,
 }
 
@@ -191,19 +191,19 @@ pub struct Round {
     pub unpack: Vec<usize>,
 }
 
-/// Those with the indices, in the order that decides who has a shared directory's mode: base-files first.
+/// Those at the indices, in the order that decides a shared directory's mode: base-files first.
 pub fn pick<'a>(packages: &'a [Package], indices: &[usize]) -> Vec<&'a Package> {
     let mut picked: Vec<&Package> = indices.iter().map(|&index| &packages[index]).collect();
     picked.sort_by_key(|package| (package.name() != "base-files", package.name()));
     picked
 }
 
-/// Decides the order of installing (Debian Policy 6.5 and 7.2): a preinst may rely on the essential packages
-/// and on what its package pre-depends on. Essential packages themselves are unpacked before
-/// their preinst, as by every program that makes a root file system from nothing.
+/// Computes the order of installation (Debian Policy 6.5 and 7.2): a preinst may rely on the
+/// essential packages and on its package's pre-dependencies. Essential packages themselves are
+/// unpacked before their preinst, as in any bootstrap of a root file system.
 ///
 /// # Errors
-/// If pre-dependencies form a circle.
+/// If pre-dependencies form a cycle.
 pub fn order(packages: &[Package]) -> Result<Order> {
     let providers = providers(packages);
     let closure = |start: BTreeSet<usize>, names: &[&str]| {
@@ -246,7 +246,7 @@ pub fn order(packages: &[Package]) -> Result<Order> {
                 .filter(|provider| *provider != index)
                 .collect();
             let needed = closure(direct, &["Pre-Depends", "Depends"]);
-            // A circle of Depends may lead back; only what is not unpacked yet has to wait.
+            // A cycle of Depends may lead back; only packages not unpacked yet have to wait.
             if needed
                 .iter()
                 .all(|need| *need == index || placed.contains(need))
@@ -256,7 +256,7 @@ pub fn order(packages: &[Package]) -> Result<Order> {
             }
         }
         if round.unpack.is_empty() {
-            // Circles of Depends among packages with a preinst: dpkg would be forced as well.
+            // A cycle of Depends among packages with a preinst: dpkg has to break it as well.
             round.unpack = (0..packages.len())
                 .filter(|index| !placed.contains(index))
                 .collect();
@@ -274,7 +274,7 @@ pub fn order(packages: &[Package]) -> Result<Order> {
     })
 }
 
-/// Which packages are, or provide, a name.
+/// The packages that have or provide a name.
 fn providers(packages: &[Package]) -> HashMap<String, Vec<usize>> {
     let mut providers: HashMap<String, Vec<usize>> = HashMap::new();
     for (index, package) in packages.iter().enumerate() {
@@ -292,7 +292,7 @@ fn providers(packages: &[Package]) -> HashMap<String, Vec<usize>> {
 /// Control files of all packages together, in bytes: they are held in memory. Those of 800 packages take some 30 MiB.
 const CONTROL_LIMIT: u64 = 192 << 20;
 
-/// Reads all control members, by several threads, in the order of `files`.
+/// Reads all control members in parallel; the result is in the order of `files`.
 ///
 /// # Errors
 /// As [`Package::read`], and if they take unreasonably much memory.
@@ -329,7 +329,8 @@ pub fn read_all(files: &[PackageFile], threads: usize) -> Result<Vec<Package>> {
     Ok(packages)
 }
 
-/// Whether `path` is below one of the directories that merged /usr makes links of; gives the path below `usr`.
+/// If `path` is below one of the directories that merged /usr replaces by links, the path below
+/// `usr`.
 pub fn below_usr(path: &Path) -> PathBuf {
     let mut components = path.components();
     match components.next().map(|first| first.as_os_str()) {

@@ -1,5 +1,6 @@
-//! Owns what maintainer scripts make that each board is to have for itself: private keys, and names that are to be unique.
-//! Never touches what a package ships or a recipe brings.
+//! Owns what maintainer scripts generate that must be unique to each board: private keys and
+//! identities.
+//! Never touches files of packages or of the recipe.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -11,21 +12,22 @@ use super::dpkg;
 use super::package::below_usr;
 use super::tree::{Attributes, Kind, Tree};
 
-/// Where nothing is looked for: what is emptied later, and dpkg's copies of scripts, which may have a key in their text.
+/// Paths not searched: what is emptied later, and dpkg's copies of scripts, which may contain a
+/// key.
 const SKIPPED: [&str; 6] = ["dev", "proc", "run", "sys", "tmp", "var/lib/dpkg"];
-/// What is larger is no key.
+/// Larger files are no keys.
 const LARGEST: i64 = 1 << 20;
 const UNITS: &str = "usr/lib/systemd/system";
 
-/// A package's files that a board makes again when it boots and has none.
+/// Files of a package that a board generates when it boots without them.
 struct Remade {
-    /// Where they are; the last component may begin and end with any characters, as told by one `*`.
+    /// Their paths; the last component may have one `*`, which matches any characters.
     path: &'static str,
     unit: &'static str,
     text: &'static str,
-    /// Units that want it; it is started before them.
+    /// Units that need the files; the generating unit is ordered before them.
     wanting: &'static [&'static str],
-    /// Without it there is nothing to make them with.
+    /// The program that generates them; without it there is no unit.
     program: &'static str,
 }
 
@@ -33,7 +35,7 @@ const REMADE: [Remade; 4] = [
     Remade {
         path: "etc/ssl/private/ssl-cert-snakeoil.key",
         unit: "hearth-ssl-cert.service",
-        // Before the servers that use it, which come after the network.
+        // Before the servers that use it, which start after the network.
         text: "[Unit]\n\
             Description=Make the self-signed certificate that this board does not have yet\n\
             ConditionPathExists=!/etc/ssl/private/ssl-cert-snakeoil.key\n\
@@ -49,7 +51,7 @@ const REMADE: [Remade; 4] = [
     Remade {
         path: "etc/dropbear/dropbear_*_host_key",
         unit: "hearth-dropbear-host-keys.service",
-        // One kind is enough, as for ssh.
+        // One key type is enough, as for ssh.
         text: "[Unit]\n\
             Description=Make the dropbear host key that this board does not have yet\n\
             ConditionPathExistsGlob=!/etc/dropbear/dropbear_*_host_key\n\
@@ -109,9 +111,9 @@ impl Remade {
     }
 }
 
-/// Leaves out the private keys that no package ships, with their public halves. Where their package can
-/// make them, a unit does so when the board boots. Gives a sentence for the user about each that is not
-/// at one of the paths in `brought`, or below one, where the recipe puts another.
+/// Removes private keys that no package contains, with their public halves. If their package can
+/// generate them, a unit does so when the board boots. Returns a warning for each that is not at or
+/// below one of the paths in `brought`, where the recipe puts another.
 ///
 /// # Errors
 /// If the image cannot be read or changed.
@@ -175,7 +177,8 @@ fn install(tree: &mut Tree, remade: &Remade, epoch: i64) -> Result<()> {
     Ok(())
 }
 
-/// Removes the ssh host keys that are not at one of the paths in `brought`, or below one: boards make their own.
+/// Removes the ssh host keys that are not at or below one of the paths in `brought`: boards
+/// generate their own.
 pub fn remove_ssh_host_keys(tree: &mut Tree, brought: &[&Path]) -> Result<()> {
     let directory = Path::new("etc/ssh");
     if tree.kind(directory) != Some(Kind::Directory) {
@@ -193,16 +196,17 @@ pub fn remove_ssh_host_keys(tree: &mut Tree, brought: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a recipe brings `path`, which is relative; the paths in `brought` are absolute.
+/// Whether the recipe puts a file at `path`, which is relative; the paths in `brought` are
+/// absolute.
 fn is_brought(path: &Path, brought: &[&Path]) -> bool {
     let path = Path::new("/").join(path);
     brought.iter().any(|brought| path.starts_with(brought))
 }
 
-/// What is in an image and in no package's list.
+/// Files of an image that are in no package's list.
 #[derive(Default)]
 struct Unlisted {
-    /// Small enough to be a key.
+    /// Those small enough to be a key.
     files: BTreeSet<PathBuf>,
     links: BTreeSet<PathBuf>,
 }
@@ -235,8 +239,9 @@ impl Unlisted {
         Ok(found)
     }
 
-    /// What is of no use without a key: the certificate or public key of the same name, beside it or in the `certs` beside
-    /// its `private`, and the links by hash to it that `openssl rehash` made.
+    /// Files that are useless without a key: the certificate or public key of the same name, in the
+    /// same directory or in the `certs` next to its `private`, and the hash links to it that
+    /// `openssl rehash` made.
     fn companions(&self, tree: &mut Tree, key: &Path) -> Result<Vec<PathBuf>> {
         let directory = key.parent().unwrap_or(Path::new(""));
         let mut places = vec![directory.to_path_buf()];
@@ -265,7 +270,7 @@ impl Unlisted {
     }
 }
 
-/// Whether a name is one that `openssl rehash` gives: `ce275665.0`.
+/// Whether a name has the form of `openssl rehash`: `ce275665.0`.
 fn is_hash(link: &Path) -> bool {
     let name = link.file_name().and_then(OsStr::to_str).unwrap_or_default();
     name.split_once('.').is_some_and(|(hash, number)| {
@@ -275,8 +280,8 @@ fn is_hash(link: &Path) -> bool {
     })
 }
 
-/// Whether a file is called as secrets are that have no format: a seed, Erlang's cookie, Kerberos' keys, or whatever
-/// key the world must not read, such as munge's.
+/// Whether a file has the name of a secret without a known format: a seed, Erlang's cookie, a
+/// Kerberos keytab, or any key that is not world-readable, such as munge's.
 fn is_named_as_key(tree: &mut Tree, path: &Path) -> Result<bool> {
     const NAMES: [&str; 4] = [
         ".erlang.cookie",
@@ -313,9 +318,9 @@ fn lines(data: &[u8]) -> impl Iterator<Item = &[u8]> {
         .map(|line| line.trim_ascii_end())
 }
 
-/// Whether a file's content is or has a private key, or a secret that two programs share, in a known format.
+/// Whether a file contains a private key or shared secret in a known format.
 fn is_private_key(data: &[u8]) -> bool {
-    // What is compiled, such as a test of Python's, may have one among its strings.
+    // Compiled files, such as Python's tests, may contain one as a string.
     let is_text = !data.contains(&0);
     match is_text {
         true => lines(data).any(is_key_line),
@@ -323,8 +328,8 @@ fn is_private_key(data: &[u8]) -> bool {
     }
 }
 
-/// A line that only files with a secret have: of PEM (RFC 7468, OpenSSH, OpenPGP, OpenVPN), PuTTY, BIND's dnssec-keygen,
-/// GnuPG's agent, age and WireGuard.
+/// A line that only occurs in files with a secret: PEM (RFC 7468, OpenSSH, OpenPGP, OpenVPN),
+/// PuTTY, BIND's dnssec-keygen, GnuPG's agent, age and WireGuard.
 fn is_key_line(line: &[u8]) -> bool {
     const BEGINNINGS: [&[u8]; 8] = [
         b"PuTTY-User-Key-File-",
@@ -347,7 +352,7 @@ fn is_key_line(line: &[u8]) -> bool {
     is_pem || is_wireguard || BEGINNINGS.iter().any(|mark| line.starts_with(mark))
 }
 
-/// Dropbear's own format: a string of RFC 4251 with the key's type, then its numbers.
+/// Dropbear's format: a string (RFC 4251) with the key's type, then its numbers.
 fn is_dropbear(data: &[u8]) -> bool {
     const TYPES: [&[u8]; 4] = [b"ssh-rsa", b"ssh-dss", b"ssh-ed25519", b"ecdsa-sha2-nistp"];
     data.starts_with(&[0, 0, 0])
@@ -356,8 +361,8 @@ fn is_dropbear(data: &[u8]) -> bool {
             .is_some_and(|rest| TYPES.iter().any(|kind| rest.starts_with(kind)))
 }
 
-/// DER of PKCS#1 (RFC 8017), SEC 1 (RFC 5915) or PKCS#8 (RFC 5958): one sequence of the file's length that begins with a
-/// version and goes on as only keys do.
+/// DER of PKCS#1 (RFC 8017), SEC 1 (RFC 5915) or PKCS#8 (RFC 5958): one sequence of the file's
+/// length that begins with a version, followed by what only keys have.
 fn is_der(data: &[u8]) -> bool {
     let (header, length) = match data {
         [0x30, length @ ..=0x7f, ..] => (2, usize::from(*length)),
@@ -369,11 +374,11 @@ fn is_der(data: &[u8]) -> bool {
         return false;
     }
     match &data[header..] {
-        // PKCS#8: the algorithm is a sequence with an object identifier.
+        // PKCS#8: the algorithm, a sequence that begins with an object identifier.
         [2, 1, 0 | 1, 0x30, _, 6, ..] => true,
         // PKCS#1: the modulus.
         [2, 1, 0, 2, ..] => true,
-        // SEC 1: the number.
+        // SEC 1: the private number.
         [2, 1, 1, 4, size, ..] => *size >= 20,
         _ => false,
     }

@@ -23,7 +23,7 @@ steps! {
     pub(crate) CONFIGURE = "configure": configure, PackagesInput => ();
 }
 
-/// Unpacks what needs no script to have run before, into `tree`.
+/// Unpacks the packages that need no script to have run before, into `tree`.
 fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let packages = read_all(&input.files, input.threads)?;
     let order = order(&packages)?;

@@ -1,4 +1,4 @@
-//! Owns what is left out of an image although a package has it: documentation, locales, paths by pattern.
+//! Owns the removal of packages' files from an image: documentation, locales, paths by pattern.
 //! Never removes a licence.
 
 use std::os::unix::ffi::OsStrExt;
@@ -10,7 +10,7 @@ use super::dpkg;
 use super::tree::{Kind, Tree};
 use crate::recipe::Strip;
 
-/// Directories of documentation; what is in them goes.
+/// Directories of documentation, whose content is removed.
 const DOCS: [&str; 7] = [
     "usr/share/doc",
     "usr/share/man",
@@ -22,7 +22,8 @@ const DOCS: [&str; 7] = [
 ];
 const LOCALES: &str = "usr/share/locale";
 
-/// Removes what `strip` says, tells dpkg, and leaves the rule for later installations on the board.
+/// Removes what `strip` selects, updates dpkg's database, and configures dpkg to do the same for
+/// later installations on the board.
 pub fn apply(tree: &mut Tree, strip: &Strip, epoch: i64) -> Result<()> {
     if *strip == Strip::default() {
         return Ok(());
@@ -59,7 +60,7 @@ pub fn apply(tree: &mut Tree, strip: &Strip, epoch: i64) -> Result<()> {
 struct Rules<'a>(&'a Strip);
 
 impl Rules<'_> {
-    /// Whether the file `path`, relative to the root, goes.
+    /// Whether the file `path`, relative to the root, is removed.
     fn removes(&self, path: &Path) -> bool {
         let bytes = path.as_os_str().as_bytes();
         let listed = |patterns: &[String]| {
@@ -86,7 +87,7 @@ impl Rules<'_> {
         }
     }
 
-    /// Removes what goes below a directory; says whether it is empty then.
+    /// Removes selected files below a directory; returns whether it is empty afterwards.
     fn remove_below(&self, tree: &mut Tree, directory: &Path) -> Result<bool> {
         let mut left = 0;
         for name in tree.list(directory)? {
@@ -100,7 +101,8 @@ impl Rules<'_> {
                     }
                     gone
                 }
-                // A package's whole directory may be a link to another's, with the licence in it.
+                // A package's whole directory may be a link to another package's, which contains
+                // the licence.
                 Some(Kind::Link) if directory == Path::new(DOCS[0]) => false,
                 _ if self.removes(&path) => {
                     tree.remove_file(&path)?;
@@ -113,7 +115,7 @@ impl Rules<'_> {
         Ok(left == 0)
     }
 
-    /// The same for dpkg (dpkg(1), `--path-exclude`), whose `*` matches slashes as well.
+    /// The same rules for dpkg (dpkg(1), `--path-exclude`), whose `*` matches slashes as well.
     fn dpkg_options(&self) -> String {
         let mut text = String::from("# Left out of this image by its recipe.\n");
         let mut rule = |option: &str, pattern: &str| {
@@ -143,7 +145,8 @@ impl Rules<'_> {
     }
 }
 
-/// Whether a pattern matches the whole path: `*` stands for anything but a slash, `**` for anything.
+/// Whether a pattern matches the whole path: `*` stands for anything but a slash, `**` for
+/// anything.
 fn matches(pattern: &[u8], path: &[u8]) -> bool {
     match pattern {
         [] => path.is_empty(),

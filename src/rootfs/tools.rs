@@ -1,10 +1,12 @@
-//! Owns the layer of native programs that maintainer scripts run instead of the image's own, emulated ones.
-//! Never lets one of them get into an image.
+//! Owns the layer of native programs that maintainer scripts run instead of the image's emulated
+//! ones.
+//! Never lets one of them into an image.
 //!
-//! Most of the time of emulated scripts goes into starting small programs: a shell, `grep`, `sed`, Perl. The lock also has
-//! these packages for the host's architecture ([`crate::recipe::TOOLS`]). Their programs, with the libraries they need, are a
-//! layer that hides the image's programs of the same names while scripts run. They are the same programs in the same version,
-//! so that what they make is the same; `hearth verify` builds once with and once without them.
+//! Emulated scripts spend most of their time starting small programs: a shell, `grep`, `sed`, Perl.
+//! The lock also has these packages for the host's architecture ([`crate::recipe::TOOLS`]). Their
+//! programs, with the libraries they need, form a layer that hides the image's programs of the same
+//! names while scripts run. They are the same programs in the same version, so that their output is
+//! the same; `hearth verify` builds once with and once without them.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -25,17 +27,18 @@ use crate::progress::{Progress, Unit};
 use crate::recipe::{TOOLS, loads_into_perl};
 use crate::sandbox::{Cause, PATH, View};
 
-/// Where the libraries are, which no image of another architecture has.
+/// The directory of the libraries, which images of other architectures do not have.
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-/// A library that hooks of initramfs-tools would copy into the initrd: only the programs that [`shims`] call find it.
+/// The directory of libraries that hooks of initramfs-tools would copy into the initrd: only
+/// programs called by [`shims`] search it.
 const HIDDEN_LIBRARY: &str = "libkmod.so.";
-/// Where a root has what [`outside`] holds.
+/// The mount point of [`outside`] in a root.
 const OUTSIDE: &str = "/run/hearth-tools";
-/// The tools' program interpreter. It is not where the psABI has it, below `/lib64`: scripts of base-files and usrmerge object
-/// to such a directory in images of other architectures.
+/// The path of the tools' program interpreter. The psABI's own path, below `/lib64`, is not used:
+/// scripts of base-files and usrmerge reject that directory in images of other architectures.
 const INTERPRETER: &str = "/run/hearth-tools/ld.so";
-/// Programs at [`OUTSIDE`], and their paths there. Those in `bin` are found by [`search_path`], those in `scripts` are
-/// called by [`shims`].
+/// Programs at [`OUTSIDE`], and their paths there. Those in `bin` are found through
+/// [`search_path`], those in `scripts` are called by [`shims`].
 const OUTSIDE_PROGRAMS: [(&str, &[&str]); 7] = [
     ("usr/bin/dpkg", &["scripts/dpkg"]),
     ("usr/bin/journalctl", &["scripts/journalctl"]),
@@ -54,30 +57,31 @@ const DETOUR: &str = "detour";
 /// The packages of native Perl.
 const PERL: [&str; 2] = ["perl", "perl-base"];
 
-/// Whether this host runs the lock's tools.
+/// Whether this host can run the lock's tools.
 pub fn are_native() -> bool {
     cfg!(target_arch = "x86_64")
 }
 
-/// In the directory of a stage's tools: the layer.
+/// The layer's path in the directory of the tools stage.
 pub fn layer(tools: &Path) -> PathBuf {
     tools.join("tree")
 }
 
-/// What a root binds to run the tools: the program interpreter, and programs by the names under which they are called that
-/// are not in the layer. Of these the image's own are unpacked after their preinst, and would hide those of the layer; or they
-/// are themselves copied into an initrd.
+/// Bind mounts that a root needs for the tools: the program interpreter, and programs, under the
+/// names by which they are called, that are not in the layer. For the latter, the image's own are
+/// unpacked after their preinst and would hide those of the layer, or they are copied into an
+/// initrd.
 pub fn binds(tools: Option<&Path>) -> Vec<(PathBuf, PathBuf)> {
     let bind = |tools: &Path| (outside(tools), OUTSIDE.into());
     tools.map(bind).into_iter().collect()
 }
 
-/// The search path of a program that is to find these, where they are, before the image's own.
+/// The PATH under which programs of [`outside`] are found before the image's own.
 pub fn search_path() -> String {
     format!("{OUTSIDE}/bin:{PATH}")
 }
 
-/// Scripts that take the place of programs of the same names and call the native ones.
+/// Scripts that replace programs of the same names and call the native ones.
 ///
 /// # Errors
 /// If the tools cannot be read.
@@ -89,7 +93,7 @@ pub fn shims(tools: &Path) -> Result<Vec<(String, String)>> {
             "exec {INTERPRETER} --library-path {OUTSIDE}/lib {OUTSIDE}/scripts/{name} \"$@\""
         );
         let script = match name.as_str() {
-            // All else that it does depends on the architecture it was built for.
+            // Its other functions depend on the architecture it was built for.
             "dpkg" => format!(
                 "case $1 in --compare-versions | --validate-*) {call} ;; esac\nexec /usr/bin/dpkg \"$@\""
             ),
@@ -145,7 +149,8 @@ pub fn detour(tools: &Path) -> PathBuf {
 /// The start of a command line that runs a program with the image's own programs, in the root's [`View`].
 pub const WITHOUT: [&str; 2] = ["/usr/sbin/chroot", View::PLACE];
 
-/// Unpacks the tools: programs of the packages that are named, libraries of all. The layers are those of the unpacked image.
+/// Unpacks the tools: the named programs of the packages, and the libraries of all. The layers are
+/// those of the unpacked image.
 pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let packages = read_all(&input.files, input.threads)?;
     let stage = progress.stage("tools", Some(packages.len() as u64), Unit::Items);
@@ -205,7 +210,7 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
             }
         }
     }
-    // adduser calls it for each of its messages, by a search path of its own; nothing takes them.
+    // adduser calls it for each of its messages, through a PATH of its own; there is no syslog.
     let logger = Path::new("usr/bin/logger");
     fs::hard_link(tree.join("usr/bin/true"), tree.join(logger))
         .context("the lock's tools have no `true`")?;
@@ -241,7 +246,7 @@ fn write_detour(path: &Path) -> Result<()> {
     )?)
 }
 
-/// Whether a path may be a program's or a library's, or is of a directory that they are in.
+/// Whether a path may be a program or library, or one of their directories.
 fn holds_code(path: &Path) -> bool {
     let path = below_usr(path);
     ["usr/bin", "usr/sbin", LIBRARIES]
@@ -249,7 +254,7 @@ fn holds_code(path: &Path) -> bool {
         .any(|code| path.starts_with(code) || Path::new(code).starts_with(&path))
 }
 
-/// The path of a package's program below `usr`, if it is one that is to be native.
+/// The path below `usr` of a package's program, if it is to be native.
 fn program(package: &str, path: &str) -> Option<PathBuf> {
     let path = below_usr(Path::new(path.trim_start_matches('/')));
     let name = path.file_name()?.to_str()?;
@@ -258,9 +263,9 @@ fn program(package: &str, path: &str) -> Option<PathBuf> {
         .parent()
         .is_some_and(|parent| directories.contains(&parent));
     let wanted = match package {
-        // These tell the processor, which has to be the image's.
+        // These print the processor's type, which has to be the image's.
         "coreutils" => !matches!(name, "arch" | "uname"),
-        // What these do is the same for every architecture.
+        // The output of these does not depend on the architecture.
         "dpkg" => matches!(
             name,
             "dpkg-divert" | "dpkg-statoverride" | "update-alternatives"
@@ -271,11 +276,11 @@ fn program(package: &str, path: &str) -> Option<PathBuf> {
     (is_program && wanted).then_some(path)
 }
 
-/// Makes sure that nothing of the tools is among an image's changes, where a script may have copied, renamed or touched
-/// one of them.
+/// Checks that no file of the tools is in the image's upperdir, where a script may have copied,
+/// renamed or touched one.
 ///
 /// # Errors
-/// If there is.
+/// If there is one.
 pub fn check_absent(upper: &Path) -> Result<()> {
     if fs::symlink_metadata(upper.join(LIBRARIES)).is_ok() {
         return Err(taken(&format!("a script has written into /{LIBRARIES}")));
@@ -303,8 +308,8 @@ pub fn taken(sentence: &str) -> anyhow::Error {
     Fault::input(sentence).because(Cause::HostsFile).into()
 }
 
-/// Whether a file is of the tools' architecture: by the first bytes of the ELF header (gABI, chapter 4), class,
-/// encoding and machine.
+/// Whether a file is of the tools' architecture: class, encoding and machine in the ELF header
+/// (gABI, chapter 4).
 pub fn is_native(file: impl Read) -> io::Result<bool> {
     const EM_X86_64: [u8; 2] = [62, 0];
     let mut head = Vec::with_capacity(20);
@@ -312,7 +317,8 @@ pub fn is_native(file: impl Read) -> io::Result<bool> {
     Ok(head.starts_with(b"\x7fELF\x02\x01") && head.get(18..20) == Some(&EM_X86_64))
 }
 
-/// Gives a program the time of the image's own, which scripts give to links to it.
+/// Sets a program's modification time to that of the image's own, which scripts copy to links to
+/// it.
 fn copy_time(path: &Path, layers: &[PathBuf], target: &Path) -> Result<()> {
     let own = layers
         .iter()
@@ -324,7 +330,7 @@ fn copy_time(path: &Path, layers: &[PathBuf], target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a program look for its interpreter at [`INTERPRETER`], which is no longer than what it looked for.
+/// Changes a program's interpreter to [`INTERPRETER`], which is no longer than the original path.
 fn set_interpreter(program: &Path) -> Result<()> {
     let damaged = || format!("{} of the tools is damaged", program.display());
     let mut data = fs::read(program).with_context(damaged)?;
@@ -336,7 +342,7 @@ fn set_interpreter(program: &Path) -> Result<()> {
         .iter()
         .find(|header| header.p_type(LittleEndian) == PT_INTERP)
         .map(|header| header.file_range(LittleEndian));
-    // A static program has none.
+    // A statically linked program has none.
     let Some((start, size)) = place else {
         return Ok(());
     };

@@ -1,4 +1,5 @@
-//! Owns access to files below a root directory, such that no name and no symbolic link leads out of it.
+//! Owns access to files below a root directory, such that no name and no symbolic link leads out of
+//! it.
 //! Never follows a link in the last component.
 
 use std::collections::HashMap;
@@ -35,7 +36,7 @@ pub struct Attributes {
     pub mtime: i64,
 }
 
-/// What kind of file a name is.
+/// The type of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -44,11 +45,11 @@ pub enum Kind {
     Other,
 }
 
-/// A directory tree. Paths given to it are relative (a leading `/` is the tree's root); directories in
-/// them are resolved by the kernel as if the tree were the root of the file system (openat2(2),
+/// A directory tree. Paths are relative (a leading `/` is the tree's root); directories in them are
+/// resolved by the kernel as if the tree were the root of the file system (openat2(2),
 /// `RESOLVE_IN_ROOT`), so that absolute links and `..` stay inside.
 ///
-/// One thread's: it keeps directories open.
+/// For use by one thread: it caches open directories.
 pub struct Tree {
     root: Rc<OwnedFd>,
     open: HashMap<PathBuf, Rc<OwnedFd>>,
@@ -65,7 +66,7 @@ impl Tree {
         })
     }
 
-    /// The directory `path`, which must be there.
+    /// The directory `path`, which must exist.
     fn directory(&mut self, path: &Path) -> nix::Result<Rc<OwnedFd>> {
         if path.as_os_str().is_empty() {
             return Ok(Rc::clone(&self.root));
@@ -84,7 +85,7 @@ impl Tree {
         Ok(directory)
     }
 
-    /// The directory that holds `path`, and its last component.
+    /// The directory that contains `path`, and its last component.
     fn locate(&mut self, path: &Path) -> nix::Result<(Rc<OwnedFd>, OsString)> {
         let path = path.strip_prefix("/").unwrap_or(path);
         let parent = path.parent().unwrap_or(Path::new(""));
@@ -94,8 +95,8 @@ impl Tree {
         Ok((self.directory(parent)?, name.to_os_string()))
     }
 
-    /// Makes the directory `path` and its missing parents, 0755 and root's; says whether it was
-    /// missing. A symbolic link to a directory counts as one.
+    /// Creates the directory `path` and its missing parents, with mode 0755 and owner root; returns
+    /// whether it was missing. A symbolic link to a directory counts as one.
     pub fn make_directory(&mut self, path: &Path) -> io::Result<bool> {
         let path = path.strip_prefix("/").unwrap_or(path);
         match self.directory(path) {
@@ -111,7 +112,7 @@ impl Tree {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
-        // The umask of whoever runs hearth has no say.
+        // Independent of the caller's umask.
         let made = openat(
             &*parent,
             name.as_os_str(),
@@ -130,8 +131,8 @@ impl Tree {
         Ok(())
     }
 
-    /// Writes a new file; `ErrorKind::AlreadyExists` where something has that name. Missing parents
-    /// are made. `inspect` sees the data as it passes.
+    /// Writes a new file; fails with `ErrorKind::AlreadyExists` if the name exists. Creates missing
+    /// parents. `inspect` is called with the data as it is copied.
     pub fn create(
         &mut self,
         path: &Path,
@@ -169,7 +170,7 @@ impl Tree {
         set_attributes(&file, attributes)
     }
 
-    /// Like [`Tree::create`], but takes the place of what has that name, in one step.
+    /// Like [`Tree::create`], but atomically replaces an existing file of that name.
     pub fn replace(
         &mut self,
         path: &Path,
@@ -183,7 +184,7 @@ impl Tree {
         self.rename(&beside, path)
     }
 
-    /// [`Tree::replace`] for what is in memory; the file is root's.
+    /// [`Tree::replace`] for data in memory; the file is owned by root.
     pub fn write(
         &mut self,
         path: impl AsRef<Path>,
@@ -219,7 +220,7 @@ impl Tree {
         }
     }
 
-    /// [`Tree::read`] for text; bytes that are no UTF-8 are replaced. Empty if there is no file.
+    /// [`Tree::read`] for text; invalid UTF-8 is replaced. Empty if there is no file.
     pub fn read_text(&mut self, path: impl AsRef<Path>) -> Result<String> {
         let data = self.read(path)?.unwrap_or_default();
         Ok(String::from_utf8_lossy(&data).into_owned())
@@ -233,7 +234,7 @@ impl Tree {
         Ok(File::from(file))
     }
 
-    /// Makes a symbolic link; `ErrorKind::AlreadyExists` where something has that name.
+    /// Creates a symbolic link; fails with `ErrorKind::AlreadyExists` if the name exists.
     pub fn symlink(
         &mut self,
         path: &Path,
@@ -261,7 +262,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes a symbolic link in the place of whatever file or link is there.
+    /// Creates a symbolic link, replacing an existing file or link.
     pub fn replace_with_symlink(
         &mut self,
         path: &Path,
@@ -274,7 +275,7 @@ impl Tree {
         self.rename(&beside, path)
     }
 
-    /// Makes `path` another name of the file `existing`.
+    /// Creates `path` as a hard link to the file `existing`.
     pub fn hard_link(&mut self, existing: &Path, path: &Path) -> io::Result<()> {
         let (from, from_name) = self.locate(existing)?;
         self.make_parent(path)?;
@@ -296,7 +297,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Removes a file or link; nothing happens where there is none.
+    /// Removes a file or link; does nothing if there is none.
     pub fn remove_file(&mut self, path: &Path) -> io::Result<()> {
         let gone = self.locate(path).and_then(|(parent, name)| {
             unlinkat(&*parent, name.as_os_str(), UnlinkatFlags::NoRemoveDir)
@@ -307,7 +308,7 @@ impl Tree {
         }
     }
 
-    /// Removes a file, a link, or a directory with all that is in it.
+    /// Removes a file, a link, or a directory recursively.
     pub fn remove_all(&mut self, path: &Path) -> io::Result<()> {
         match self.kind(path) {
             Some(Kind::Directory) => {}
@@ -353,7 +354,7 @@ impl Tree {
         Ok(names)
     }
 
-    /// What `path` is, links not followed; `None` if there is nothing.
+    /// The type of `path`, links not followed; `None` if it does not exist.
     pub fn kind(&mut self, path: &Path) -> Option<Kind> {
         self.stat(path).ok().map(|stat| kind_of(&stat))
     }
@@ -368,7 +369,7 @@ impl Tree {
         )?)
     }
 
-    /// Where a symbolic link points to; `None` if `path` is none.
+    /// The target of a symbolic link; `None` if `path` is none.
     pub fn link_target(&mut self, path: &Path) -> Option<PathBuf> {
         let (parent, name) = self.locate(path).ok()?;
         readlinkat(&*parent, name.as_os_str())
@@ -408,7 +409,7 @@ fn set_attributes(file: &File, attributes: Attributes) -> io::Result<()> {
     Ok(())
 }
 
-/// What kind of file lstat(2) found.
+/// The type according to lstat(2).
 pub fn kind_of(stat: &FileStat) -> Kind {
     match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFREG => Kind::File,
@@ -418,7 +419,7 @@ pub fn kind_of(stat: &FileStat) -> Kind {
     }
 }
 
-/// A name beside `path` for what is to replace it; the one that dpkg uses.
+/// A temporary name in the same directory for the replacement of `path`; the one that dpkg uses.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
     name.push(".dpkg-tmp");

@@ -1,8 +1,9 @@
-//! Owns putting packages' files into a tree, as dpkg would: parallel where packages share no file, in order where
-//! they do. Never runs a script.
+//! Owns unpacking packages into a tree, as dpkg does: in parallel if they share no file, in order
+//! if they do. Never runs a script.
 //!
-//! What a hostile package may try is refused: names that are absolute or hold `..`, names below a link that the
-//! same package made, device nodes, hard links to files of others, more data than is sensible.
+//! Refuses what a hostile package may contain: names that are absolute or contain `..`, names below
+//! a link that the same package made, device nodes, hard links to files of other packages, more
+//! data than is sensible.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsStr;
@@ -25,22 +26,22 @@ use crate::archive::limit::each_entry;
 use crate::error::{Fault, InputContext};
 use crate::progress::Stage;
 
-/// What unpacking one package left for dpkg's database.
+/// What dpkg's database needs to know of an unpacked package.
 #[derive(Clone, Debug, Default)]
 pub struct Unpacked {
     /// Every path of the package in the archive's order, as `/usr/bin/x`; the root is `/.`.
     pub list: Vec<String>,
-    /// Conffiles and their MD5, in the order of the package's list; `newconffile` where the file
-    /// was left beside another one for dpkg to decide.
+    /// Conffiles and their MD5, in the order of the package's list; `newconffile` if the file was
+    /// written beside an existing one for dpkg to decide.
     pub conffiles: Vec<(String, String)>,
-    /// `hash  path` lines, for packages that bring none.
+    /// `hash  path` lines, for packages without an md5sums file.
     pub md5sums: Option<String>,
-    /// Paths of other packages' lists that are this package's now.
+    /// Paths in other packages' lists that this package takes over.
     pub taken: Vec<(String, String)>,
     directories: Vec<(PathBuf, Attributes, bool)>,
 }
 
-/// Who has which path already: package names by path, below `usr` where /usr is merged.
+/// Owners of paths: package names by path, below `usr` where /usr is merged.
 #[derive(Debug, Default)]
 pub struct Claims {
     files: HashMap<PathBuf, String>,
@@ -48,7 +49,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// Notes the paths that dpkg's database lists for a package.
+    /// Records the paths that dpkg's database lists for a package.
     pub fn add_list(&mut self, package: &str, list: &str) {
         for path in list.lines() {
             let path = below_usr(Path::new(path.trim_start_matches('/')));
@@ -56,7 +57,7 @@ impl Claims {
         }
     }
 
-    /// Whether a package has a file at `path`, which is below `usr` where /usr is merged.
+    /// Whether a package owns a file at `path`, which is below `usr` where /usr is merged.
     pub fn hold_file(&self, path: &Path) -> bool {
         self.files.contains_key(path)
     }
@@ -67,17 +68,17 @@ impl Claims {
 #[error("two packages have the same path")]
 struct Contested;
 
-/// How packages are unpacked together.
+/// How several packages are unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
-    /// Several at once; a path that two packages have ends the attempt.
+    /// In parallel; fails if two packages share a path.
     Parallel,
-    /// One after the other, with dpkg's rules for paths that two packages have.
+    /// One after the other, with dpkg's rules for shared paths.
     Serial,
 }
 
-/// Unpacks those files of `packages` whose paths are `wanted` into the empty tree at `root`. The result is the same for any
-/// number of threads.
+/// Unpacks the files of `packages` whose paths are `wanted` into the empty tree at `root`. The
+/// result does not depend on the number of threads.
 ///
 /// # Errors
 /// If a package is damaged or hostile, or two packages have the same file and neither replaces the
@@ -119,7 +120,7 @@ pub fn unpack_first(
     Ok(unpacked)
 }
 
-/// Unpacks `packages` into a tree that has others already, with their diversions.
+/// Unpacks `packages` into a tree that contains others, with their diversions.
 ///
 /// # Errors
 /// As [`unpack_first`].
@@ -146,8 +147,8 @@ pub fn unpack_more(
     Ok(unpacked)
 }
 
-/// Gives directories their owner and mode: the first package that has one decides, as if they
-/// had been unpacked in order. A directory that was there before stays as it is.
+/// Sets owner and mode of directories: the first package that contains one decides, as if they had
+/// been unpacked in order. Directories that existed before are unchanged.
 fn set_directories(root: &Path, unpacked: &[Unpacked], all: bool) -> Result<()> {
     let mut tree = Tree::open(root)?;
     let mut done = HashSet::new();
@@ -170,7 +171,7 @@ struct Job<'a> {
     wanted: fn(&Path) -> bool,
     claims: &'a Mutex<Claims>,
     diversions: &'a Diversions,
-    /// With how many a large package is decompressed.
+    /// The number of threads that decompress a large package.
     threads: usize,
     manner: Manner,
     stage: &'a dyn Stage,
@@ -185,7 +186,7 @@ impl Job<'_> {
             .collect()
     }
 
-    /// The largest packages first, so that no thread is left with one at the end.
+    /// The largest packages first, which balances the threads.
     fn in_parallel(&self, threads: usize) -> Result<Vec<Unpacked>> {
         let size = |index: &usize| {
             let deb = &self.packages[*index].file.deb;
@@ -250,13 +251,13 @@ impl Job<'_> {
     }
 }
 
-/// The paths of a package's `conffiles` (deb-conffiles(5)) that it brings.
+/// The paths in a package's `conffiles` (deb-conffiles(5)) that the package contains.
 fn conffiles(package: &Package) -> BTreeSet<String> {
     let text = package.control_file("conffiles").unwrap_or_default();
     String::from_utf8_lossy(text)
         .lines()
         .map(str::trim)
-        // `remove-on-upgrade /path` names a file that is not in the package any more.
+        // `remove-on-upgrade /path` names a file that the package no longer contains.
         .filter(|line| line.starts_with('/'))
         .map(str::to_string)
         .collect()
@@ -268,11 +269,11 @@ struct One<'a> {
     tree: &'a mut Tree,
     package: &'a Package,
     conffiles: BTreeSet<String>,
-    /// Lines of an md5sums file, where the package has none.
+    /// Lines of an md5sums file, if the package has none.
     sums: Option<String>,
     /// Symbolic links that the package made, by name.
     links: HashSet<PathBuf>,
-    /// Files that the package made: name, and where it was put.
+    /// Files that the package made: name, and path after diversion.
     files: HashMap<PathBuf, PathBuf>,
     hashes: HashMap<String, String>,
     done: Unpacked,
@@ -292,7 +293,7 @@ impl One<'_> {
         })
     }
 
-    /// The name without `./`, if it is one that a package may have.
+    /// The name without `./`, if it is valid for a package.
     fn checked(&self, name: &Path) -> Result<PathBuf> {
         let mut clean = PathBuf::new();
         for component in name.components() {
@@ -465,7 +466,7 @@ impl One<'_> {
         Ok(())
     }
 
-    /// Notes that the package has this path, and says where its file goes; `None` if another
+    /// Records that the package has this path, and returns the path to write to; `None` if another
     /// package keeps it.
     fn claim(&mut self, name: &Path) -> Result<Option<PathBuf>> {
         let path = format!("/{}", name.display());
@@ -522,7 +523,8 @@ impl One<'_> {
     }
 
     fn is_directory(&self, place: &Path) -> bool {
-        // `Tree` keeps directories open and so wants `&mut`; this is rare enough for a tree of its own.
+        // `Tree` caches open directories and so needs `&mut`; this is rare enough for a tree of its
+        // own.
         Tree::open(self.job.root).is_ok_and(|mut tree| tree.kind(place) == Some(Kind::Directory))
     }
 
@@ -538,7 +540,7 @@ impl One<'_> {
     }
 }
 
-/// Where dpkg leaves a conffile that it has not decided about.
+/// The name under which dpkg keeps a conffile that it has not decided about.
 fn dpkg_new(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_os_string();
     name.push(".dpkg-new");

@@ -1,5 +1,6 @@
-//! Owns the image's user database (passwd(5), group(5), shadow(5), gshadow(5)): reads names, adds the recipe's users.
-//! Never uses the host's.
+//! Owns the image's user database (passwd(5), group(5), shadow(5), gshadow(5)): looks up names,
+//! adds the recipe's users.
+//! Never reads the host's.
 
 use std::path::{Path, PathBuf};
 
@@ -58,14 +59,14 @@ impl Users {
         Ok(())
     }
 
-    /// The number of a user, by name or number.
+    /// The uid of a user, given by name or number.
     pub fn uid(&self, user: &str) -> Option<u32> {
         user.parse()
             .ok()
             .or_else(|| field(&self.passwd, user, 2)?.parse().ok())
     }
 
-    /// The number of a group, by name or number.
+    /// The gid of a group, given by name or number.
     pub fn gid(&self, group: &str) -> Option<u32> {
         group
             .parse()
@@ -73,7 +74,7 @@ impl Users {
             .or_else(|| field(&self.group, group, 2)?.parse().ok())
     }
 
-    /// Adds a user, with a group of the same name and number, or changes the one there is.
+    /// Adds a user, with a group of the same name and number, or changes an existing one.
     fn put(&mut self, user: &User, epoch: i64) -> Result<()> {
         if user.name.is_empty() || user.name.contains([':', '\n', '/', ' ']) {
             return Err(Fault::input(format!("`{}` is no name for a user", user.name)).into());

@@ -13,7 +13,7 @@ steps! {
     REMOVE = "remove": remove_inside, Vec<PathBuf> => ();
 }
 
-/// Removes files, and directories whose files may belong to other ids.
+/// Removes files and directories that may belong to subordinate ids.
 ///
 /// # Errors
 /// The first that cannot be removed; those before it are gone then.

@@ -54,7 +54,7 @@ macro_rules! steps {
                 $crate::sandbox::Step::new($name, $run);
         )+
 
-        /// What runs inside the namespaces, for `main` to register.
+        /// The steps, for `main` to register.
         pub const STEPS: &[&dyn $crate::sandbox::AnyStep] = &[$(&$constant),+];
     };
 }

@@ -1,4 +1,4 @@
-//! Owns a board's boot script as files: the script, its uImage, and the extlinux.conf that does the same.
+//! Owns a board's boot script as files: the script, its uImage, and the equivalent extlinux.conf.
 //! Never decides when a script is needed.
 
 use anyhow::Result;
@@ -12,19 +12,20 @@ use crate::arch::Arch;
 use crate::error::Fault;
 use crate::mac::Mac;
 
-/// A board's boot script in all its forms.
+/// A board's boot script in all its formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootScript {
-    /// What U-Boot runs.
+    /// The script's text.
     pub text: String,
     /// The text as a script uImage.
     pub image: Vec<u8>,
-    /// `extlinux.conf`, where the template has an equivalent.
+    /// `extlinux.conf`, if the template has an equivalent.
     pub extlinux: Option<String>,
 }
 
 impl BootScript {
-    /// Renders the template `name` for one board. `time`, in seconds since 1970, goes into the header.
+    /// Renders the template `name` for one board. `time`, in seconds since 1970, goes into the
+    /// header.
     ///
     /// # Errors
     /// As [`Templates::script`].
@@ -49,8 +50,9 @@ impl BootScript {
         })
     }
 
-    /// The script's files by path. U-Boot asks for `boot.scr.uimg` over the network, and on a card for
-    /// either name; for `pxelinux.cfg/01-<mac>` it asks where it looks for extlinux files by TFTP.
+    /// The script's files by path. U-Boot requests `boot.scr.uimg` over the network, and either
+    /// name on a card; `pxelinux.cfg/01-<mac>` is the first path at which it looks for extlinux
+    /// files by TFTP.
     pub fn files(&self, mac: Mac) -> Vec<(String, &[u8])> {
         let mut files = self.scripts();
         if let Some(extlinux) = &self.extlinux {
@@ -60,7 +62,7 @@ impl BootScript {
         files
     }
 
-    /// The same in the layout of a network's tree, which holds many boards.
+    /// The same in the layout of a TFTP server's tree for many boards.
     pub fn network_files(&self, board: &str, mac: Mac) -> Vec<(String, &[u8])> {
         let mut files: Vec<_> = self
             .scripts()
@@ -80,8 +82,8 @@ impl BootScript {
     }
 }
 
-/// Refuses a kernel command line that the kernel would cut without a word: it has `COMMAND_LINE_SIZE` bytes with
-/// the final NUL (Linux, arch/*/include/uapi/asm/setup.h).
+/// Refuses a kernel command line that the kernel would silently truncate: its size is
+/// `COMMAND_LINE_SIZE` bytes including the final NUL (Linux, arch/*/include/uapi/asm/setup.h).
 fn check_command_line(extlinux: &str, arch: Arch) -> Result<(), Fault> {
     let lines = extlinux.lines().map(str::trim_start);
     let length = lines
@@ -91,7 +93,7 @@ fn check_command_line(extlinux: &str, arch: Arch) -> Result<(), Fault> {
     refuse_longer(length, arch)
 }
 
-/// The same for what a script sets, before U-Boot puts its variables in.
+/// The same check for the arguments in a script, before U-Boot expands its variables.
 fn check_bootargs(script: &str, arch: Arch) -> Result<(), Fault> {
     let lines = script.lines().map(str::trim_start);
     let length = lines
@@ -115,12 +117,13 @@ fn refuse_longer(length: Option<usize>, arch: Arch) -> Result<(), Fault> {
     }
 }
 
-/// Where U-Boot and PXELINUX ask for the file of one board: its MAC, after ARP's number for Ethernet.
+/// The path that U-Boot and PXELINUX request for one board: its MAC, preceded by ARP's number for
+/// Ethernet.
 pub fn pxelinux_path(mac: Mac) -> String {
     format!("pxelinux.cfg/01-{}", mac.with_dashes())
 }
 
-/// The header's architecture for scripts of a board.
+/// The uImage architecture for scripts of a board.
 pub fn image_arch(arch: Arch) -> ImageArch {
     match arch {
         Arch::Armel | Arch::Armhf => ImageArch::ARM,
@@ -129,11 +132,11 @@ pub fn image_arch(arch: Arch) -> ImageArch {
     }
 }
 
-/// How the text of an existing script image differs from the text it should have: a unified diff, or nothing
-/// if it does not.
+/// The difference between the text of an existing script image and the expected text, as a unified
+/// diff; `None` if they are equal.
 ///
 /// # Errors
-/// If `image` is no sound script image.
+/// If `image` is not a valid script image.
 pub fn difference(image: &[u8], name: &str, text: &str) -> Result<Option<String>, Fault> {
     let existing = script::read(image)?;
     if existing.text == text.as_bytes() {
@@ -149,11 +152,11 @@ pub fn difference(image: &[u8], name: &str, text: &str) -> Result<Option<String>
     ))
 }
 
-/// Wraps a new text in the place of an existing script image's, the one that U-Boot runs. Name, architecture, further files
-/// and padding stay.
+/// Replaces the text of an existing script image, the one that U-Boot runs. Name, architecture,
+/// further files and padding are kept.
 ///
 /// # Errors
-/// If `image` is no sound script image; if the text is empty, or U-Boot could not run it.
+/// If `image` is not a valid script image, the text is empty, or U-Boot could not run it.
 pub fn rewrap(image: &[u8], text: &[u8], time: u32) -> Result<Vec<u8>, Fault> {
     check::runnable(text)?;
     let existing = script::read(image)?;

@@ -1,27 +1,30 @@
-//! Owns the check that U-Boot's shell can run a script: bytes, quotes, words of a command, blocks that are closed.
+//! Owns the check that U-Boot's shell can run a script: characters, quotes, words of a command,
+//! closed blocks.
 //! Never changes the script, and never runs it.
 //!
-//! The rules are those of U-Boot's old hush parser (`common/cli_hush.c`), seen with Debian's U-Boot 2025.01: a carriage return
-//! is part of a word, so that `then\r` is no keyword; a NUL ends the script without a word; a single quote begins a
-//! quotation between double quotes too; a script with a quotation, `${` or block left open is not run to its end. Lines may
-//! be of any length (3,000 bytes were seen), commands not of any number of words.
+//! The rules are those of U-Boot's old hush parser (`common/cli_hush.c`), verified with Debian's
+//! U-Boot 2025.01: a carriage return is part of a word, so that `then\r` is no keyword; a NUL
+//! silently ends the script; a single quote begins a quotation inside double quotes too; a script
+//! with an open quotation, `${` or block is not run to its end. Lines may be of any length
+//! (verified up to 3,000 bytes), but the number of words in a command is limited.
 
 use crate::error::Fault;
 
-/// As many words as a command takes, its name among them (`CONFIG_SYS_MAXARGS`; Debian's U-Boots have the default).
+/// The most words of a command, including its name (`CONFIG_SYS_MAXARGS`; Debian's U-Boots have the
+/// default).
 pub const MOST_WORDS: usize = 64;
 
-/// Refuses a script that U-Boot's shell would not run as it stands.
+/// Refuses a script that U-Boot's shell would not run as written.
 ///
 /// # Errors
-/// A sentence that begins with the script's line, to which the caller adds the file's name.
+/// A sentence that begins with the line number; the caller adds the file's name.
 pub fn runnable(script: &[u8]) -> Result<(), Fault> {
     refuse_bytes(script)?;
     Reader::default().read(script)
 }
 
-/// Takes out what editors of other systems put into a text and U-Boot cannot run: carriage returns before the ends of
-/// lines, and a byte order mark. Gives the text, and what was taken out.
+/// Removes what editors of other systems add and U-Boot cannot run: carriage returns at line ends,
+/// and a byte order mark. Returns the text and a description of what was removed.
 pub fn mended(script: &[u8]) -> (Vec<u8>, Vec<&'static str>) {
     let mut told = Vec::new();
     let text = match script.strip_prefix(BOM) {
@@ -82,25 +85,25 @@ fn fault(line: usize, what: &str) -> Fault {
     Fault::input(format!("line {line} of the script {what}"))
 }
 
-/// A word of a command as far as it was read.
+/// The word being parsed.
 #[derive(Default)]
 struct Word {
     text: Vec<u8>,
-    /// Whether any of it was quoted: then it is no keyword.
+    /// Whether any part of it was quoted, so that it is no keyword.
     quoted: bool,
 }
 
-/// Goes through a script as hush does, without expansions.
+/// Parses a script like hush, without expansions.
 #[derive(Default)]
 struct Reader {
     line: usize,
     word: Option<Word>,
-    /// Words of the present command, and the line it begins in.
+    /// Words of the current command, and the line in which it begins.
     words: usize,
     begun: usize,
-    /// Whether the words are the list of a `for`, which may be long.
+    /// Whether the words are the list of a `for`, whose length is not limited.
     list: bool,
-    /// What is open, with its line: `if`, or `for`, `while` and `until`.
+    /// Open blocks with their lines: `if`, or `for`, `while` and `until`.
     blocks: Vec<(&'static str, usize)>,
 }
 
@@ -152,7 +155,7 @@ impl Reader {
         }
     }
 
-    /// What stands between quotes. A single quote between double quotes begins a quotation of its own.
+    /// A quotation. A single quote inside double quotes begins a quotation of its own.
     fn quoted(&mut self, quote: u8, rest: &mut impl Iterator<Item = u8>) -> Result<(), Fault> {
         let begun = self.line;
         self.word.get_or_insert_default().quoted = true;
@@ -175,7 +178,7 @@ impl Reader {
         )
     }
 
-    /// `${name}`, whose name has no space and no line's end.
+    /// `${name}`, whose name contains no space and no line end.
     fn variable(
         &mut self,
         rest: &mut std::iter::Peekable<impl Iterator<Item = u8>>,
@@ -255,7 +258,7 @@ mod tests {
             .map(|fault| fault.to_string())
     }
 
-    /// Each was run by Debian's U-Boot 2025.01, which did what its author meant.
+    /// Scripts that Debian's U-Boot 2025.01 ran as intended.
     #[test]
     fn what_u_boot_runs_passes() {
         let words = |count: usize| vec!["w"; count].join(" ");
@@ -281,7 +284,8 @@ mod tests {
         }
     }
 
-    /// And these it did not run, or not to the end, or with a line's end as their last word.
+    /// Scripts that it did not run, did not run to the end, or ran with a line end as part of the
+    /// last word.
     #[test]
     fn what_u_boot_does_not_run_is_refused_with_its_line() {
         let words = vec!["w"; 64].join(" ");

@@ -1,25 +1,26 @@
-//! Owns the numbers and names of a uImage's operating systems, architectures, types and compressions.
-//! Never says which of them a writer accepts.
+//! Owns the numbers and names of a uImage's operating systems, architectures, types and
+//! compressions.
+//! Never restricts what a writer accepts.
 //!
-//! Source: U-Boot, `include/image.h` (the `IH_OS_*`, `IH_ARCH_*`, `IH_TYPE_*` and `IH_COMP_*` enumerations) and
-//! the name tables of `boot/image.c`.
+//! Source: U-Boot, `include/image.h` (the `IH_OS_*`, `IH_ARCH_*`, `IH_TYPE_*` and `IH_COMP_*`
+//! enumerations) and the name tables of `boot/image.c`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// A name that no table knows.
+/// An unknown name.
 #[derive(Debug, thiserror::Error)]
 #[error("{name:?} is no {what}{}", suggestion(.close))]
 pub struct UnknownName {
-    /// What was to be named, such as `architecture`.
+    /// The kind of name, such as `architecture`.
     pub what: &'static str,
-    /// What was given.
+    /// The unknown name.
     pub name: String,
-    /// The known name that is most like it.
+    /// The most similar known name.
     pub close: Option<&'static str>,
-    /// All names that would do.
+    /// All known names.
     pub known: Vec<&'static str>,
 }
 
@@ -27,15 +28,16 @@ fn suggestion(close: &Option<&'static str>) -> String {
     close.map_or_else(String::new, |name| format!(": did you mean {name}?"))
 }
 
-/// One number, its name on the command line, and its name for people.
+/// A number, its name on the command line, and its descriptive name.
 pub struct Entry<T> {
     pub id: T,
     pub name: &'static str,
     pub description: &'static str,
 }
 
-/// Defines a type for one of the header's four id bytes, with a constant and a table entry for each known id.
-/// Any byte is a value of the type, since a reader meets unknown ones. Where two entries have one id, the first names it.
+/// Defines a type for one of the header's four id bytes, with a constant and a table entry for each
+/// known id. Any byte is a value of the type, since files may contain unknown ones. If two entries
+/// have the same id, the first one names it.
 macro_rules! ids {
     ($(#[$doc:meta])* $type:ident, $what:literal, { $($id:literal $constant:ident $name:literal $description:literal,)* }) => {
         $(#[$doc])*
@@ -45,17 +47,17 @@ macro_rules! ids {
         impl $type {
             $(#[doc = $description] pub const $constant: $type = $type($id);)*
 
-            /// All that have a name, by number.
+            /// All ids that have a name, by number.
             pub const ALL: &'static [Entry<$type>] = &[
                 $(Entry { id: $type::$constant, name: $name, description: $description },)*
             ];
 
-            /// The name that the command line uses; `None` for an id without one.
+            /// The name on the command line; `None` for an id without one.
             pub fn name(self) -> Option<&'static str> {
                 Self::ALL.iter().find(|entry| entry.id == self).map(|entry| entry.name)
             }
 
-            /// The name for people, such as `ARM`; what mkimage prints.
+            /// The descriptive name, such as `ARM`, as printed by mkimage.
             pub fn description(self) -> String {
                 Self::ALL.iter().find(|entry| entry.id == self).map_or_else(
                     || format!(concat!("unknown ", $what, " {}"), self.0),
@@ -67,7 +69,7 @@ macro_rules! ids {
         impl FromStr for $type {
             type Err = UnknownName;
 
-            /// Names match whatever their case.
+            /// Names are case-insensitive.
             fn from_str(name: &str) -> Result<Self, UnknownName> {
                 if let Some(entry) = Self::ALL.iter().find(|e| e.name.eq_ignore_ascii_case(name)) {
                     return Ok(entry.id);
@@ -88,7 +90,7 @@ macro_rules! ids {
         }
 
         impl Serialize for $type {
-            /// The name, or the number of an id that has none.
+            /// The name, or the number of an id without one.
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 match self.name() {
                     Some(name) => serializer.serialize_str(name),
@@ -99,7 +101,7 @@ macro_rules! ids {
     };
 }
 
-/// The name within a typing error or two, fewer in a short name.
+/// The most similar known name, if few letters differ.
 fn closest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     let errors = 1 + name.len() / 5;
@@ -177,7 +179,7 @@ ids! {
 }
 
 ids! {
-    /// What the image is, and thereby what U-Boot does with it.
+    /// The type of the image, which decides what U-Boot does with it.
     Kind, "image type", {
         0 INVALID "invalid" "Invalid Image",
         1 STANDALONE "standalone" "Standalone Program",
@@ -230,7 +232,7 @@ ids! {
 }
 
 ids! {
-    /// How the data is compressed. U-Boot uncompresses kernels; it hands a ramdisk on as it is.
+    /// The compression of the data. U-Boot decompresses kernels; it passes a ramdisk on unchanged.
     Comp, "compression", {
         0 NONE "none" "uncompressed",
         1 GZIP "gzip" "gzip compressed",

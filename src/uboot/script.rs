@@ -1,8 +1,9 @@
-//! Owns boot scripts as images in memory: text in, script uImage out, and back. Never renders a template.
+//! Owns boot scripts as images in memory: text to script uImage, and back. Never renders a
+//! template.
 //!
-//! A script image's data is the table of a multi-file image (here one size and a zero, big-endian), then the
-//! text. U-Boot's `source` checks both checksums, runs the first file only, and refuses an empty one
-//! (U-Boot, `cmd/source.c`).
+//! A script image's data is the table of a multi-file image (here one size and a zero, big-endian),
+//! then the text. U-Boot's `source` checks both checksums, runs the first file only, and refuses an
+//! empty one (U-Boot, `cmd/source.c`).
 
 use crate::error::Fault;
 
@@ -10,7 +11,8 @@ use super::ids::{Comp, ImageArch, Kind, Os};
 use super::uimage::{Crc, HEADER_LEN, Header, name_field};
 
 /// Wraps `text` as a script for `arch`, byte for byte as
-/// `mkimage -A arch -O linux -T script -C none -n name -d FILE` would at `time` (seconds since 1970).
+/// `mkimage -A arch -O linux -T script -C none -n name -d FILE` would at `time` (seconds since
+/// 1970).
 ///
 /// U-Boot doesn't compare a script's architecture with its own.
 ///
@@ -20,7 +22,7 @@ pub fn wrap(text: &[u8], arch: ImageArch, name: &str, time: u32) -> Result<Vec<u
     wrap_files(&[text], arch, name, time)
 }
 
-/// As [`wrap`], with further files behind the text, which U-Boot does not run: `-d FILE:FILE`.
+/// As [`wrap`], with further files after the text, which U-Boot does not run: `-d FILE:FILE`.
 ///
 /// # Errors
 /// As [`wrap`].
@@ -65,29 +67,30 @@ pub fn wrap_files(
     Ok(image)
 }
 
-/// A script image, taken apart.
+/// A parsed script image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script<'a> {
     pub header: Header,
-    /// What U-Boot would run.
+    /// The text that U-Boot runs.
     pub text: &'a [u8],
-    /// The files behind it.
+    /// The files after the text.
     pub others: Vec<&'a [u8]>,
-    /// What follows the image, all zeroes or all ones, as in the dump of a partition. U-Boot does not look at it.
+    /// Data after the image, all zeros or all ones, as in the dump of a partition. U-Boot ignores
+    /// it.
     pub padding: &'a [u8],
 }
 
-/// Whether bytes behind an image are what fills up an erased or zeroed medium.
+/// Whether data after an image is padding of an erased or zeroed medium.
 pub fn is_padding(bytes: &[u8]) -> bool {
     let fill = bytes.first();
     matches!(fill, None | Some(0 | 0xff)) && bytes.iter().all(|byte| Some(byte) == fill)
 }
 
-/// Takes a script image apart, checking all that U-Boot checks.
+/// Parses a script image, with all checks that U-Boot makes.
 ///
 /// # Errors
-/// A sentence without the file's name, to which the caller adds it: no uImage, another type, a checksum that does
-/// not match, a size that does not fit.
+/// A sentence without the file's name, which the caller adds: no uImage, another type, a wrong
+/// checksum, a size that does not fit.
 pub fn read(image: &[u8]) -> Result<Script<'_>, Fault> {
     let (header, crc) = image
         .first_chunk::<HEADER_LEN>()
@@ -138,7 +141,8 @@ fn check(crc: Crc, what: &str) -> Result<(), Fault> {
     )))
 }
 
-/// The files of a multi-file image's data: sizes up to a zero, then the files, each padded to 4 bytes.
+/// The files of a multi-file image's data: sizes up to a zero, then the files, each padded to 4
+/// bytes.
 fn files(data: &[u8]) -> Option<Vec<&[u8]>> {
     let count = data.chunks_exact(4).position(|size| size == [0; 4])?;
     let mut start = (count + 1) * 4;
@@ -155,7 +159,7 @@ fn files(data: &[u8]) -> Option<Vec<&[u8]>> {
 mod tests {
     use super::*;
 
-    /// Bytes before the text in the data: the table of one file.
+    /// Offset of the text in the data: the size of a table of one file.
     const TABLE_LEN: usize = 8;
 
     #[test]

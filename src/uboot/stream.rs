@@ -1,4 +1,5 @@
-//! Owns how data gets into images: opened and checked, then passed on in pieces. Never holds a whole file in memory.
+//! Owns reading data for images: opened and checked, then streamed. Never holds a whole file in
+//! memory.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,10 +12,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::error::Fault;
 use crate::output::AtomicFile;
 
-/// Bytes read and written at a time.
+/// Buffer size in bytes.
 const PIECE: usize = 256 << 10;
 
-/// Opens a file for reading. A named pipe that nobody writes to is not waited for: it is empty.
+/// Opens a file for reading. Does not wait for a writer of a named pipe: without one the pipe is
+/// empty.
 ///
 /// # Errors
 /// If it cannot be opened.
@@ -23,13 +25,13 @@ pub fn open(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(OFlag::O_NONBLOCK.bits())
         .open(path)?;
-    // Only the opening must not wait: who writes to a pipe may take their time.
+    // Only open(2) must not block; reading from a pipe may.
     let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
     fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
     Ok(file)
 }
 
-/// Data to be wrapped, and what to call it in a message.
+/// Data to be wrapped, and its name in messages.
 pub struct Input {
     pub name: String,
     pub data: Box<dyn Read>,
@@ -54,7 +56,7 @@ impl Input {
                 "{name} is a device without an end, not a file of data"
             )));
         }
-        // Told before gigabytes are copied; what comes out of a pipe is counted on the way.
+        // Checked before copying gigabytes; data from a pipe is counted as it is read.
         if meta.len() > u64::from(u32::MAX) {
             return Err(too_large(&name));
         }
@@ -66,7 +68,7 @@ impl Input {
         })
     }
 
-    /// Reads until `piece` is full or the data ends; gives the number of bytes.
+    /// Reads until `piece` is full or the data ends; returns the number of bytes.
     pub(super) fn fill(&mut self, piece: &mut [u8]) -> Result<usize, Fault> {
         let mut filled = 0;
         while filled < piece.len() {
@@ -82,10 +84,10 @@ impl Input {
         Ok(filled)
     }
 
-    /// Passes all data on in pieces, and gives the number of bytes.
+    /// Calls `each` with all data in pieces, and returns the number of bytes.
     ///
     /// # Errors
-    /// A [`Fault`] if reading fails or the data is longer than `limit`; else what `each` returns.
+    /// A [`Fault`] if reading fails or the data is longer than `limit`; else errors of `each`.
     pub(super) fn copy(
         &mut self,
         limit: u64,
@@ -121,11 +123,11 @@ fn too_large(name: &str) -> Fault {
     ))
 }
 
-/// Writes a file whose beginning is known last: `build` may seek. The file appears whole or not at all; into a
-/// pipe it is copied when it is whole.
+/// Writes a file whose header is known last: `build` may seek. The file is written atomically; to a
+/// pipe it is copied when complete.
 pub(super) fn create<T>(output: &Path, build: impl FnOnce(&mut &File) -> Result<T>) -> Result<T> {
     let mut out = AtomicFile::create(output)?;
-    // What fails with a bare `io::Error` is writing; a failure to read has a name.
+    // A bare `io::Error` comes from writing; errors of reading are wrapped with the file's name.
     let built = fill(&mut out, build).map_err(|error| match error.downcast::<io::Error>() {
         Ok(error) => {
             anyhow::Error::new(error).context(format!("cannot write {}", output.display()))
@@ -148,7 +150,7 @@ fn fill<T>(out: &mut AtomicFile, build: impl FnOnce(&mut &File) -> Result<T>) ->
     Ok(built)
 }
 
-/// Puts `header` where room was left for it, at the beginning, and goes back to the end.
+/// Writes `header` into the space reserved at the beginning, and seeks back to the end.
 pub(super) fn write_front(out: &mut (impl Write + Seek), header: &[u8]) -> io::Result<()> {
     out.seek(SeekFrom::Start(0))?;
     out.write_all(header)?;
@@ -156,7 +158,8 @@ pub(super) fn write_front(out: &mut (impl Write + Seek), header: &[u8]) -> io::R
     Ok(())
 }
 
-/// Turns the bytes of each 32-bit word around. A last, shorter word is passed on as it is by [`Swap::finish`].
+/// Swaps the bytes of each 32-bit word. A last, shorter word is written unchanged by
+/// [`Swap::finish`].
 pub(super) struct Swap<W> {
     out: W,
     rest: Vec<u8>,

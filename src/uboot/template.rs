@@ -1,13 +1,14 @@
-//! Owns the rendering of boot scripts: Handlebars templates, and how a value is quoted for U-Boot.
+//! Owns the rendering of boot scripts: Handlebars templates, and the quoting of values for U-Boot.
 //! Never decides which values a board has.
 //!
-//! The rule of quoting, for U-Boot's hush shell (U-Boot manual, "Hush shell"; `common/cli_hush.c`):
-//! a value of letters, digits and `_ . / : , @ % + -` stands as it is; any other stands between single
-//! quotes, inside which hush knows no special character. Hush has no way to write a single quote there; a
-//! backslash is lost when hush goes over a word for the second time; and control characters mean things to
-//! it. Values with those are refused. Inside single quotes a value stands as it is; inside double quotes it is refused,
-//! since quoting it there would end them. So a value is always one word, or part of one, and never a command.
-//! A script that U-Boot could not run as it stands is refused: see `check`.
+//! The quoting rule, for U-Boot's hush shell (U-Boot manual, "Hush shell"; `common/cli_hush.c`): a
+//! value of letters, digits and `_ . / : , @ % + -` is written as it is; any other is put in single
+//! quotes, inside which hush has no special characters. Hush cannot represent a single quote there,
+//! loses a backslash when it parses a word a second time, and interprets control characters: values
+//! with those are refused. Inside single quotes of the template a value is written as it is; inside
+//! double quotes it is refused, as quoting it would end them. So a value is always one word, or
+//! part of one, and never a command. A script that U-Boot could not run as written is refused: see
+//! `check`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,9 +23,9 @@ use crate::data::{self, Kind, Source};
 use crate::diagnostic::Diagnostic;
 use crate::error::Fault;
 
-/// What the file names of script templates end in, after the template's name.
+/// Suffix of the file names of script templates.
 const SCRIPT: &str = ".cmd";
-/// The same for extlinux templates.
+/// Suffix of the file names of extlinux templates.
 const EXTLINUX: &str = ".extlinux";
 
 const TEMPLATE: Kind = Kind {
@@ -33,8 +34,8 @@ const TEMPLATE: Kind = Kind {
     suffix: ".hbs",
 };
 
-// They surround each value that a template puts out until it is known how to quote it there. Neither values nor
-// templates can have them: control characters are refused in both.
+// Mark the begin and end of each value in rendered text, until its quoting is decided. Neither
+// values nor templates can contain them: control characters are refused in both.
 const BEGIN: char = '\u{1}';
 const END: char = '\u{2}';
 
@@ -45,7 +46,7 @@ pub struct Templates {
 }
 
 impl Templates {
-    /// All templates that hearth ships or the user has.
+    /// All templates that hearth ships or the user has added.
     ///
     /// # Errors
     /// A [`Diagnostic`] for the first mistake in a template.
@@ -68,13 +69,13 @@ impl Templates {
         Ok(templates)
     }
 
-    /// Adds the template in a file of the user's, as a script with this name.
+    /// Adds a template from a file of the user's, as a script with this name.
     pub fn add_script(&mut self, name: &str, source: Source) -> Result<()> {
         self.add(&format!("{name}{SCRIPT}"), source)
     }
 
     fn add(&mut self, name: &str, mut source: Source) -> Result<()> {
-        // An editor of another system leaves them; to U-Boot they would be parts of words.
+        // Added by editors of other systems; for U-Boot they would be parts of words.
         let (text, taken_out) = check::mended(source.text.as_bytes());
         if !taken_out.is_empty() {
             source.text = String::from_utf8_lossy(&text).into_owned();
@@ -87,7 +88,7 @@ impl Templates {
         Ok(())
     }
 
-    /// Names of the scripts there are.
+    /// Names of the available scripts.
     pub fn scripts(&self) -> Vec<&str> {
         self.sources
             .keys()
@@ -98,8 +99,8 @@ impl Templates {
     /// Renders the script `name` for U-Boot's shell.
     ///
     /// # Errors
-    /// A [`Diagnostic`] for a variable that is not defined; a value that U-Boot cannot represent; a value between
-    /// double quotes.
+    /// A [`Diagnostic`] for an undefined variable; a value that U-Boot cannot represent; a value
+    /// inside double quotes.
     pub fn script(&self, name: &str, values: &impl Serialize) -> Result<String> {
         let template = format!("{name}{SCRIPT}");
         if !self.sources.contains_key(&template) {
@@ -112,7 +113,7 @@ impl Templates {
         Ok(text)
     }
 
-    /// Renders the `extlinux.conf` that does the same as the script `name`, where there is one.
+    /// Renders the `extlinux.conf` equivalent to the script `name`, if there is one.
     ///
     /// # Errors
     /// As [`Templates::script`].
@@ -187,7 +188,7 @@ fn place(source: &Source, line: usize, column: usize, message: String) -> Box<Di
     })
 }
 
-/// Refuses what would put a value into a script without the quoting: `{{{x}}}` and `{{&x}}`.
+/// Refuses expressions that bypass the quoting: `{{{x}}}` and `{{&x}}`.
 fn refuse_raw(source: &Source) -> Result<(), Box<Diagnostic>> {
     let text = &source.text;
     let wrong = |offset: usize, length: usize, message: &str| {
@@ -219,7 +220,7 @@ fn refuse_raw(source: &Source) -> Result<(), Box<Diagnostic>> {
     Ok(())
 }
 
-/// Refuses strings that U-Boot's shell has no notation for, anywhere in `values`.
+/// Refuses strings that U-Boot's shell cannot represent, anywhere in `values`.
 fn refuse_values(name: &str, values: &Value) -> Result<(), Fault> {
     match values {
         Value::String(text) => match text.chars().find(|c| !is_representable(*c)) {
@@ -258,7 +259,7 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "_./:,@%+-".contains(c)
 }
 
-/// One value as a word, or a part of a word, of U-Boot's shell. It must be representable.
+/// Quotes a value as a word, or a part of a word, of U-Boot's shell. It must be representable.
 fn quoted(value: &str) -> String {
     if !value.is_empty() && value.chars().all(is_plain) {
         value.to_string()
@@ -267,8 +268,9 @@ fn quoted(value: &str) -> String {
     }
 }
 
-/// The format has no quotes, a line is a keyword and the rest; but U-Boot expands variables in it
-/// (`common/cli_simple.c`), unless a backslash is before the dollar sign.
+/// Escapes a value for extlinux.conf: the format has no quotes, and a line is a keyword and the
+/// rest; but U-Boot expands variables in it (`common/cli_simple.c`) unless a backslash precedes the
+/// dollar sign.
 fn escape_for_extlinux(marked: &str) -> String {
     let mut out = String::with_capacity(marked.len());
     let mut in_value = false;
@@ -282,7 +284,7 @@ fn escape_for_extlinux(marked: &str) -> String {
     out
 }
 
-/// Where in a script a character stands.
+/// The lexical context of a character in a script.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Between words, where `#` begins a comment.
@@ -293,7 +295,7 @@ enum State {
     Comment,
 }
 
-/// Follows hush's rules through a rendered script and quotes the marked values.
+/// Parses a rendered script by hush's rules and quotes the marked values.
 fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
     let mut out = String::with_capacity(marked.len());
     let mut state = State::Blank;
@@ -306,7 +308,7 @@ fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
                     out.push_str(&quoted(&value));
                     state = State::Word;
                 }
-                // Nothing in it ends the comment or the quotation.
+                // A value contains no character that ends the comment or the quotation.
                 State::Comment | State::SingleQuotes => out.push_str(&value),
                 State::DoubleQuotes => {
                     return Err(misplaced(template, &out, &value).into());
@@ -331,7 +333,7 @@ fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
     Ok(out)
 }
 
-/// The state after the character `c`, which no backslash precedes.
+/// The context after the character `c`, which is not escaped.
 fn after(state: State, c: char) -> State {
     match (state, c) {
         (State::SingleQuotes, '\'') | (State::DoubleQuotes, '"') => State::Word,
@@ -448,8 +450,8 @@ mod tests {
         }
     }
 
-    /// Splits a line as hush does, without expansions: the words of one simple command, or
-    /// nothing if the line has more than that.
+    /// Splits a line like hush, without expansions: returns the words of a simple command, or
+    /// nothing if the line is more than that.
     fn words(line: &str) -> Option<Vec<String>> {
         let mut words: Vec<String> = Vec::new();
         let mut word: Option<String> = None;

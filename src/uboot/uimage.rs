@@ -15,20 +15,20 @@ use serde::Serialize;
 use super::ids::{Comp, ImageArch, Kind, Os};
 use crate::clock;
 
-/// Bytes in a header.
+/// Size of the header in bytes.
 pub const HEADER_LEN: usize = 64;
-/// Bytes in an image's name. A name of this length has no terminating zero.
+/// Size of an image's name in bytes. A name of this length has no terminating zero.
 pub const NAME_LEN: usize = 32;
 /// The first four bytes.
 pub const MAGIC: [u8; 4] = [0x27, 0x05, 0x19, 0x56];
 
-/// The fields of a header, but for magic and header checksum, which follow from the rest.
+/// The fields of a header, except magic and header checksum, which are computed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(into = "Fields")]
 pub struct Header {
     /// Seconds since 1970, UTC.
     pub time: u32,
-    /// Bytes of data after the header.
+    /// Size of the data after the header in bytes.
     pub size: u32,
     pub load: u32,
     pub entry: u32,
@@ -40,7 +40,7 @@ pub struct Header {
     pub name: [u8; NAME_LEN],
 }
 
-/// The header as JSON shows it.
+/// The header's JSON form.
 #[derive(Serialize)]
 struct Fields {
     name: String,
@@ -75,7 +75,7 @@ impl From<Header> for Fields {
     }
 }
 
-/// A checksum as it is stored, and as it was computed.
+/// A checksum as stored and as computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crc {
     pub stored: u32,
@@ -89,7 +89,7 @@ impl Crc {
 }
 
 impl Header {
-    /// The header as it stands in the file, checksum included.
+    /// The header in its file format, checksum included.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[0..4].copy_from_slice(&MAGIC);
@@ -105,7 +105,7 @@ impl Header {
         bytes
     }
 
-    /// Reads a header, whatever its checksum, which the caller is to look at. `None`: the magic is another's.
+    /// Parses a header; the caller checks the checksum. `None` if the magic number differs.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Option<(Header, Crc)> {
         if bytes[0..4] != MAGIC {
             return None;
@@ -141,7 +141,7 @@ impl Header {
     }
 }
 
-/// The name as the header holds it: cut after 32 bytes, and cut short at a zero.
+/// The name in the header's format: at most 32 bytes, up to the first zero.
 pub fn name_field(name: &[u8]) -> [u8; NAME_LEN] {
     let mut field = [0; NAME_LEN];
     let name = name.split(|byte| *byte == 0).next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Owns which values the boot scripts of one board get: the names that a template may use.
+//! Owns the values that the boot scripts of one board get: the variables of the templates.
 //! Never renders.
 
 use std::collections::BTreeMap;
@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
-/// The port that TFTP has unless somebody says otherwise (RFC 1350, section 4).
+/// TFTP's default port (RFC 1350, section 4).
 pub const TFTP_PORT: u16 = 69;
 
-/// What a template of a boot script may use. A field that is absent is an undefined variable.
+/// Variables of a boot script's template. An absent field is an undefined variable.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Values {
     pub board: String,
@@ -19,7 +19,7 @@ pub struct Values {
     pub mac: String,
     /// The lab's address as the boards see it.
     pub server: Ipv4Addr,
-    /// Absent (and false in an `{{#if}}`) for TFTP's own port, 69.
+    /// Absent (and false in an `{{#if}}`) for TFTP's default port, 69.
     pub tftp_port: Option<u16>,
     pub nfs_port: u16,
     pub mount_port: u16,
@@ -28,18 +28,18 @@ pub struct Values {
     pub script: String,
     #[serde(flatten)]
     pub image: Option<Image>,
-    /// The device tree's path below `dtb/`; null where the kernel gets U-Boot's own.
+    /// The device tree's path below `dtb/`; null if the kernel gets U-Boot's own.
     pub fdtfile: Option<String>,
     /// `bootz`, `booti` or `bootm`.
     pub boot_command: &'static str,
     pub console: String,
     pub kernel_arguments: Vec<String>,
     pub usb_network: bool,
-    /// Null where U-Boot's own will do.
+    /// Null if U-Boot's own addresses are used.
     pub addresses: Option<Addresses>,
     /// For the `local` script: the number of the partition it boots from.
     pub partition: u8,
-    /// The board's own, each ready to stand on a kernel command line.
+    /// The board's `values`, each quoted for a kernel command line.
     pub values: BTreeMap<String, String>,
 }
 
@@ -48,18 +48,18 @@ pub struct Values {
 pub struct Image {
     /// The image id.
     pub image: String,
-    /// Where the NFS server has it: `/<image id>`, unless a server serves directories.
+    /// The NFS server's path: `/<image id>`, unless a server exports directories.
     pub nfs_path: String,
     pub kernel: String,
     /// The plain initrd, for extlinux.
     pub initrd: String,
     /// The initrd as a uImage, for scripts.
     pub uinitrd: String,
-    /// Null where the kernel gets U-Boot's own tree.
+    /// Null if the kernel gets U-Boot's own tree.
     pub fdt: Option<String>,
 }
 
-/// Load addresses as U-Boot writes them: `0x42000000`.
+/// Load addresses in U-Boot's notation: `0x42000000`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Addresses {
     pub kernel: String,
@@ -83,8 +83,8 @@ impl Image {
     }
 }
 
-/// A value with spaces stands between double quotes on a kernel command line
-/// (Linux, Documentation/admin-guide/kernel-parameters.rst).
+/// Puts a value with spaces in double quotes, as on a kernel command line (Linux,
+/// Documentation/admin-guide/kernel-parameters.rst).
 pub fn kernel_argument(value: &str) -> String {
     if value.contains(' ') {
         format!("\"{value}\"")

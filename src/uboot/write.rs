@@ -1,6 +1,8 @@
-//! Owns writing legacy uImages: single, multi-file and script. Reads the data once, and never holds all of it.
+//! Owns writing legacy uImages: single, multi-file and script. Reads the data once, and never holds
+//! all of it in memory.
 //!
-//! Source: U-Boot, `tools/mkimage.c` and `tools/default_image.c`; `mkimage -s` and `-x` are told in `mkimage(1)`.
+//! Source: U-Boot, `tools/mkimage.c` and `tools/default_image.c`; `mkimage -s` and `-x` are
+//! documented in `mkimage(1)`.
 
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use super::ids::{Comp, ImageArch, Kind, Os};
 use super::stream::{self, Input};
 use super::uimage::{HEADER_LEN, Header, NAME_LEN, name_field};
 
-/// What the user chooses of a uImage; sizes and checksums follow from the data.
+/// Parameters of a uImage; sizes and checksums are computed.
 #[derive(Clone, Debug)]
 pub struct Image {
     pub os: Os,
@@ -22,9 +24,9 @@ pub struct Image {
     pub kind: Kind,
     pub comp: Comp,
     pub load: u32,
-    /// The load address unless given; 64 bytes on with `xip`.
+    /// The load address by default; plus 64 with `xip`.
     pub entry: Option<u32>,
-    /// Cut after 32 bytes.
+    /// Truncated to 32 bytes.
     pub name: Vec<u8>,
     /// Seconds since 1970, UTC.
     pub time: u32,
@@ -68,10 +70,10 @@ pub fn has_table(kind: Kind) -> bool {
     kind == Kind::MULTI || kind == Kind::SCRIPT
 }
 
-/// Wraps `inputs` as `output`, which appears whole or not at all. Without inputs, writes the header alone.
+/// Wraps `inputs` as `output`, written atomically. Without inputs, writes only the header.
 ///
 /// # Errors
-/// All that [`write()`] refuses, and what [`Input::open`] and the output's file system do.
+/// Errors of [`write()`], of [`Input::open`], and of writing to the output's file system.
 pub fn create(image: &Image, inputs: &[PathBuf], output: &Path) -> Result<Written> {
     let inputs = inputs
         .iter()
@@ -80,11 +82,12 @@ pub fn create(image: &Image, inputs: &[PathBuf], output: &Path) -> Result<Writte
     stream::create(output, |out| write(image, inputs, out))
 }
 
-/// Wraps `inputs` into `out`, from its beginning, and gives the header.
+/// Wraps `inputs` into `out`, from its beginning, and returns the header.
 ///
 /// # Errors
-/// If the type has no legacy header or takes one file only; if data is empty or beyond 4 GiB, or doesn't leave room for
-/// the header with `xip`; if an address does not fit 32 bits. An [`io::Error`] is always one of writing.
+/// If the type has no legacy header or takes one file only; if data is empty or beyond 4 GiB, or
+/// doesn't leave room for the header with `xip`; if an address does not fit 32 bits. An
+/// [`io::Error`] is always one of writing.
 pub fn write(image: &Image, inputs: Vec<Input>, out: &mut (impl Write + Seek)) -> Result<Written> {
     check(image, &inputs)?;
     let table_len = if has_table(image.kind) && !inputs.is_empty() {
@@ -129,7 +132,7 @@ fn check(image: &Image, inputs: &[Input]) -> Result<()> {
         )));
     }
     if image.xip && (has_table(image.kind) || image.kind == Kind::FIRMWARE_IVT) {
-        // mkimage writes a table, or an image vector table, that does not fit the data.
+        // mkimage writes a table, or an image vector table, that does not match the data.
         bail!(
             Fault::input(format!(
                 "an image of type {} cannot be executed in place",
@@ -159,7 +162,7 @@ fn check(image: &Image, inputs: &[Input]) -> Result<()> {
     Ok(())
 }
 
-/// What goes behind header and table, on its way to the output.
+/// The data after header and table, on its way to the output.
 struct Body<'a, W> {
     out: &'a mut W,
     crc: crc32fast::Hasher,
@@ -183,7 +186,7 @@ impl<W: Write> Write for Body<'_, W> {
     }
 }
 
-/// Copies one file and gives its size, which fits since all of the data must.
+/// Copies one file and returns its size, which fits because the size of all data does.
 fn copy<W: Write>(
     image: &Image,
     input: &mut Input,
@@ -259,9 +262,9 @@ fn entry_of(image: &Image) -> Result<u32> {
 /// Bytes of OP-TEE's own header (`struct optee_header`, U-Boot, `include/tee/optee.h`).
 const OPTEE_LEN: usize = 28;
 
-/// Load address and entry point of an image for OP-TEE, which stand in the data: the low word of OP-TEE's own load
-/// address, little-endian at offset 16, is the entry point, and its header lies before it. What the
-/// data is too short for counts as zero.
+/// Load address and entry point of an image for OP-TEE, from the data: the low word of OP-TEE's own
+/// load address, little-endian at offset 16, is the entry point, and its header precedes it. Bytes
+/// beyond the end of short data count as zero.
 fn optee_addresses(data: &[u8]) -> (u32, u32) {
     if !data.starts_with(b"OPTE") {
         warn!("the data does not begin with OP-TEE's header, from which the addresses are taken");
@@ -276,20 +279,20 @@ fn optee_addresses(data: &[u8]) -> (u32, u32) {
 
 /// Bytes of the i.MX image vector table that ends an image of type `firmware_ivt`.
 const IVT_LEN: u32 = 32;
-/// Room that the size in the header grants to the signature (CSF), which a later tool appends.
+/// Space for the signature (CSF), which a later tool appends, included in the size in the header.
 pub(super) const CSF_LEN: u64 = 0x2060 - IVT_LEN as u64;
-/// The most by which padding, vector table and signature enlarge the data.
+/// The most that padding, vector table and signature add to the data.
 const IVT_OVERHEAD: u64 = PAGE + IVT_LEN as u64 + CSF_LEN;
 const PAGE: u64 = 0x1000;
-/// The most zeros behind a file of a multi-file image.
+/// The most padding after a file of a multi-file image.
 const PADDING: u64 = 3;
 
-/// Pads to a page and appends the image vector table; gives the size to announce.
+/// Pads to a page and appends the image vector table; returns the size for the header.
 fn finish_ivt<W: Write>(image: &Image, body: &mut Body<'_, W>) -> Result<u64> {
     if body.len > 0 {
         let file_size = HEADER_LEN as u64 + body.len;
         let aligned = file_size.next_multiple_of(PAGE);
-        // mkimage pads with the low byte of each position.
+        // Like mkimage, pads with the low byte of each position.
         let padding: Vec<u8> = (file_size..aligned).map(|at| at as u8).collect();
         body.write_all(&padding)?;
         body.write_all(&ivt(image.load, aligned - HEADER_LEN as u64)?)?;
@@ -297,8 +300,9 @@ fn finish_ivt<W: Write>(image: &Image, body: &mut Body<'_, W>) -> Result<u64> {
     Ok(body.len + CSF_LEN)
 }
 
-/// The image vector table (i.MX reference manual, "Image Vector Table"; all words little-endian): tag, length and
-/// version, entry, two reserved words and no boot data, its own address, and the signature's.
+/// The image vector table (i.MX reference manual, "Image Vector Table"; all words little-endian):
+/// tag, length and version, entry, two reserved words and no boot data, its own address, and the
+/// signature's.
 fn ivt(load: u32, at: u64) -> Result<[u8; IVT_LEN as usize]> {
     let address = u32::try_from(u64::from(load) + at)
         .ok()

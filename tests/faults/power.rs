@@ -1,7 +1,9 @@
 //! Power that does not come, and switches that are simulated.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -155,4 +157,79 @@ fn usbpowercontrol_switches_a_boards_real_power_and_its_lights_tell_what_it_does
         "there is no LED 4",
     );
     drop(switch.tty);
+}
+
+/// A Tasmota device with one relay, which stands for the board's power; returns its address.
+fn tasmota(power: &Path, password: &'static str) -> String {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    let power = power.to_path_buf();
+    thread::spawn(move || {
+        for client in server.incoming() {
+            let mut client = client.unwrap();
+            let mut buffer = [0; 2048];
+            let count = client.read(&mut buffer).unwrap();
+            let request = String::from_utf8_lossy(&buffer[..count]);
+            let command = request
+                .strip_prefix(&format!(
+                    "GET /cm?user=admin&password={password}&cmnd=Power"
+                ))
+                .and_then(|rest| rest.split(" HTTP").next());
+            match command {
+                Some("%20On") => {
+                    // Long enough without power for the board to notice.
+                    thread::sleep(Duration::from_millis(300));
+                    fs::write(&power, "").unwrap();
+                }
+                Some("%20Off") => drop(fs::remove_file(&power)),
+                _ => {}
+            }
+            let body = match (command, power.exists()) {
+                (None, _) => r#"{"WARNING":"Need user=<username>&password=<password>"}"#,
+                (_, true) => r#"{"POWER":"ON"}"#,
+                (_, false) => r#"{"POWER":"OFF"}"#,
+            };
+            let length = body.len();
+            write!(
+                client,
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            )
+            .unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn a_tasmota_relay_switches_a_boards_power_and_its_password_is_not_logged() {
+    let board = Board::new("boot");
+    let url = tasmota(&board.path("power"), "joker");
+    let password = board.path("password");
+    fs::write(&password, "joker\n").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let driver = format!(
+        "{{ driver = 'tasmota', url = '{url}', password-file = '{}' }}",
+        password.display()
+    );
+    board.write_lab(CONSOLE, &driver, "");
+    let run = board.test("lava-test-case one --result pass");
+    run.passed();
+    assert!(!board.path("power").exists());
+
+    for (action, said) in [
+        ("on", ""),
+        ("status", "fake1 is on\n"),
+        ("off", ""),
+        ("status", "fake1 is off\n"),
+    ] {
+        let done = succeed(board.hearth().args(["power", "fake1", action, "-vvv"]));
+        assert_eq!(String::from_utf8_lossy(&done.stdout), said);
+        let log = String::from_utf8_lossy(&done.stderr);
+        assert!(log.contains("debug: GET"), "{log}");
+        assert!(!log.contains("joker"), "{log}");
+    }
+    fs::write(&password, "batman\n").unwrap();
+    let error = "refused the password of the user admin";
+    fail(board.hearth().args(["power", "fake1", "on"]), 4, error);
+    assert!(!board.path("power").exists());
 }

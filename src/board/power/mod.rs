@@ -4,6 +4,7 @@
 mod command;
 mod manual;
 mod pdudaemon;
+mod tasmota;
 mod uhubctl;
 mod usbpowercontrol;
 
@@ -66,6 +67,17 @@ pub fn open(power: &recipe::Power, ask: Ask) -> Result<Box<dyn Power>> {
             hostname.as_deref(),
             port.as_deref(),
             alias.as_deref(),
+        )?),
+        recipe::Power::Tasmota {
+            url,
+            relay,
+            user,
+            password_file,
+        } => Box::new(tasmota::Tasmota::open(
+            url,
+            *relay,
+            user.as_deref(),
+            password_file.as_deref(),
         )?),
         recipe::Power::Uhubctl { location, port } => {
             Box::new(uhubctl::Uhubctl::new(location, *port))

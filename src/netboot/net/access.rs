@@ -1,4 +1,4 @@
-//! Owns which hosts may use the servers. Never resolves names: networks are numbers.
+//! Owns which hosts may use the servers. Never resolves names: networks are numeric.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::recipe::Network;
 
-/// The networks whose hosts may use the servers; others are refused, and logged once a minute each.
+/// The networks whose hosts may use the servers. Other hosts are refused, each logged at most once
+/// a minute.
 #[derive(Debug)]
 pub struct Access {
     networks: Vec<Network>,
@@ -15,7 +16,7 @@ pub struct Access {
 }
 
 const TELL_AGAIN: Duration = Duration::from_secs(60);
-/// Strangers that are remembered; past that many they are refused without a word.
+/// The most refused hosts that are remembered; further ones are refused without logging.
 const MAX_TOLD: usize = 1024;
 
 impl Access {
@@ -30,7 +31,7 @@ impl Access {
         &self.networks
     }
 
-    /// Whether `peer` may use the service; a refusal is logged.
+    /// Whether `peer` may use the service; logs a refusal.
     pub fn allows(&self, peer: IpAddr, service: &str) -> bool {
         let allowed = match peer.to_canonical() {
             IpAddr::V4(address) => self.networks.iter().any(|n| n.contains(address)),

@@ -1,4 +1,4 @@
-//! Owns the accepting of TCP connections: whose, how many there may be, and how long a dead one is kept.
+//! Owns accepting TCP connections: allowed hosts, limits, and time-outs of dead connections.
 //! Never reads or writes one.
 
 use std::collections::HashMap;
@@ -14,16 +14,17 @@ use tokio::task::AbortHandle;
 
 use super::access::Access;
 
-/// Connections at a time to a listener, of all hosts and of one.
+/// Limits on simultaneous connections of a listener: of all hosts and of one.
 const MAX_CONNECTIONS: usize = 1024;
 const MAX_OF_HOST: usize = MAX_CONNECTIONS / 2;
-/// How long a client may leave what was sent to it unacknowledged, and when an idle one is probed.
+/// How long sent data may stay unacknowledged, and when an idle connection is probed.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
-/// Pause after the system could not accept a connection, mostly for want of file descriptors.
+/// Pause after accept(2) failed, mostly for lack of file descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Accepts connections of allowed hosts until the task is dropped; each is served by a task of its own. `name` is what
-/// the log calls the service. When there is no room, the oldest connection of the host that has most makes room.
+/// Accepts connections of allowed hosts until the task is dropped; each is served by a task of its
+/// own. `name` is the service's name in the log. At the limit, the oldest connection of the host
+/// with the most connections is closed.
 pub async fn accept<S, E>(
     name: &'static str,
     listener: TcpListener,
@@ -34,7 +35,7 @@ pub async fn accept<S, E>(
     E: Display + Send,
 {
     let places = Places::default();
-    // Counts connections, so that the oldest is known.
+    // Numbers connections, so that the oldest is known.
     let mut number = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -86,7 +87,8 @@ impl Places {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a connection if there is no room for one more of `host`; returns whose it was.
+    /// Closes a connection if the limit leaves no room for one more of `host`; returns the host
+    /// whose it was.
     fn make_room(&self, host: IpAddr) -> Option<IpAddr> {
         let mut open = self.lock();
         let mut counts: HashMap<IpAddr, usize> = HashMap::new();
@@ -111,7 +113,7 @@ impl Places {
     }
 }
 
-/// Takes a connection off the table when it ends, however that happens.
+/// Removes a connection from the table when it is dropped.
 struct Place {
     places: Places,
     number: u64,

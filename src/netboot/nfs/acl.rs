@@ -1,8 +1,9 @@
-//! Owns NFS_ACL version 3, Solaris' side protocol for POSIX ACLs, as Linux speaks it (`fs/nfs_common/nfsacl.c`).
-//! Never invents one: no image has ACLs: each answer is what the mode says.
+//! Owns NFS_ACL version 3, Solaris' side protocol for POSIX ACLs, as Linux speaks it
+//! (`fs/nfs_common/nfsacl.c`).
+//! Never invents one: images have no ACLs, and each answer is derived from the mode.
 //!
-//! An overlay above an NFS root needs it: without this program the client answers "not supported" to overlayfs
-//! when that asks for the ACL of a file, and nobody but root can run anything.
+//! Needed by an overlay above an NFS root: without this program the client answers "not supported"
+//! when overlayfs reads a file's ACL, and only root can run programs.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ const NULL: u32 = 0;
 const GETACL: u32 = 1;
 const SETACL: u32 = 2;
 
-/// What is asked for: the access ACL, and the default ACL of a directory; each itself, or only how long it is.
+/// What is requested: the access ACL, and the default ACL of a directory; each itself, or only its
+/// length.
 const ACCESS: u32 = 1;
 const EVERYTHING: u32 = 0xf;
 
@@ -29,7 +31,7 @@ const GROUP_OBJ: u32 = 0x04;
 const MASK: u32 = 0x10;
 const OTHER: u32 = 0x20;
 
-/// The NFS_ACL program, beside [`Nfs`].
+/// The NFS_ACL program, next to [`Nfs`].
 #[derive(Debug)]
 pub struct NfsAcl(Nfs);
 
@@ -56,7 +58,7 @@ fn put_acls(results: &mut Vec<u8>, object: &Object, asked: u32) {
     put(results, &asked);
     let inode = object.inode();
     let group = inode.mode >> 3 & 7;
-    // Three entries are sent as four, since Solaris always has a mask.
+    // Three entries are sent as four: Solaris always has a mask.
     let entries = [
         (USER_OBJ, inode.uid, inode.mode >> 6 & 7),
         (GROUP_OBJ, inode.gid, group),
@@ -74,7 +76,7 @@ fn put_acls(results: &mut Vec<u8>, object: &Object, asked: u32) {
             put(results, &permissions);
         }
     }
-    // The default ACL: none, and so an array of none.
+    // The default ACL: an empty array.
     put(results, &0_u32);
     put(results, &0_u32);
 }

@@ -1,4 +1,4 @@
-//! Owns how NFS sees an inode: its attributes (RFC 1813, section 2.6) and who may do what with it.
+//! Owns an inode's attributes over NFS (RFC 1813, section 2.6) and the permission checks.
 //! Never changes either.
 
 use nfs3_types::nfs3::{
@@ -27,7 +27,7 @@ pub fn fattr3(export: &Export, number: Number, inode: &Inode) -> Fattr3 {
         Kind::BlockDevice { major, minor } => (ftype3::NF3BLK, major, minor),
         Kind::Fifo => (ftype3::NF3FIFO, 0, 0),
     };
-    // Never 0: some clients take that for a directory that they have not seen yet.
+    // Never 0: some clients treat that as a directory that they have not read yet.
     let time = nfstime3 {
         seconds: u32::try_from(inode.mtime).unwrap_or(u32::MAX).max(1),
         nseconds: 0,
@@ -52,8 +52,8 @@ pub fn fattr3(export: &Export, number: Number, inode: &Inode) -> Fattr3 {
     }
 }
 
-/// Whether the mode gives the caller what it wants. Root may do everything but execute what nobody can: the
-/// root of a board is root.
+/// Whether the mode grants the caller the access. Root is not squashed: it may do everything except
+/// execute a file without any execute bit.
 pub fn permits(inode: &Inode, caller: &Credential, want: u32) -> bool {
     if caller.uid == 0 {
         return want != EXECUTE || inode.is_directory() || inode.mode & 0o111 != 0;
@@ -68,7 +68,7 @@ pub fn permits(inode: &Inode, caller: &Credential, want: u32) -> bool {
     granted & want == want
 }
 
-/// The ACCESS3 bits that the caller has; never those that change something.
+/// The ACCESS3 bits granted to the caller; never those for changes.
 pub fn access(inode: &Inode, caller: &Credential) -> u32 {
     let mut bits = 0;
     if permits(inode, caller, READ) {

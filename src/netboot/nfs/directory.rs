@@ -1,5 +1,6 @@
-//! Owns READDIR and READDIRPLUS (RFC 1813, sections 3.3.16 and 3.3.17). A cookie is a place in the sorted
-//! directory, so that it is good for ever; its verifier is bound to the image. Never keeps an open directory.
+//! Owns READDIR and READDIRPLUS (RFC 1813, sections 3.3.16 and 3.3.17). A cookie is a position in
+//! the sorted directory and stays valid; its verifier is derived from the image. Never keeps an
+//! open directory.
 
 use nfs3_types::nfs3::{cookieverf3, entry3, entryplus3, filename3, nfsstat3};
 use nfs3_types::xdr_codec::Opaque;
@@ -9,21 +10,21 @@ use super::{post_op_handle, put};
 use crate::image::index::{Kind, Number};
 use crate::netboot::rpc::{Call, Garbage};
 
-/// Where a client wants to go on, and how much it takes.
+/// The cookie to continue at, and the size limits.
 struct Wanted {
     cookie: u64,
     verifier: [u8; 8],
-    /// Bytes of names, ids and cookies.
+    /// Limit on names, ids and cookies, in bytes.
     names: usize,
-    /// Bytes of the whole reply.
+    /// Limit on the whole reply, in bytes.
     reply: usize,
 }
 
-/// A name in a directory, `.` and `..` among them.
+/// A directory entry, including `.` and `..`.
 struct Place<'a> {
     name: &'a [u8],
     number: Number,
-    /// What a client gives to go on after this one.
+    /// The cookie to continue after this one.
     cookie: u64,
 }
 
@@ -83,7 +84,7 @@ fn limit(call: &Call<'_>, count: u32) -> usize {
         .min(max_read(call.peer.transport)) as usize
 }
 
-/// Appends the reply: as many entries as `wanted` has room for, each appended by `put_entry`.
+/// Appends the reply: as many entries as fit into `wanted`, each appended by `put_entry`.
 fn list(
     object: Result<Object, Failure>,
     call: &Call<'_>,
@@ -105,7 +106,7 @@ fn list(
         let before = results.len();
         put(results, &true);
         put_entry(&object, &place, results);
-        // The end of the list and the end-of-directory flag still have to follow.
+        // Leaves room for the end of the list and the end-of-directory flag.
         if results.len() - start + 8 > wanted.reply || names > wanted.names {
             results.truncate(before);
             end = false;
@@ -121,7 +122,7 @@ fn list(
     put(results, &end);
 }
 
-/// A directory that the caller may list, from a cookie that is one of its own.
+/// Checks that it is a directory that the caller may list, and that the cookie is valid for it.
 fn listable(object: Object, call: &Call<'_>, wanted: &Wanted) -> Result<Object, Failure> {
     let failure = |status| Failure {
         status,
@@ -145,7 +146,8 @@ fn verifier(object: &Object) -> cookieverf3 {
     cookieverf3(object.export.first_u64().to_be_bytes())
 }
 
-/// The names after `cookie`: 0 is before `.`, 1 after it, 2 after `..`, and then one for each entry.
+/// The entries after `cookie`: 0 is before `.`, 1 after it, 2 after `..`, and then one for each
+/// entry.
 fn places(object: &Object, cookie: u64) -> impl Iterator<Item = Place<'_>> {
     let (parent, entries) = match &object.inode().kind {
         Kind::Directory { parent, entries } => (*parent, entries.as_slice()),

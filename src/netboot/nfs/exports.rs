@@ -1,5 +1,6 @@
-//! Owns which images are served, each under its id. An image that was replaced stays for those who use it.
-//! Never looks for images itself.
+//! Owns the exported images, each under its id. A replaced image stays exported while clients use
+//! it.
+//! Never searches for images itself.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,19 +9,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::image::index::{Image, Number};
 
-/// As much of an image's SHA-256 as its file handles carry.
+/// The part of an image's SHA-256 that its file handles contain.
 pub type HashPrefix = [u8; 16];
 
-/// An image that is served under `/<id>`.
+/// An image exported as `/<id>`.
 #[derive(Debug)]
 pub struct Export {
     pub id: String,
-    /// The SHA-256 of the tar: file handles, directory cookies and the file system's id come from it.
+    /// The SHA-256 of the tar: file handles, directory cookies and the file system id are derived
+    /// from it.
     pub hash: [u8; 32],
     pub image: Arc<Image>,
-    /// Where the artifacts that were built with it are.
+    /// The directory of the artifacts built with it.
     pub directory: PathBuf,
-    /// Whether a file handle of it was used since somebody last asked.
+    /// Whether one of its file handles was used since the last query.
     used: AtomicBool,
 }
 
@@ -53,7 +55,7 @@ impl Export {
     }
 }
 
-/// The images that are served. They change while clients use them.
+/// The exported images, which change while clients use them.
 #[derive(Debug, Default)]
 pub struct Exports(RwLock<Table>);
 
@@ -64,7 +66,7 @@ struct Table {
 }
 
 impl Exports {
-    /// Serves the image from now on; what was served under the same id before keeps its file handles.
+    /// Exports the image; an image exported under the same id before keeps its file handles.
     pub fn insert(&self, export: Export) -> Arc<Export> {
         let export = Arc::new(export);
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -73,7 +75,7 @@ impl Exports {
         export
     }
 
-    /// Serves the image no longer: its file handles become stale.
+    /// Stops exporting the image: its file handles become stale.
     pub fn remove(&self, export: &Export) {
         let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if table
@@ -98,7 +100,7 @@ impl Exports {
         Some(export)
     }
 
-    /// Every image whose file handles are good.
+    /// Every image whose file handles are valid.
     pub fn all(&self) -> Vec<Arc<Export>> {
         let table = self.0.read().unwrap_or_else(PoisonError::into_inner);
         table.by_prefix.values().cloned().collect()
@@ -119,9 +121,9 @@ impl Exports {
     }
 }
 
-/// What a file handle names: 4 bytes `hth1`, 16 bytes of the image's SHA-256, and the inode's number as a
-/// big-endian u32. Nothing in it depends on the running server, so that handles outlive a restart; no
-/// generation is needed, since an inode of an image never becomes another.
+/// A decoded file handle: 4 bytes `hth1`, 16 bytes of the image's SHA-256, and the inode's number
+/// as a big-endian u32. It does not depend on the running server, so that handles outlive a
+/// restart; it needs no generation, since an image's inode numbers are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handle {
     pub prefix: HashPrefix,
@@ -141,7 +143,7 @@ impl Handle {
         bytes
     }
 
-    /// `None` for what this server never gave out.
+    /// `None` for a handle that is not in this format.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; Handle::LENGTH] = bytes.try_into().ok()?;
         let (magic, rest) = bytes.split_first_chunk::<4>()?;

@@ -1,4 +1,4 @@
-//! Owns NFS version 3 (RFC 1813) over images: every procedure that reads. Everything that would write answers
+//! Owns NFS version 3 (RFC 1813) over images: every procedure that reads. Those that write return
 //! NFS3ERR_ROFS. Never keeps state for a client.
 
 pub mod acl;
@@ -22,12 +22,13 @@ use self::exports::{Export, Exports, Handle};
 use crate::image::index::{Inode, Kind, Number};
 use crate::netboot::rpc::{Arguments, Call, Garbage, Program, Refusal, Tail, Transport, put};
 
-/// The largest READ over TCP, and over UDP, where an answer is one datagram. Bytes.
+/// The largest READ over TCP, and over UDP, where a reply is one datagram. Bytes.
 const MAX_READ: u32 = 1 << 20;
 const MAX_READ_UDP: u32 = 32 << 10;
-/// Reads up to this size are copied into the reply, so that several replies leave together.
+/// Reads up to this size are copied into the reply, so that several replies are sent together.
+/// Bytes.
 const INLINE_READ: u32 = 16 << 10;
-/// What FSINFO says about writes, which are refused anyway. Bytes.
+/// The write sizes in FSINFO; writes are refused anyway. Bytes.
 const MAX_WRITE: u32 = 32 << 10;
 /// The largest READDIR or READDIRPLUS reply over TCP; over UDP that of a READ. Bytes.
 const MAX_DIRECTORY_REPLY: u32 = 64 << 10;
@@ -40,7 +41,7 @@ pub struct Nfs {
     exports: Arc<Exports>,
 }
 
-/// NFS and its side protocol for ACLs, which belong on one port: a client asks for both over one connection.
+/// NFS and its side protocol for ACLs on one port: a client uses both over one connection.
 pub fn programs(exports: &Arc<Exports>) -> Vec<Arc<dyn Program>> {
     vec![
         Arc::new(Nfs {
@@ -50,7 +51,7 @@ pub fn programs(exports: &Arc<Exports>) -> Vec<Arc<dyn Program>> {
     ]
 }
 
-/// An inode that a file handle led to.
+/// The inode of a file handle.
 struct Object {
     export: Arc<Export>,
     number: Number,
@@ -76,7 +77,7 @@ impl Object {
     }
 }
 
-/// A procedure that did not do what it was asked: the status, and the attributes that go with it.
+/// A failed procedure: the status, and the attributes that the reply contains.
 struct Failure {
     status: nfsstat3,
     attributes: post_op_attr,
@@ -91,7 +92,7 @@ impl From<nfsstat3> for Failure {
     }
 }
 
-/// What a procedure gives: results or an NFS status.
+/// The outcome of a procedure: results or an NFS status.
 type Outcome<T> = Result<Result<T, Failure>, Garbage>;
 
 impl Program for Nfs {
@@ -111,7 +112,7 @@ impl Program for Nfs {
             P::NFSPROC3_NULL => {}
             P::NFSPROC3_GETATTR => match self.getattr(call)? {
                 Ok(done) => succeed(results, &done),
-                // The one procedure whose failure carries no attributes.
+                // The only procedure whose failure has no attributes.
                 Err(failure) => put(results, &failure.status),
             },
             P::NFSPROC3_LOOKUP => finish(results, self.lookup(call)?),
@@ -123,7 +124,7 @@ impl Program for Nfs {
             P::NFSPROC3_FSSTAT => finish(results, self.fsstat(call)?),
             P::NFSPROC3_FSINFO => finish(results, self.fsinfo(call)?),
             P::NFSPROC3_PATHCONF => finish(results, self.pathconf(call)?),
-            // The attributes in each failure: wcc_data is two options, both absent here.
+            // The number of absent attributes in each failure: wcc_data has two.
             P::NFSPROC3_RENAME => self.refuse_write(call, results, 4)?,
             P::NFSPROC3_LINK => self.refuse_write(call, results, 3)?,
             _ => self.refuse_write(call, results, 2)?,
@@ -150,7 +151,7 @@ fn finish(results: &mut Vec<u8>, outcome: Result<impl Pack, Failure>) {
 }
 
 impl Nfs {
-    /// The inode that a handle names, if its image is still served.
+    /// Resolves a handle, if its image is still exported.
     fn object(&self, arguments: &mut Arguments<'_>) -> Outcome<Object> {
         let Some(handle) = Handle::from_bytes(arguments.opaque(nfs3::NFS3_FHSIZE)?) else {
             return Ok(Err(nfsstat3::NFS3ERR_BADHANDLE.into()));
@@ -286,7 +287,7 @@ impl Nfs {
                 tfiles: image.count(),
                 ffiles: 0,
                 afiles: 0,
-                // The file system is not expected to change, ever.
+                // The file system never changes.
                 invarsec: u32::MAX,
             }
         }))
@@ -354,7 +355,8 @@ fn max_read(transport: Transport) -> u32 {
     }
 }
 
-/// A file that the caller may read. Who may execute may read too, as a kernel must to page a program in.
+/// A file that the caller may read. Execute permission implies read, because a kernel must page
+/// programs in.
 fn readable(object: Object, call: &Call<'_>) -> Result<Object, Failure> {
     let inode = object.inode();
     match inode.kind {
@@ -363,7 +365,7 @@ fn readable(object: Object, call: &Call<'_>) -> Result<Object, Failure> {
         _ => return Err(nfsstat3::NFS3ERR_INVAL.into()),
     }
     let may = |want| attributes::permits(inode, &call.credential, want);
-    // The owner may read whatever the mode says, as POSIX gives one who has the file open.
+    // The owner may read regardless of the mode, as POSIX allows for a file that is already open.
     if may(attributes::READ) || may(attributes::EXECUTE) || inode.uid == call.credential.uid {
         return Ok(object);
     }
@@ -373,7 +375,7 @@ fn readable(object: Object, call: &Call<'_>) -> Result<Object, Failure> {
     })
 }
 
-/// Copies the bytes of a tail, and its padding, to the end of `out`.
+/// Appends the bytes of a tail, and its padding, to `out`.
 pub(super) fn append(out: &mut Vec<u8>, tail: &Tail) -> std::io::Result<()> {
     use std::os::unix::fs::FileExt;
     let start = out.len();

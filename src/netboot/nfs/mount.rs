@@ -1,5 +1,5 @@
-//! Owns MOUNT version 3 (RFC 1813, appendix I): which handle an export path begins with.
-//! Never remembers who mounted what.
+//! Owns MOUNT version 3 (RFC 1813, appendix I): the root file handle of an export path.
+//! Never keeps a list of mounts.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::netboot::net::access::Access;
 use crate::netboot::nfs;
 use crate::netboot::rpc::{Call, Program, Refusal, Tail, put};
 
-/// The flavours of credential that the server takes: AUTH_SYS, then AUTH_NONE.
+/// The accepted authentication flavours: AUTH_SYS, then AUTH_NONE.
 const FLAVORS: [u32; 2] = [1, 0];
 
 pub struct Mount {
     pub exports: Arc<Exports>,
-    /// For the list of exports, which says who may mount them.
+    /// The clients shown in the list of exports.
     pub access: Arc<Access>,
-    /// Finds an image that is not served yet, such as one that has just been built.
+    /// Finds an image that is not exported yet, such as one that was just built.
     pub find: Box<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -43,7 +43,7 @@ impl Program for Mount {
                 put(results, &self.mount(call, path));
             }
             P::MOUNTPROC3_EXPORT => put(results, &self.list()),
-            // An empty list: nobody is remembered.
+            // An empty list: mounts are not recorded.
             P::MOUNTPROC3_DUMP => put(results, &false),
             P::MOUNTPROC3_NULL | P::MOUNTPROC3_UMNT | P::MOUNTPROC3_UMNTALL => {}
         }

@@ -1,5 +1,5 @@
-//! Owns the portmapper, version 2 (RFC 1833, section 3): where NFS and MOUNT listen. Never registers others,
-//! and never forwards calls.
+//! Owns the portmapper, version 2 (RFC 1833, section 3): the ports of NFS and MOUNT. Never
+//! registers other programs, and never forwards calls.
 
 use std::ops::RangeInclusive;
 
@@ -15,7 +15,8 @@ pub struct Portmap {
 }
 
 impl Portmap {
-    /// NFS with its ACLs and MOUNT on these ports, over TCP and UDP, and the portmapper itself.
+    /// The table: NFS with its ACLs and MOUNT on these ports, over TCP and UDP, and the portmapper
+    /// itself.
     pub fn new(nfs: u16, mount: u16, portmap: u16) -> Self {
         let programs = [
             (portmap::PROGRAM, portmap::VERSION, portmap),
@@ -64,11 +65,11 @@ impl Program for Portmap {
                     .mappings
                     .iter()
                     .find(|known| (known.prog, known.vers, known.prot) == (prog, vers, prot));
-                // 0 says that there is none.
+                // 0 means that the program is not registered.
                 put(results, &known.map_or(0, |known| known.port));
             }
             P::PMAPPROC_DUMP => put(results, &List(self.mappings.clone())),
-            // Forwarding a call for somebody else is how portmappers were abused.
+            // CALLIT is not implemented: forwarding calls allows reflection attacks.
             P::PMAPPROC_CALLIT => return Err(Refusal::NoSuchProcedure),
         }
         Ok(None)

@@ -1,4 +1,4 @@
-//! Owns the comparison of a directory tree with the image that it was laid out from.
+//! Owns the comparison of a directory tree with the image that it was extracted from.
 //! Never changes either.
 
 use std::collections::{BTreeSet, HashMap};
@@ -17,13 +17,13 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, major, minor};
 use crate::image::index::{Image, Inode, Kind, Number};
 use crate::progress::Stage;
 
-/// Bytes compared at a time.
+/// Buffer size in bytes.
 const CHUNK: usize = 1 << 20;
 
-/// What is not in the tree as it is in the image.
+/// A difference between the tree and the image.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Difference {
-    /// Absolute inside the image.
+    /// Absolute path in the image.
     pub path: String,
     pub what: String,
 }
@@ -34,10 +34,10 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares kind, content, mode, owner, time, link target, device numbers, and which names are one file.
+/// Compares type, content, mode, owner, time, link target, device numbers, and hard links.
 ///
 /// # Errors
-/// If the tree or the image cannot be read; a difference is none.
+/// If the tree or the image cannot be read; a difference is no error.
 pub fn compare(image: &Image, root: &File, stage: &dyn Stage) -> Result<Vec<Difference>> {
     let mut comparer = Comparer {
         image,
@@ -56,7 +56,7 @@ pub fn compare(image: &Image, root: &File, stage: &dyn Stage) -> Result<Vec<Diff
 
 struct Comparer<'a> {
     image: &'a Image,
-    /// Device and inode in the tree of each file of the image met so far.
+    /// Device and inode in the tree of each file of the image compared so far.
     inodes: HashMap<Number, (u64, u64)>,
     differences: Vec<Difference>,
     stage: &'a dyn Stage,

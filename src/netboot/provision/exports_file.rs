@@ -1,4 +1,4 @@
-//! Owns the text that tells kernel nfsd what to export: exports(5) of nfs-utils.
+//! Owns the exports file of kernel nfsd: exports(5) of nfs-utils.
 //! Never runs exportfs.
 
 use std::fmt::Write;
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Fault;
 
-/// Each option with what it is for: what a read-only NFS root needs, in the order written.
+/// The options of a read-only NFS root, each with its reason, in the order written.
 const OPTIONS: [(&str, &str); 6] = [
     ("ro", "no board can change the master image"),
     (
@@ -35,10 +35,11 @@ const OPTIONS: [(&str, &str); 6] = [
     ),
 ];
 
-/// The text of an exports file: the versions, by image id, to the hosts. `directory` is absolute.
+/// The text of an exports file: exports the versions, by image id, to the hosts. `directory` is
+/// absolute.
 ///
 /// # Errors
-/// If a host is not one that exports(5) takes.
+/// If a host is not valid in exports(5).
 pub fn exports(directory: &Path, versions: &[String], hosts: &[String]) -> Result<String, Fault> {
     for host in hosts {
         check_host(host)?;
@@ -67,7 +68,7 @@ pub fn exports(directory: &Path, versions: &[String], hosts: &[String]) -> Resul
     Ok(text)
 }
 
-/// The paths that an exports file, or nfsd's `etab`, names.
+/// The paths in an exports file or nfsd's `etab`.
 pub fn exported_paths(text: &str) -> Vec<PathBuf> {
     let joined = text.replace("\\\n", " ");
     joined
@@ -83,7 +84,8 @@ pub fn exported_paths(text: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// A host name, an address or a network; wildcards and netgroups are for files written by hand.
+/// Checks that it is a host name, an address or a network; wildcards and netgroups are left to
+/// hand-written files.
 fn check_host(host: &str) -> Result<(), Fault> {
     let (address, prefix) = host.split_once('/').unwrap_or((host, ""));
     let prefix_is_sound = if host.contains('/') {
@@ -107,7 +109,7 @@ fn check_host(host: &str) -> Result<(), Fault> {
     )))
 }
 
-/// A UUID from the image id, the same wherever the image is served from.
+/// A UUID derived from the image id, the same on every server.
 fn fsid(version: &str) -> String {
     let digest = hex::encode(Sha256::digest(format!("hearth export {version}")));
     [
@@ -120,7 +122,8 @@ fn fsid(version: &str) -> String {
     .join("-")
 }
 
-/// exports(5): blanks and other specials as a backslash and three octal digits.
+/// Escapes a path for exports(5): spaces and special characters as a backslash and three octal
+/// digits.
 fn escape(path: &Path) -> String {
     let mut text = String::new();
     for &byte in path.as_os_str().as_bytes() {

@@ -1,5 +1,5 @@
-//! Owns laying an image out as a directory tree, for NFS servers that serve directories.
-//! Never follows a path: every name is made below the open directory that holds it.
+//! Owns extracting an image into a directory tree, for NFS servers that export directories.
+//! Never follows a path: every name is created relative to the open parent directory.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -21,14 +21,14 @@ use crate::error::Fault;
 use crate::image::index::{Image, Inode, Kind, Number};
 use crate::progress::Stage;
 
-/// Bytes copied at a time.
+/// Buffer size in bytes.
 const CHUNK: u64 = 1 << 20;
 
-/// Makes the image's tree in `root`, an empty directory: content, modes, owners, times, devices, and hard links as
-/// hard links. The caller is root.
+/// Extracts the image into `root`, an empty directory: content, modes, owners, times, devices, and
+/// hard links as hard links. The caller must be root.
 ///
 /// # Errors
-/// If the file system cannot hold one of them, with its path.
+/// If the file system cannot represent an entry, with its path.
 pub fn extract(image: &Image, root: &File, stage: &dyn Stage) -> Result<()> {
     let mut extractor = Extractor {
         image,
@@ -42,14 +42,14 @@ pub fn extract(image: &Image, root: &File, stage: &dyn Stage) -> Result<()> {
 struct Extractor<'a> {
     image: &'a Image,
     root: BorrowedFd<'a>,
-    /// Where files with several names got their first one.
+    /// The first names of hard-linked files.
     first_names: HashMap<Number, Vec<u8>>,
     stage: &'a dyn Stage,
 }
 
 impl Extractor<'_> {
-    /// Fills an open directory, then gives it its own attributes: filling it changes its times.
-    /// `path` is where it is, without a leading slash; empty for the root.
+    /// Fills an open directory, then sets its own attributes, because filling it changes its times.
+    /// `path` is its path without a leading slash; empty for the root.
     fn directory(&mut self, fd: BorrowedFd<'_>, number: Number, path: &mut Vec<u8>) -> Result<()> {
         for entry in self.image.entries(number) {
             let length = path.len();
@@ -158,7 +158,7 @@ fn make_node(
         }
         other => other?,
     }
-    // The umask had its say.
+    // The umask was applied on creation.
     nix::sys::stat::fchmodat(
         parent,
         name,
@@ -176,8 +176,8 @@ fn time(inode: &Inode) -> TimeSpec {
     TimeSpec::new(inode.mtime.try_into().unwrap_or(i64::MAX), 0)
 }
 
-/// Gives an open file or directory its owner, mode and time; in this order, since a new owner costs
-/// the setuid bit, and any change the time.
+/// Sets owner, mode and time of an open file or directory; in this order, since chown(2) clears the
+/// setuid bit, and both change the time.
 fn adopt(fd: BorrowedFd<'_>, inode: &Inode) -> Result<()> {
     fchown(
         fd,
@@ -189,7 +189,7 @@ fn adopt(fd: BorrowedFd<'_>, inode: &Inode) -> Result<()> {
     Ok(())
 }
 
-/// As [`adopt`], for what cannot be opened; the mode is set already, or there is none.
+/// As [`adopt`], for types that cannot be opened; the mode is already set, or there is none.
 fn adopt_at(parent: BorrowedFd<'_>, name: &OsStr, inode: &Inode) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(inode.uid), Gid::from_raw(inode.gid));
     fchownat(

@@ -1,5 +1,5 @@
-//! Owns the versions of a master image laid out side by side, and which of them is current.
-//! Never removes a version that an export names, nor the current one.
+//! Owns the directory of extracted versions of a master image, and which of them is current.
+//! Never removes an exported version, nor the current one.
 
 mod compare;
 pub mod exports_file;
@@ -24,19 +24,19 @@ use crate::progress::{Progress, Unit};
 /// The symbolic link to the version for the next boot.
 pub const CURRENT: &str = "current";
 
-/// What [`AtomicDir`] names directories that are not whole yet.
+/// The prefix of [`AtomicDir`]'s incomplete directories.
 const UNFINISHED: &str = ".hearth-";
 
 /// A directory with versions of images, each in a directory named by its image id.
 #[derive(Debug)]
 pub struct Provision {
     directory: PathBuf,
-    /// Every user of the host may reach the trees, and start their setuid programs.
+    /// Whether every user of the host may enter the trees and run their setuid programs.
     pub open: bool,
 }
 
 impl Provision {
-    /// Makes the directory if it is not there; its path becomes absolute.
+    /// Creates the directory if it does not exist; its path becomes absolute.
     pub fn at(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot make the directory {}", directory.display()))?;
@@ -58,7 +58,7 @@ impl Provision {
         self.version(id).is_dir()
     }
 
-    /// Lays the tar out as version `id`, if it is not there yet; it appears whole or not at all.
+    /// Extracts the tar as version `id`, atomically, unless it exists.
     ///
     /// # Errors
     /// If the caller is not root, the tar is damaged, or the file system is full or cannot hold it.
@@ -76,7 +76,7 @@ impl Provision {
         }
         let _lock = self.lock()?;
         if self.is_laid_out(id) {
-            // Somebody else did it meanwhile; what they made may be in use already.
+            // Another process has made it meanwhile, and it may be in use already.
             return Ok(false);
         }
         self.sweep()?;
@@ -94,11 +94,11 @@ impl Provision {
         Ok(true)
     }
 
-    /// An image's setuid programs have their true owners here and would serve every user of the host: nobody but root may
-    /// enter the directory. nfsd needs no more.
+    /// Closes the directory to all users but root: an image's setuid programs have their true
+    /// owners here. nfsd needs no more.
     ///
     /// # Errors
-    /// If the directory is open to others and holds something else as well, which they may need.
+    /// If the directory is open to others and contains other files, which they may need.
     fn keep_others_out(&self) -> Result<()> {
         let mode = fs::metadata(&self.directory)?.permissions().mode();
         if mode & 0o077 == 0 {
@@ -119,7 +119,7 @@ impl Provision {
             .with_context(|| format!("cannot close {} to others", self.directory.display()))
     }
 
-    /// Makes `current` lead to version `id`, in one step; boards that run keep theirs.
+    /// Atomically changes `current` to version `id`; boards that run keep theirs.
     pub fn switch(&self, id: &str) -> Result<()> {
         let _lock = self.lock()?;
         let link = self.directory.join(CURRENT);
@@ -144,7 +144,7 @@ impl Provision {
         Ok(())
     }
 
-    /// How the tree of version `id` differs from the tar; sorted by path.
+    /// The differences between the tree of version `id` and the tar, sorted by path.
     pub fn check(
         &self,
         id: &str,
@@ -180,7 +180,7 @@ impl Provision {
         Ok(versions)
     }
 
-    /// The versions that `exports`, the text of an exports file, names and that are there.
+    /// The existing versions named in `exports`, the text of an exports file.
     pub fn named_by(&self, exports: &str) -> Result<Vec<String>> {
         let paths = exported_paths(exports);
         let mut versions = self.versions()?;
@@ -188,7 +188,7 @@ impl Provision {
         Ok(versions)
     }
 
-    /// Removes the versions that none of the exports files' texts names and that are not current; tells which.
+    /// Removes the versions that no exports file names and that are not current; returns them.
     pub fn collect(&self, exports: &[String]) -> Result<Vec<String>> {
         let _lock = self.lock()?;
         self.sweep()?;
@@ -202,7 +202,7 @@ impl Provision {
             if kept.contains(&version) || current.as_deref() == Some(Path::new(&version)) {
                 continue;
             }
-            // First out of sight, so that nobody finds half of it.
+            // Renamed first, so that no incomplete version is visible.
             let doomed = self.directory.join(format!("{UNFINISHED}{version}"));
             fs::rename(self.version(&version), &doomed)
                 .and_then(|()| fs::remove_dir_all(&doomed))
@@ -212,7 +212,7 @@ impl Provision {
         Ok(removed)
     }
 
-    /// Held while versions come and go; freed by the kernel when hearth ends, however it ends.
+    /// Lock for adding and removing versions; the kernel releases it when the process ends.
     fn lock(&self) -> Result<Flock<File>> {
         let file = File::open(&self.directory)
             .with_context(|| format!("cannot read {}", self.directory.display()))?;
@@ -221,7 +221,7 @@ impl Provision {
             .with_context(|| format!("cannot lock {}", self.directory.display()))
     }
 
-    /// Removes what a killed hearth left.
+    /// Removes the incomplete directories of killed processes.
     fn sweep(&self) -> Result<()> {
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
@@ -240,7 +240,7 @@ impl Provision {
     }
 }
 
-/// A recipe's name, a hyphen and 12 hex digits.
+/// Whether a name is an image id: a recipe's name, a hyphen and 12 hex digits.
 fn is_image_id(name: &str) -> bool {
     name.rsplit_once('-').is_some_and(|(recipe, hash)| {
         !recipe.is_empty() && hash.len() == 12 && hash.bytes().all(|b| b.is_ascii_hexdigit())

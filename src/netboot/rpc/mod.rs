@@ -1,5 +1,5 @@
-//! Owns ONC RPC version 2 messages (RFC 5531) and the reading of their arguments (XDR, RFC 4506).
-//! Knows no program and no socket.
+//! Owns ONC RPC version 2 messages (RFC 5531) and decoding of their arguments (XDR, RFC 4506).
+//! Independent of programs and sockets.
 
 pub mod service;
 
@@ -15,21 +15,21 @@ use nfs3_types::xdr_codec::Pack;
 
 use crate::image::index::Image;
 
-/// The largest message a client may send: a read-only server needs no large ones. Bytes.
+/// Limit on a client's message in bytes: a read-only server needs no large ones.
 pub const MAX_CALL: usize = 64 << 10;
 
-/// The largest body of a credential or verifier (RFC 5531, section 8.2). Bytes.
+/// Limit on the body of a credential or verifier (RFC 5531, section 8.2), in bytes.
 const MAX_AUTH: usize = 400;
 const AUTH_NONE: u32 = 0;
 const AUTH_SYS: u32 = 1;
 const CALL: u32 = 0;
 const RPC_VERSION: u32 = 2;
 
-/// Arguments that are not what the procedure takes.
+/// Malformed arguments of a procedure (GARBAGE_ARGS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Garbage;
 
-/// XDR data still to be read. Nothing is allocated, so that lengths a client makes up cost nothing.
+/// XDR data to decode. Nothing is allocated, so that false lengths cost nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Arguments<'a>(&'a [u8]);
 
@@ -68,7 +68,7 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// Who a call says it is from.
+/// The identity in a call's credential.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credential {
     pub uid: u32,
@@ -77,7 +77,7 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// The user `nobody`, for calls that name none.
+    /// The user `nobody`, for calls without an identity (AUTH_NONE).
     pub const ANONYMOUS: Credential = Credential {
         uid: 65534,
         gid: 65534,
@@ -99,19 +99,19 @@ impl Credential {
     }
 }
 
-/// How a call came, and so how large its answer may be.
+/// The transport of a call, which limits the size of its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Tcp,
     Udp,
 }
 
-/// Where a call came from.
+/// The client's address and transport.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
     pub address: SocketAddr,
     pub transport: Transport,
-    /// Whether the address is in the networks that may use the server.
+    /// Whether the address is in the allowed networks.
     pub allowed: bool,
 }
 
@@ -125,7 +125,7 @@ pub struct Call<'a> {
     pub arguments: Arguments<'a>,
 }
 
-/// Why there are no results.
+/// Why a call has no results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     GarbageArguments,
@@ -138,7 +138,8 @@ impl From<Garbage> for Refusal {
     }
 }
 
-/// Bytes of an image that follow the results, with zeros up to a multiple of 4. Whoever sends them reads them.
+/// Bytes of an image that follow the results, padded with zeros to a multiple of 4. The transport
+/// reads them when it sends the reply.
 #[derive(Clone, Debug)]
 pub struct Tail {
     pub image: Arc<Image>,
@@ -153,26 +154,26 @@ impl Tail {
     }
 }
 
-/// A program, as RPC calls it: NFS, MOUNT, the portmapper.
+/// An RPC program: NFS, MOUNT, the portmapper.
 pub trait Program: Send + Sync {
     fn number(&self) -> u32;
     fn versions(&self) -> RangeInclusive<u32>;
     /// Runs the procedure and appends its results.
     ///
     /// # Errors
-    /// If there are no results to give; what has been appended is then taken back.
+    /// If there are no results; what was appended is then removed.
     fn call(&self, call: &mut Call<'_>, results: &mut Vec<u8>) -> Result<Option<Tail>, Refusal>;
 }
 
-/// Appends XDR data to a reply. Only what is larger than 4 GiB could fail, and nothing here is.
+/// Appends XDR data to a reply. Only more than 4 GiB could fail, and no reply is that large.
 pub fn put(out: &mut Vec<u8>, value: &impl Pack) {
     value
         .pack(out)
         .expect("a reply is small, and memory takes it");
 }
 
-/// Answers one message: appends the reply to `out`. Nothing is appended where nothing can be answered, as to what is
-/// no call at all.
+/// Processes one message: appends the reply to `out`, or nothing if there is none, as for a message
+/// that is no call.
 pub fn answer(
     programs: &[Arc<dyn Program>],
     peer: Peer,
@@ -266,13 +267,13 @@ fn denied(status: auth_stat) -> reply_body<'static> {
     reply_body::MSG_DENIED(rejected_reply::auth_error(status))
 }
 
-/// Puts RPC records together again out of a TCP stream (RFC 5531, section 11).
+/// Reassembles RPC records from a TCP stream (RFC 5531, section 11).
 #[derive(Debug, Default)]
 pub struct Records {
-    /// Bytes that came and were not consumed yet.
+    /// Bytes received and not consumed yet.
     input: Vec<u8>,
     consumed: usize,
-    /// Fragments of a record whose last one has not come yet.
+    /// Fragments of a record whose last one has not been received yet.
     partial: Vec<u8>,
 }
 
@@ -281,14 +282,14 @@ pub struct Records {
 pub struct TooLong;
 
 impl Records {
-    /// Room for what is read next: the buffer to append to.
+    /// The buffer to which received bytes are appended.
     pub fn input(&mut self) -> &mut Vec<u8> {
         self.input.drain(..self.consumed);
         self.consumed = 0;
         &mut self.input
     }
 
-    /// Calls `handle` with the next whole record, if there is one.
+    /// Calls `handle` with the next complete record, if there is one.
     pub fn next<T>(&mut self, handle: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, TooLong> {
         loop {
             let ahead = &self.input[self.consumed..];

@@ -1,4 +1,4 @@
-//! Owns RPC over sockets: connections and datagrams. Never looks into a call.
+//! Owns RPC over sockets: connections and datagrams. Never interprets a call.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,16 +16,16 @@ use super::{MAX_CALL, Peer, Program, Records, Tail, TooLong, Transport, answer};
 use crate::netboot::net::access::Access;
 use crate::netboot::net::connections::accept;
 
-/// Bytes read from a connection at once, and of replies that wait to be sent together.
+/// Size of the receive buffer, and of the replies that are sent together, in bytes.
 const READ_AT_ONCE: usize = 16 << 10;
 const SEND_AT_ONCE: usize = 64 << 10;
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_536;
 
-/// Programs that are served together on one port.
+/// Programs on one port.
 #[derive(Clone)]
 pub struct Service {
-    /// What the log calls it.
+    /// Its name in the log.
     pub name: &'static str,
     pub programs: Arc<[Arc<dyn Program>]>,
     pub access: Arc<Access>,
@@ -110,15 +110,15 @@ impl Service {
         tail
     }
 
-    /// Answers datagrams until the task is dropped. Strangers get no answer at all, so that the server cannot be
-    /// used to flood somebody else.
+    /// Answers datagrams until the task is dropped. Hosts outside of the allowed networks get no
+    /// answer, so that the server cannot be used to flood third parties.
     pub async fn serve_udp(self, socket: UdpSocket) {
         let mut datagram = vec![0; MAX_DATAGRAM];
         let mut reply = Vec::new();
         loop {
             let (length, address) = match socket.recv_from(&mut datagram).await {
                 Ok(received) => received,
-                // An earlier reply could not be delivered; the client's affair.
+                // A pending ICMP error of an earlier reply, which concerns only its client.
                 Err(_) => continue,
             };
             let peer = self.peer(address, Transport::Udp);
@@ -151,7 +151,7 @@ async fn send_all(stream: &TcpStream, mut data: &[u8], flags: MsgFlags) -> io::R
 }
 
 thread_local! {
-    /// The data of one READ, on its way from the page cache to a socket.
+    /// The data of one READ, sent from the page cache to a socket.
     static DATA: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -166,9 +166,9 @@ async fn send_tail(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
     sent
 }
 
-/// What the socket takes at once is copied, which over fast links, those to emulated boards among them, is nearly
-/// twice as fast as sendfile with its small pieces. What it does not take has a slower link before it: the rest is
-/// sent without a copy that would have to be kept meanwhile.
+/// Data that the socket accepts at once is copied, which over fast links, such as those to emulated
+/// boards, is nearly twice as fast as sendfile with its small pieces. The rest, for slower links,
+/// is sent with sendfile, which needs no buffer meanwhile.
 async fn send_tail_to_end(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
     let copied = stream.async_io(Interest::WRITABLE, || copy_tail(stream, tail));
     let mut sent = copied.await?;
@@ -187,7 +187,7 @@ async fn send_tail_to_end(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
     Ok(())
 }
 
-/// How much of it the socket took.
+/// How many bytes the socket has accepted.
 fn copy_tail(stream: &TcpStream, tail: &Tail) -> io::Result<usize> {
     DATA.with_borrow_mut(|data| {
         data.resize(data.len().max(tail.length), 0);

@@ -1,9 +1,9 @@
-//! Owns which builds there are to serve, and keeps those that boards still run from. Never builds.
+//! Owns the builds to serve, and preserves those that boards still use. Never builds.
 //!
-//! A build is a directory with a `manifest.json`. Each one that is served is kept as a tree of hard links in
-//! `.served/` beside the builds, which costs no space while the build itself is there: a rebuilt image replaces
-//! the build's directory, but boards that run from the old one, or are just loading it, find all of it as it
-//! was, even after the server was started again.
+//! A build is a directory with a `manifest.json`. Each build that is served is preserved as a tree
+//! of hard links in `.served/` next to the builds, which needs no space while the build itself
+//! exists: a rebuild replaces the build's directory, but boards that run from the old one, or are
+//! loading it, still find all its files, even after a restart of the server.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -20,13 +20,13 @@ use crate::image::Manifest;
 use crate::netboot::nfs::exports::{Export, Exports};
 
 const KEPT: &str = ".served";
-/// How long a build that was replaced is kept after a client last used it.
+/// How long a replaced build is kept after its last use by a client.
 const KEEP_UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Tells one version of a file from the next: device, inode, and modification time with nanoseconds.
+/// Identifies a version of a file: device, inode, and modification time with nanoseconds.
 type Version = (u64, u64, i64, i64);
 
-/// The builds below one directory, as they are now.
+/// The current builds below one directory.
 #[derive(Debug)]
 pub struct Images {
     builds: PathBuf,
@@ -34,7 +34,7 @@ pub struct Images {
     known: Mutex<HashMap<PathBuf, (Version, Option<Current>)>>,
 }
 
-/// The build that a directory holds now; none if it cannot be served, which is said once.
+/// The current build of each directory; `None` if it cannot be served, which is logged once.
 #[derive(Clone, Debug)]
 struct Current {
     recipe: String,
@@ -42,8 +42,8 @@ struct Current {
 }
 
 impl Images {
-    /// The builds in `builds`, each a sub-directory, and those that were kept. A build that cannot be served is logged
-    /// and left out.
+    /// Opens the builds in `builds`, each a sub-directory, and the preserved ones. A build that
+    /// cannot be served is logged and skipped.
     ///
     /// # Errors
     /// If `builds` is no directory.
@@ -66,7 +66,8 @@ impl Images {
         Ok(images)
     }
 
-    /// The image that a board of this recipe boots next. The recipe is a name, or a path that ends in one.
+    /// The image that a board of this recipe boots next. `recipe` is a name, or a path that ends in
+    /// one.
     ///
     /// # Errors
     /// If there is none.
@@ -79,7 +80,7 @@ impl Images {
                 |name| name.to_string_lossy().into_owned(),
             );
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of several builds of one recipe, the newest.
+        // The newest of several builds of one recipe.
         let found = known
             .values()
             .filter_map(|(version, current)| Some((version, current.as_ref()?)))
@@ -102,7 +103,7 @@ impl Images {
         self.exports.by_id(id)
     }
 
-    /// The ids of what the build directories hold now, with their recipes.
+    /// The ids of the current builds, with their recipes.
     pub fn listing(&self) -> Vec<(String, String)> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut listing: Vec<_> = known
@@ -114,7 +115,7 @@ impl Images {
         listing
     }
 
-    /// Looks for builds that are new or were replaced.
+    /// Scans for builds that are new or were replaced.
     pub fn refresh(&self) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let present = sub_directories(&self.builds);
@@ -122,7 +123,7 @@ impl Images {
         for directory in present {
             let version = match fs::metadata(directory.join(Manifest::FILE)) {
                 Ok(meta) => (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec()),
-                // Not a build, or one that is being replaced this very moment.
+                // Not a build, or one being replaced right now.
                 Err(_) => continue,
             };
             if known
@@ -145,7 +146,7 @@ impl Images {
         }
     }
 
-    /// Keeps the build and serves what was kept, so that a replacement cannot change it any more.
+    /// Preserves the build and serves the preserved copy, which a rebuild does not change.
     fn load(&self, directory: &Path) -> Result<Current> {
         let kept = match self.keep(directory) {
             Ok(kept) => kept,
@@ -169,7 +170,7 @@ impl Images {
         })
     }
 
-    /// Links the files of a build into `.served/<image id>.<hash of its manifest>/`.
+    /// Hard-links the files of a build into `.served/<image id>.<hash of its manifest>/`.
     fn keep(&self, directory: &Path) -> Result<PathBuf> {
         let manifest = fs::read(directory.join(Manifest::FILE))?;
         let parsed: Manifest = serde_json::from_slice(&manifest)?;
@@ -187,7 +188,7 @@ impl Images {
         fs::create_dir_all(&kept)?;
         let beside = tempfile::Builder::new().prefix(".").tempdir_in(&kept)?;
         link_tree(directory, beside.path())?;
-        // What was linked must be what the manifest says, not half of a build that replaced it meanwhile.
+        // The links must match the manifest, in case the build was replaced meanwhile.
         anyhow::ensure!(
             fs::read(beside.path().join(Manifest::FILE))? == manifest,
             "it was replaced at this moment"
@@ -196,7 +197,7 @@ impl Images {
         Ok(place)
     }
 
-    /// Serves what earlier runs have kept, unless nobody used it for long.
+    /// Serves the builds that earlier runs have preserved, unless they were unused for long.
     fn open_kept(&self) {
         for directory in sub_directories(&self.builds.join(KEPT)) {
             let opened =
@@ -212,8 +213,8 @@ impl Images {
         }
     }
 
-    /// Notes which images clients have used, and lets go of those that were replaced and that nobody has used for a
-    /// week. To be called now and then.
+    /// Records which images clients have used, and drops replaced ones that were unused for a week.
+    /// To be called periodically.
     pub fn tidy(&self) {
         let current: Vec<PathBuf> = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -265,7 +266,7 @@ fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains('/')
 }
 
-/// Directories in `directory` that are not hidden, sorted; none if it cannot be read.
+/// Directories in `directory` that are not hidden, sorted; empty if it cannot be read.
 fn sub_directories(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else {
         return Vec::new();
@@ -281,7 +282,7 @@ fn sub_directories(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Makes the directories of `from` below `to`, and hard links of its files.
+/// Recreates the directories of `from` below `to`, with hard links to its files.
 fn link_tree(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;

@@ -1,4 +1,5 @@
-//! Owns `hearth serve` as a library: opens all sockets or says which it cannot have, and runs the servers together.
+//! Owns `hearth serve` as a library: opens all sockets, or reports those it cannot open, and runs
+//! the servers.
 //! Never prints.
 
 mod images;
@@ -32,10 +33,10 @@ use crate::netboot::rpc::service::Service;
 use crate::netboot::tftp::Tftp;
 use crate::recipe::{LabSettings, LoadedLab, Network};
 
-/// How often uses are noted, and what nobody uses any more is let go.
+/// Interval for recording which images are used, and for dropping unused ones.
 const TIDY: Duration = Duration::from_secs(60);
 
-/// Everything that is open, but not served yet.
+/// The open sockets and images, before serving starts.
 pub struct Server {
     lab: LoadedLab,
     images: Arc<Images>,
@@ -43,16 +44,16 @@ pub struct Server {
     exports: Arc<Exports>,
     view: Arc<View>,
     sockets: Sockets,
-    /// Routes beside the files.
+    /// Further HTTP routes.
     api: Router,
 }
 
 impl Server {
-    /// Opens the images below `builds` and all sockets that the lab asks for. Sockets that systemd has
-    /// opened (`LISTEN_FDS`) are used where their ports fit. Must be called inside a Tokio runtime.
+    /// Opens the images below `builds` and all sockets of the lab. Sockets passed by systemd
+    /// (`LISTEN_FDS`) are used if their ports match. Must be called inside a Tokio runtime.
     ///
     /// # Errors
-    /// Names every port that cannot be had, and the remedy for each; that there is nothing to serve.
+    /// If ports cannot be opened, each with its remedy; if there is nothing to serve.
     pub fn open(lab: LoadedLab, builds: &Path, mut inherited: ListenFd) -> Result<Server> {
         raise_file_limit();
         let sockets = Sockets::open(&lab.settings, &mut inherited)?;
@@ -71,14 +72,14 @@ impl Server {
         })
     }
 
-    /// Adds HTTP routes, such as `/api/v1`; the allowed networks hold for them too.
+    /// Adds HTTP routes, such as `/api/v1`; they are limited to the allowed networks as well.
     #[must_use]
     pub fn with_routes(mut self, routes: Router) -> Server {
         self.api = self.api.merge(routes);
         self
     }
 
-    /// What is served where, a line each, for the user.
+    /// Services and addresses, a line each, for the user.
     pub fn status(&self) -> Vec<String> {
         let settings = &self.lab.settings;
         let ports = settings.ports;
@@ -135,7 +136,7 @@ impl Server {
         self.images.clone()
     }
 
-    /// Serves until `stop` is ready.
+    /// Serves until `stop` completes.
     ///
     /// # Errors
     /// If one of the servers ends by itself.
@@ -190,7 +191,7 @@ impl Server {
     }
 }
 
-/// What the RPC programs share.
+/// State shared by the RPC programs.
 struct Rpc {
     exports: Arc<Exports>,
     images: Arc<Images>,
@@ -198,7 +199,8 @@ struct Rpc {
 }
 
 impl Rpc {
-    /// NFS, MOUNT and the portmapper with their sockets; MOUNT goes with NFS where it has none of its own.
+    /// NFS, MOUNT and the portmapper with their sockets; MOUNT shares NFS' socket if it has none of
+    /// its own.
     fn services(
         &self,
         lab: &LabSettings,
@@ -235,8 +237,8 @@ impl Rpc {
     }
 }
 
-/// The networks that may use the servers: those of the lab file, else loopback, the boards' own network and the
-/// host itself.
+/// The allowed networks: those in the lab file, else loopback, the boards' own network and the host
+/// itself.
 fn allowed(lab: &LabSettings) -> Result<Vec<Network>> {
     if !lab.allow.is_empty() {
         let parse = |text: &String| text.parse().map_err(anyhow::Error::msg);
@@ -270,7 +272,7 @@ fn network_of(address: Ipv4Addr) -> Option<Network> {
     })
 }
 
-/// Many boards at once need many sockets: takes as many as the system grants without asking.
+/// Raises the limit on open files as far as allowed: many boards need many sockets.
 fn raise_file_limit() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard

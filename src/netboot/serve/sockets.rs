@@ -1,4 +1,4 @@
-//! Owns the opening of all the server's sockets, and how the user is told which it cannot have. Never serves.
+//! Owns opening all sockets of the server, and reporting those that cannot be opened. Never serves.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,10 +11,10 @@ use crate::error::Fault;
 use crate::netboot::dhcp;
 use crate::recipe::LabSettings;
 
-/// A program's connections and its datagrams.
+/// The TCP and the UDP socket of a program.
 pub type Pair = (TcpListener, UdpSocket);
 
-/// All sockets of a server. MOUNT has its own only where its port is not that of NFS.
+/// All sockets of a server. MOUNT has its own only if its port differs from that of NFS.
 #[derive(Debug)]
 pub struct Sockets {
     pub tftp: UdpSocket,
@@ -26,11 +26,11 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Opens what the lab asks for, on its address only, so that several labs have room on one host. Sockets that
-    /// systemd opened are taken instead where protocol and port are the same.
+    /// Opens the lab's sockets, on its address only, so that one host can serve several labs.
+    /// Sockets passed by systemd with the same protocol and port are used instead.
     ///
     /// # Errors
-    /// Names every port that cannot be had, and what to do about it.
+    /// Names every port that cannot be opened, and the remedy.
     pub fn open(lab: &LabSettings, inherited: &mut ListenFd) -> Result<Sockets, Fault> {
         let mut opener = Opener::new(lab.address, inherited);
         let ports = lab.ports;
@@ -40,7 +40,7 @@ impl Sockets {
         let portmap = (ports.portmap != 0).then(|| opener.pair("portmapper", ports.portmap));
         let http = opener.tcp("HTTP", ports.http);
         let dhcp = lab.dhcp.as_ref().map(|dhcp| opener.dhcp(&dhcp.interface));
-        // A missing socket has its failure; an optional one may be missing without.
+        // A missing socket has a recorded failure; optional ones may be missing without.
         match (tftp, nfs, http, opener.failures.is_empty()) {
             (Some(tftp), Some(nfs), Some(http), true) => Ok(Sockets {
                 tftp,
@@ -64,7 +64,7 @@ struct Failure {
 
 struct Opener {
     address: Ipv4Addr,
-    /// What systemd opened and nobody has taken yet.
+    /// Sockets passed by systemd that are not taken yet.
     listeners: Vec<std::net::TcpListener>,
     datagrams: Vec<std::net::UdpSocket>,
     failures: Vec<Failure>,
@@ -74,7 +74,7 @@ impl Opener {
     fn new(address: Ipv4Addr, inherited: &mut ListenFd) -> Self {
         let (mut listeners, mut datagrams) = (Vec::new(), Vec::new());
         for index in 0..inherited.len() {
-            // An error says that the socket is of another kind.
+            // An error means that the socket is of another type.
             if let Ok(Some(socket)) = inherited.take_tcp_listener(index) {
                 listeners.push(socket);
             } else if let Ok(Some(socket)) = inherited.take_udp_socket(index) {

@@ -1,5 +1,5 @@
-//! Owns the tree of files that boards see, the same over TFTP and HTTP: boot scripts rendered when they are asked
-//! for, and the artifacts of images. Never writes it down: that is `hearth netboot`.
+//! Owns the virtual tree of files for boards, the same over TFTP and HTTP: boot scripts rendered on
+//! request, and the artifacts of images. Never writes it to disk: `hearth netboot` does.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,12 +16,12 @@ use crate::netboot::tftp::{Content, Files};
 use crate::recipe::{Board, LoadedLab, Mac, boot_values};
 use crate::uboot::{BootScript, Templates};
 
-/// Where the kernel keeps which address has which MAC.
+/// The kernel's ARP table.
 const ARP: &str = "/proc/net/arp";
 
 #[derive(Debug)]
 pub struct View {
-    /// The lab as it was when the server started; its file is read again for each boot script.
+    /// The lab at the start of the server; its file is read again for each boot script.
     lab: LoadedLab,
     images: Arc<Images>,
 }
@@ -39,7 +39,7 @@ impl View {
         }
     }
 
-    /// A board's script for the image that is its next: in all forms, with the paths they have.
+    /// A board's script for the image that it boots next: all formats, with their paths.
     fn script(&self, lab: &LoadedLab, board: &Board) -> Result<BootScript> {
         let recipe = board.recipe.as_deref().ok_or_else(|| {
             Fault::input(format!("board `{}` has no recipe", board.name))
@@ -47,7 +47,7 @@ impl View {
         })?;
         let image = self.images.current(recipe)?;
         let templates = Templates::load()?;
-        // Ports are those that this server has, whatever the file says by now.
+        // The ports of the running server, even if the file has changed.
         let mut settings = lab.settings.clone();
         settings.ports = self.lab.settings.ports;
         settings.address = self.lab.settings.address;
@@ -57,7 +57,7 @@ impl View {
             &board.boot_script,
             &values,
             board.board_type.arch,
-            // A script has no time of its own: the same values give the same bytes.
+            // No time in the header: the same values give the same bytes.
             0,
         )
     }
@@ -70,8 +70,8 @@ impl View {
         Ok(found.map(|(_, data)| Content::Bytes(data.to_vec())))
     }
 
-    /// The board at an address, for a request that names none: by the lab file, by the kernel's ARP table, or
-    /// because there is only one.
+    /// The board at an address, for a request without a name: according to the lab file, the
+    /// kernel's ARP table, or because there is only one.
     fn board_at<'a>(&self, lab: &'a LoadedLab, peer: IpAddr) -> Option<&'a Board> {
         let by_address = || {
             let mut boards = lab.boards.iter();
@@ -85,7 +85,7 @@ impl View {
         by_address().or_else(by_mac).or_else(only)
     }
 
-    /// An artifact of an image, as it was built with it.
+    /// An artifact built with an image.
     fn artifact(&self, below: &str) -> Result<Option<Content>> {
         let Some((id, path)) = below.split_once('/') else {
             return Ok(None);
@@ -162,7 +162,7 @@ impl Files for View {
     }
 }
 
-/// A regular file; what is missing, or no file, is not there.
+/// Opens a regular file; `None` if it is missing or not a regular file.
 fn open_below(path: PathBuf) -> Result<Option<Content>> {
     match File::open(&path) {
         Ok(file) if file.metadata()?.is_file() => Ok(Some(Content::of(file)?)),
@@ -179,7 +179,7 @@ fn open_below(path: PathBuf) -> Result<Option<Content>> {
     }
 }
 
-/// The MAC that the kernel has learnt for an address (Linux, Documentation/filesystems/proc.rst).
+/// The MAC of an address in the kernel's ARP table (Linux, Documentation/filesystems/proc.rst).
 fn mac_of(address: IpAddr) -> Option<Mac> {
     let table = fs::read_to_string(ARP).ok()?;
     let address = address.to_string();

@@ -1,5 +1,5 @@
-//! Owns the TFTP server: RFC 1350 with options (RFC 2347), blksize (2348), timeout and tsize (2349) and windowsize
-//! (7440). Read-only; never decides which files there are.
+//! Owns the TFTP server: RFC 1350 with options (RFC 2347), blksize (2348), timeout and tsize (2349)
+//! and windowsize (7440). Read-only; never decides which files exist.
 
 mod transfers;
 
@@ -15,16 +15,16 @@ use std::time::{Duration, Instant};
 use self::transfers::{Admission, Transfers};
 use crate::netboot::net::access::Access;
 
-/// The files that boards see, by path without a leading slash.
+/// The files visible to boards, by path without a leading slash.
 pub trait Files: Send + Sync {
-    /// `None` where there is no such file for this peer.
+    /// `None` if there is no such file for this peer.
     ///
     /// # Errors
-    /// If there should be one, but it cannot be made or read; the message goes to the log and to the client.
+    /// If the file exists but cannot be made or read; the message is logged and sent to the client.
     fn open(&self, path: &str, peer: IpAddr) -> anyhow::Result<Option<Content>>;
 }
 
-/// What a file holds; it does not change while it is sent.
+/// The content of a file; it does not change during a transfer.
 #[derive(Debug)]
 pub enum Content {
     Bytes(Vec<u8>),
@@ -45,7 +45,7 @@ impl Content {
         }
     }
 
-    /// Fills `buffer` from `offset` on; all of it must be there.
+    /// Fills `buffer` from `offset` on; fails if the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         match self {
             Content::Bytes(bytes) => {
@@ -77,20 +77,20 @@ pub enum Code {
 
 const DEFAULT_BLOCK: usize = 512;
 const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 8..=65464;
-/// The largest window that is granted, in blocks: more would only overrun a board's receive ring.
+/// The largest window granted, in blocks: more would overrun a board's receive ring.
 const MAX_WINDOW: u64 = 64;
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 const LAST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a window is sent again before the client is given up.
+/// How often a window is retransmitted before the transfer is given up.
 const RETRIES: u32 = 8;
-/// How long a client may take to answer the first packet, whatever it asks for: until then a forged source address
-/// would do.
+/// Time-out for the client's answer to the first packet, whatever it asks for: until then its
+/// source address may be forged.
 const UNPROVED: Duration = Duration::from_secs(5);
-/// Files are converted to netascii in memory, up to this many bytes.
+/// Limit on files converted to netascii, which is done in memory, in bytes.
 const MAX_NETASCII: u64 = 16 << 20;
-/// Of a transfer's thread; address space only, as far as it is not used.
+/// Stack size of a transfer's thread; unused parts are only address space.
 const STACK: usize = 512 << 10;
-/// A request is one small datagram (RFC 2347: 512 bytes).
+/// Largest request (RFC 2347: 512 bytes).
 const MAX_REQUEST: usize = 1024;
 
 pub struct Tftp<F> {
@@ -99,9 +99,9 @@ pub struct Tftp<F> {
 }
 
 impl<F: Files + 'static> Tftp<F> {
-    /// Answers requests until the task is dropped. Each transfer has a socket of its own, on a free port of the same
-    /// address, and a thread: it does nothing but wait for one acknowledgement after another, which a thread does with
-    /// the fewest detours.
+    /// Answers requests until the task is dropped. Each transfer has a socket of its own, on a free
+    /// port of the same address, and a thread, which has less latency than a task for waiting for
+    /// one acknowledgement after another.
     pub async fn serve(self, socket: tokio::net::UdpSocket) {
         let transfers = Transfers::default();
         let address = socket
@@ -115,8 +115,9 @@ impl<F: Files + 'static> Tftp<F> {
             if !self.access.allows(peer.ip(), "tftp") {
                 continue;
             }
-            // Only a request is ever answered (RFC 1350, section 4): two servers that answer each other's errors never
-            // end. Nor does a datagram from port 0 or from another server's port get an answer.
+            // Only requests are answered (RFC 1350, section 4): two servers that answer each
+            // other's errors would never stop. Datagrams from port 0 or from another server's port
+            // are not answered either.
             if !Request::is_one(&datagram[..length]) || matches!(peer.port(), 0 | SERVER_PORT) {
                 continue;
             }
@@ -129,7 +130,7 @@ impl<F: Files + 'static> Tftp<F> {
         }
     }
 
-    /// Starts the transfer that is asked for.
+    /// Starts the requested transfer.
     fn begin(
         &self,
         request: Request,
@@ -161,7 +162,7 @@ impl<F: Files + 'static> Tftp<F> {
     }
 }
 
-/// What a client is told instead of data.
+/// An ERROR packet's code and text.
 pub type Refusal = (Code, &'static str);
 
 /// A read request.
@@ -173,13 +174,13 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether a packet is a request, of either kind, though it may be malformed.
+    /// Whether a packet is a request, of either kind, possibly malformed.
     fn is_one(packet: &[u8]) -> bool {
         let opcode = packet.first_chunk::<2>().copied().map(u16::from_be_bytes);
         matches!(opcode, Some(RRQ | WRQ))
     }
 
-    /// Whatever the bytes are, the result is a request or what to tell the client.
+    /// Parses arbitrary bytes: returns a request, or the error for the client.
     ///
     /// # Errors
     /// If the packet is no read request, or one that is never granted.
@@ -201,14 +202,14 @@ impl Request {
         if !is_text && !mode.eq_ignore_ascii_case("octet") {
             return Err((Code::IllegalOperation, "only octet and netascii are served"));
         }
-        // Some boot ROMs write paths as DOS did; dnsmasq takes them too.
+        // Some boot ROMs use backslashes in paths; dnsmasq accepts them too.
         let path = clean(&path.replace('\\', "/"))
             .ok_or((Code::AccessViolation, "a path that leads out"))?;
         let mut options = Vec::new();
         while let (Some(name), Some(value)) = (word(), word()) {
             let name = unquoted(name).to_ascii_lowercase();
-            // The value of `tsize` says nothing in a read request. Another option whose value is no number is one that
-            // we do not know: it is not acknowledged.
+            // The value of `tsize` has no meaning in a read request. Other options with a value
+            // that is no number are treated as unknown: they are not acknowledged.
             if let Some(value) = number(value).or((name == "tsize").then_some(0)) {
                 options.push((name, value));
             }
@@ -221,12 +222,12 @@ impl Request {
     }
 }
 
-/// A word of a request without the blanks and quotes that some clients put around it.
+/// A word of a request without the spaces and quotes that some clients put around it.
 fn unquoted(word: &str) -> &str {
     word.trim_matches(|c: char| c.is_ascii_whitespace() || matches!(c, '"' | '\''))
 }
 
-/// The number that a word begins with, as C's `atoi`, and with it dnsmasq, reads it.
+/// The number at the beginning of a word, as parsed by C's `atoi`, and therefore by dnsmasq.
 fn number(word: &str) -> Option<u64> {
     let word = unquoted(word);
     let word = word.strip_prefix('+').unwrap_or(word);
@@ -234,7 +235,8 @@ fn number(word: &str) -> Option<u64> {
     word[..end.unwrap_or(word.len())].parse().ok()
 }
 
-/// A file as netascii has it (RFC 764): a line ends with CR LF, and a CR of the file's own is followed by NUL.
+/// Converts a file to netascii (RFC 764): a line ends with CR LF, and a CR in the file is followed
+/// by NUL.
 ///
 /// # Errors
 /// If the file is too large, or cannot be read.
@@ -255,7 +257,7 @@ fn netascii(content: &Content) -> io::Result<Content> {
     Ok(Content::Bytes(text))
 }
 
-/// A path below the root without `.`, `..` or empty components; `None` for what would lead out.
+/// Normalises a path: removes `.`, `..` and empty components; `None` if it leads out of the root.
 pub fn clean(path: &str) -> Option<String> {
     let mut clean: Vec<&str> = Vec::new();
     for component in path.split('/') {
@@ -269,13 +271,13 @@ pub fn clean(path: &str) -> Option<String> {
     Some(clean.join("/"))
 }
 
-/// What was agreed on for one transfer.
+/// The negotiated parameters of one transfer.
 #[derive(Debug)]
 struct Terms {
     block: usize,
     window: u64,
     timeout: Option<Duration>,
-    /// The OACK packet; none where the client asked for no option that we know.
+    /// The OACK packet; `None` if the client sent no known option.
     acknowledgement: Option<Vec<u8>>,
 }
 
@@ -307,7 +309,7 @@ impl Terms {
                 ("tsize", _) => size,
                 _ => continue,
             };
-            // An option may come only once (RFC 2347).
+            // An option may occur only once (RFC 2347).
             if agreed.insert(name) {
                 packet.extend_from_slice(format!("{name}\0{granted}\0").as_bytes());
             }
@@ -327,22 +329,22 @@ fn error_packet((code, message): (Code, &str)) -> Vec<u8> {
     packet
 }
 
-/// The way to one client.
+/// The connection to one client.
 pub trait Wire {
-    /// What cannot be sent is as good as lost on the way: it is sent again later.
+    /// Sends a packet; a failure counts as a lost packet, which is retransmitted.
     fn send(&mut self, packet: &[u8]);
 
-    /// The length of the client's next packet; `None` if none comes for so long.
+    /// Waits for the client's next packet and returns its length; `None` after the given time.
     ///
     /// # Errors
-    /// If none will come any more.
+    /// If no more packets can arrive.
     fn receive(&mut self, packet: &mut [u8], wait: Duration) -> io::Result<Option<usize>>;
 }
 
-/// Sends what is asked for, or says why not; returns when the client has it, or has gone.
+/// Sends the requested file or an error; returns when the client has it, or does not answer.
 ///
 /// # Errors
-/// If the client stops, or answers no longer, before it has everything; if the file cannot be read.
+/// If the client aborts or stops answering before it has everything; if the file cannot be read.
 pub fn answer(
     files: &dyn Files,
     request: &Request,
@@ -384,14 +386,14 @@ struct Transfer<'a> {
     wire: &'a mut dyn Wire,
     content: Content,
     terms: Terms,
-    /// The DATA packet that was made last, and its block; 0 before the first.
+    /// The last DATA packet, and its block; 0 before the first.
     packet: Vec<u8>,
     block: u64,
     /// Whether the client has answered.
     is_proved: bool,
 }
 
-/// When an answer has to be there, and how long that was to take.
+/// When the time-out for an answer expires, and its duration.
 #[derive(Clone, Copy)]
 struct Deadline {
     end: Instant,
@@ -410,9 +412,9 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Sends the whole file, and returns when its last block has been acknowledged.
+    /// Sends the whole file, and returns when its last block is acknowledged.
     fn run(&mut self) -> io::Result<()> {
-        // Blocks count from 1; the last one is short, and empty if it has to be.
+        // Blocks count from 1; the last one is shorter than the others, possibly empty.
         let last = self.content.size() / self.terms.block as u64 + 1;
         let mut acknowledged = match self.terms.acknowledgement.take() {
             Some(packet) => self.agree(&packet)?,
@@ -426,15 +428,16 @@ impl<'a> Transfer<'a> {
                 self.make(block)?;
                 self.wire.send(&self.packet);
             }
-            // Read while the client is busy with these.
+            // Reads ahead while the client processes these.
             if end < last {
                 self.make(end + 1)?;
             }
             let deadline = self.deadline(retries);
             let next = loop {
                 match self.acknowledgement(acknowledged, end, deadline)? {
-                    // The client asks again for the window's first block. It is given that once: answering each of two
-                    // would double every packet that follows (the sorcerer's apprentice of RFC 1123, section 4.2.3.1).
+                    // The client requests the window's first block again. It is resent once:
+                    // resending for each duplicate would double every packet that follows (the
+                    // sorcerer's apprentice syndrome, RFC 1123, section 4.2.3.1).
                     Some(same) if same == acknowledged => {
                         if self.terms.window > 1 && !answered_duplicate {
                             answered_duplicate = true;
@@ -458,7 +461,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Sends the OACK, and waits until block 0 is acknowledged.
+    /// Sends the OACK, and waits for the acknowledgement of block 0.
     fn agree(&mut self, packet: &[u8]) -> io::Result<u64> {
         self.wire.send(packet);
         let deadline = self.deadline(0);
@@ -477,7 +480,7 @@ impl<'a> Transfer<'a> {
 
     fn deadline(&self, retries: u32) -> Deadline {
         let wait = match self.terms.timeout {
-            // The first packet is sent once: a client that did not get it asks again.
+            // The first packet is sent once: a client that did not receive it repeats its request.
             _ if !self.is_proved => UNPROVED,
             Some(agreed) => agreed,
             None => (FIRST_TIMEOUT * 2u32.pow(retries.min(8))).min(LAST_TIMEOUT),
@@ -486,7 +489,8 @@ impl<'a> Transfer<'a> {
         Deadline { end, wait }
     }
 
-    /// Makes the DATA packet of a block, counted from 1 without end; on the wire it rolls over to 0.
+    /// Makes the DATA packet of a block, counted from 1 without limit; its 16-bit number rolls over
+    /// to 0.
     fn make(&mut self, block: u64) -> io::Result<()> {
         if self.block == block {
             return Ok(());
@@ -502,7 +506,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Waits for the acknowledgement of a block from `from` to `to`; `None` when the time is up.
+    /// Waits for the acknowledgement of a block from `from` to `to`; `None` on time-out.
     fn acknowledgement(
         &mut self,
         from: u64,
@@ -510,7 +514,7 @@ impl<'a> Transfer<'a> {
         deadline: Deadline,
     ) -> io::Result<Option<u64>> {
         let mut packet = [0; 512];
-        // Packets that count for nothing do not make it longer than twice the time.
+        // Irrelevant packets extend the wait to at most twice the time-out.
         while Instant::now() < deadline.end {
             let Some(length) = self.wire.receive(&mut packet, deadline.wait)? else {
                 break;
@@ -521,7 +525,8 @@ impl<'a> Transfer<'a> {
             let number = u16::from_be_bytes([head[2], head[3]]);
             match u16::from_be_bytes([head[0], head[1]]) {
                 ACK => {
-                    // A window is far smaller than the 16 bits of a block number: there is one candidate.
+                    // A window is far smaller than the range of 16-bit block numbers, so that the
+                    // block is unambiguous.
                     let block = from + u64::from(number.wrapping_sub(from as u16));
                     if block <= to {
                         self.is_proved = true;

@@ -1,4 +1,5 @@
-//! Owns the table of TFTP transfers under way: one for each client, limits for each host and in all, and their sockets.
+//! Owns the table of TFTP transfers: one for each client, limits for each host and overall, and
+//! their sockets.
 //! Never reads a file, and never decides what is sent.
 
 use std::collections::HashMap;
@@ -13,22 +14,22 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use super::{Request, Wire};
 
-/// Transfers at a time, of all hosts and of one.
+/// Limits on simultaneous transfers: of all hosts and of one.
 const MAX_TRANSFERS: usize = 1024;
 const MAX_OF_HOST: usize = 256;
-/// A copy of a request that comes this soon is a copy that the network made: no board restarts as fast.
+/// A duplicate request within this time was duplicated by the network: no board restarts as fast.
 const COPY: Duration = Duration::from_millis(200);
 const ACK: [u8; 2] = [0, 4];
 
-/// What is known of one transfer outside its thread.
+/// The shared state of one transfer.
 #[derive(Debug)]
 struct Control {
     socket: UdpSocket,
     request: Request,
     begun: Instant,
-    /// The packet that was sent first.
+    /// The first packet sent.
     first: Mutex<Option<Vec<u8>>>,
-    /// Whether the client has answered, which proves that the request came from its address.
+    /// Whether the client has answered, which proves that its source address is not forged.
     is_proved: AtomicBool,
     is_stopped: AtomicBool,
 }
@@ -38,13 +39,14 @@ impl Control {
         self.is_proved.load(Ordering::Relaxed)
     }
 
-    /// Ends the transfer: its thread wakes up.
+    /// Cancels the transfer: wakes its thread up.
     fn stop(&self) {
         self.is_stopped.store(true, Ordering::Relaxed);
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 
-    /// One answer to one more request; nothing while the first is still being made.
+    /// Sends the first packet again for a duplicate request; does nothing while it is still being
+    /// made.
     fn repeat(&self) {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(packet) = &*first {
@@ -53,18 +55,18 @@ impl Control {
     }
 }
 
-/// The clients that are being served.
+/// The clients with transfers.
 #[derive(Clone, Debug, Default)]
 pub struct Transfers {
     active: Arc<Mutex<HashMap<SocketAddr, Arc<Control>>>>,
 }
 
-/// What becomes of a request.
+/// How a request is handled.
 #[derive(Debug)]
 pub enum Admission {
-    /// It begins a transfer.
+    /// It starts a transfer.
     Begin(Connection),
-    /// It is a copy of one that is being answered.
+    /// It duplicates one that is being answered.
     Copy,
     /// There are too many transfers.
     Busy,
@@ -75,12 +77,12 @@ impl Transfers {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a place and a socket on `address` for what `peer` asks for. A request of a client that has a transfer ends
-    /// it, as in dnsmasq: the board was reset. The same request once more, before the client has acknowledged anything,
-    /// gets the same first packet from the same port.
+    /// Registers a transfer for `peer`, with a socket on `address`. A request of a client that has
+    /// a transfer cancels it, as in dnsmasq: the board was reset. A duplicate request, before the
+    /// client has acknowledged anything, gets the same first packet from the same port.
     ///
     /// # Errors
-    /// If no socket can be had.
+    /// If no socket can be opened.
     pub fn admit(
         &self,
         request: &Request,
@@ -127,7 +129,8 @@ impl Transfers {
     }
 }
 
-/// Ends the oldest transfer that its client has not acknowledged; `false` if there is none.
+/// Cancels the oldest transfer that its client has not acknowledged; returns `false` if there is
+/// none.
 fn evict(
     active: &mut HashMap<SocketAddr, Arc<Control>>,
     may_go: impl Fn(&SocketAddr) -> bool,
@@ -144,20 +147,20 @@ fn evict(
     true
 }
 
-/// A socket of which the client is the only peer. Gives its place back when it is dropped.
+/// A socket connected to the client. Deregisters the transfer when it is dropped.
 #[derive(Debug)]
 pub struct Connection {
     transfers: Transfers,
     peer: SocketAddr,
     control: Arc<Control>,
-    /// How long the socket waits, as it was told last.
+    /// The socket's receive time-out as set last.
     wait: Option<Duration>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut active = self.transfers.lock();
-        // The place may be a later transfer's by now.
+        // The entry may belong to a later transfer by now.
         if active
             .get(&self.peer)
             .is_some_and(|there| Arc::ptr_eq(there, &self.control))
@@ -205,7 +208,7 @@ impl Wire for Connection {
             };
             match error.kind() {
                 io::ErrorKind::WouldBlock => return Ok(None),
-                // A signal: the wait begins again.
+                // Interrupted by a signal: waits again.
                 io::ErrorKind::Interrupted => {}
                 _ => return Err(error),
             }

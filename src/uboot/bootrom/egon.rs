@@ -1,9 +1,9 @@
-//! Owns Allwinner's eGON header, as written before U-Boot's SPL. Never decides where on a card it goes.
+//! Owns Allwinner's eGON header, which precedes U-Boot's SPL. Never places it on a card.
 //!
-//! Source: U-Boot, `include/sunxi_image.h`, `tools/sunxi_egon.c`. 96 bytes, little-endian: a branch over the header,
-//! `eGON.BT0`, a checksum, the length of the whole image, `SPL` and a version, then from byte 32 the offset of
-//! the device tree's name, and from byte 44 room for that name. The checksum is the sum of all words, its own
-//! field taken as 5F0A6C39.
+//! Source: U-Boot, `include/sunxi_image.h`, `tools/sunxi_egon.c`. 96 bytes, little-endian: a branch
+//! over the header, `eGON.BT0`, a checksum, the length of the whole image, `SPL` and a version,
+//! then from byte 32 the offset of the device tree's name, and from byte 44 room for that name. The
+//! checksum is the sum of all words, its own field taken as 5F0A6C39.
 
 use std::io::{Seek, Write};
 use std::path::Path;
@@ -16,23 +16,23 @@ use crate::error::Fault;
 use crate::uboot::ids::ImageArch;
 use crate::uboot::stream::{self, Input};
 
-/// Bytes in the header.
+/// Size of the header in bytes.
 pub const HEADER_LEN: usize = 96;
-/// The image is padded to a multiple of this, which boot from NAND needs; from a card, 512 would do.
+/// Alignment of the image's length as needed to boot from NAND; for a card, 512 is enough.
 const BLOCK: u64 = 8192;
-/// What lengths of all images are a multiple of.
+/// Smallest alignment of an image's length.
 pub const SECTOR: u32 = 512;
 const MAGIC: &[u8; 8] = b"eGON.BT0";
 const STAMP: u32 = 0x5f0a_6c39;
-/// Where the offset of the name stands.
+/// Position of the name's offset.
 const DT_NAME_AT: usize = 32;
 const NAME_AT: usize = 44;
-/// Bytes for the name, the last of which stays zero.
+/// Space for the name in bytes, the last of which stays zero.
 const NAME_LEN: usize = 52;
 
-/// A branch over the header: `b` with the pipeline's two words taken off.
+/// A branch over the header: `b`, with the pipeline's two words subtracted from the offset.
 const BRANCH_ARM: u32 = 0xea00_0000 | (HEADER_LEN as u32 / 4 - 2);
-/// A branch over the header: `jal x0`, the offset's bits 10 to 1 from bit 21 on.
+/// A branch over the header: `jal x0`, with bits 10 to 1 of the offset from bit 21 on.
 const BRANCH_RISCV: u32 = 0x6f | (HEADER_LEN as u32 & 0x7fe) << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -41,13 +41,13 @@ pub struct Header {
     pub checksum: u32,
     /// Bytes of the whole image: header, data, padding.
     pub length: u32,
-    /// Major and minor version of the SPL header; `None` where another tool wrote the image.
+    /// Major and minor version of the SPL header; `None` if another tool wrote the image.
     pub spl_version: Option<(u8, u8)>,
     pub device_tree: Option<String>,
 }
 
-/// Puts the header before a loader's data. `name`, the device tree's, may be empty; one that is too long is left out,
-/// with a warning, as mkimage does.
+/// Writes the header before a loader's data. `name`, the device tree's, may be empty; one that is
+/// too long is left out with a warning, as by mkimage.
 ///
 /// # Errors
 /// If the data is empty or beyond 4 GiB, or the architecture neither ARM nor RISC-V.
@@ -109,7 +109,7 @@ fn write(
     Ok(Header::decode(&bytes))
 }
 
-/// The sum of little-endian words, as their bytes come in, however they are cut.
+/// The sum of little-endian words of a stream, however it is split into buffers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sum {
     sum: u32,
@@ -117,7 +117,7 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Begins with the header of an image to check, whose own checksum counts as the stamp.
+    /// Starts with the header of an image to verify, whose own checksum counts as the stamp.
     pub fn of_header(bytes: &[u8; HEADER_LEN]) -> Self {
         let mut header = *bytes;
         header[12..16].copy_from_slice(&STAMP.to_le_bytes());
@@ -139,19 +139,20 @@ impl Sum {
     }
 }
 
-/// Whether a file that begins so is such an image.
+/// Whether a file that begins with these bytes is such an image.
 pub fn recognise(head: &[u8]) -> bool {
     head.get(4..12) == Some(MAGIC)
 }
 
 impl Header {
-    /// Reads the header of a file that [`recognise`] knew.
+    /// Parses the header of a file that [`recognise`] accepted.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Self {
         let word = |at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let spl_version = (bytes[20..23] == *b"SPL").then(|| (bytes[23] >> 5, bytes[23] & 0x1f));
-        // A name may lie anywhere in the image by the format; every known writer puts it into the header.
+        // By the format a name may be anywhere in the image; all known writers put it into the
+        // header.
         let name_at = word(DT_NAME_AT) as usize;
         let device_tree = (spl_version >= Some((0, 2)) && (NAME_AT..HEADER_LEN).contains(&name_at))
             .then(|| {

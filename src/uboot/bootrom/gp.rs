@@ -1,4 +1,5 @@
-//! Owns TI's GP header as Keystone wants it: size and load address, big-endian. Never more than these eight bytes.
+//! Owns TI's GP header for Keystone: size and load address, big-endian. Never more than these eight
+//! bytes.
 //!
 //! Source: U-Boot, `tools/gpimage.c`, `tools/gpheader.h`. There is no magic and no checksum.
 
@@ -10,12 +11,12 @@ use serde::Serialize;
 
 use crate::uboot::stream::{self, Input};
 
-/// Bytes in the header.
+/// Size of the header in bytes.
 pub const HEADER_LEN: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Header {
-    /// Bytes of data after the header.
+    /// Size of the data after the header in bytes.
     pub size: u32,
     pub load: u32,
 }
@@ -37,7 +38,7 @@ impl Header {
     }
 }
 
-/// Puts the header before a loader's data.
+/// Writes the header before a loader's data.
 ///
 /// # Errors
 /// If the data is empty or beyond 4 GiB, or the load address 0.

@@ -1,4 +1,4 @@
-//! Owns the headers that boot ROMs want before a first-stage loader. Never writes a uImage.
+//! Owns the headers that boot ROMs require before a first-stage loader. Never writes a uImage.
 
 pub mod egon;
 pub mod gp;
@@ -15,7 +15,7 @@ fn size_field(size: u64, name: &str) -> Result<u32, Fault> {
     })
 }
 
-/// TI's boot ROMs take a load address of 0 for a missing image.
+/// TI's boot ROMs treat a load address of 0 as a missing image.
 fn check_load(load: u32, kind: &str) -> Result<(), Fault> {
     if load == 0 {
         return Err(

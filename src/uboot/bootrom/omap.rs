@@ -1,9 +1,9 @@
 //! Owns TI's header for OMAP and AM335x loaders (`MLO`). Never signs anything.
 //!
-//! Source: U-Boot, `tools/omapimage.c`, and TI's AM335x reference manual, "Image Format for GP Device". 512 bytes of
-//! configuration header: a table of contents with one entry, `CHSETTINGS`, and the settings themselves,
-//! all zero but for key and version; then the GP header. Words are little-endian, or the whole file is
-//! turned around word by word for XIP from a big-endian flash interface.
+//! Source: U-Boot, `tools/omapimage.c`, and TI's AM335x reference manual, "Image Format for GP
+//! Device". 512 bytes of configuration header: a table of contents with one entry, `CHSETTINGS`,
+//! and the settings themselves, all zero except key and version; then the GP header. Words are
+//! little-endian; for XIP from a big-endian flash interface all words of the file are byte-swapped.
 
 use std::io::{Seek, Write};
 use std::path::Path;
@@ -16,11 +16,12 @@ use crate::uboot::stream::{self, Input, Swap};
 
 /// Bytes of configuration header.
 const CH_LEN: usize = 512;
-/// Bytes of GP header, which its size counts too.
+/// Size of the GP header in bytes, which its size field includes.
 pub const GP_LEN: usize = 8;
-/// Bytes before the data.
+/// Offset of the data in bytes.
 pub const HEADER_LEN: usize = CH_LEN + GP_LEN;
-/// Bytes of an entry in the table of contents: offset, size, three unused words, a name of 12 bytes.
+/// Bytes of an entry in the table of contents: offset, size, three unused words, a name of 12
+/// bytes.
 const ENTRY_LEN: usize = 32;
 const SETTINGS_AT: usize = 2 * ENTRY_LEN;
 const SETTINGS_LEN: usize = 12;
@@ -29,15 +30,15 @@ const NAME: &[u8; 10] = b"CHSETTINGS";
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Header {
-    /// Bytes of data and GP header.
+    /// Size of data and GP header in bytes.
     pub size: u32,
     pub load: u32,
-    /// Whether each 32-bit word of the file is turned around.
+    /// Whether the file's 32-bit words are byte-swapped.
     pub byteswapped: bool,
     pub sections: Vec<Section>,
 }
 
-/// An entry in the table of contents and the settings that it points at.
+/// An entry in the table of contents and the settings that it refers to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Section {
     pub name: String,
@@ -50,11 +51,11 @@ pub struct Section {
     pub flags: u32,
 }
 
-/// Puts the header before a loader's data.
+/// Writes the header before a loader's data.
 ///
 /// # Errors
-/// If the data is empty or beyond 4 GiB, or the load address 0; if words are to be turned around and the data
-/// doesn't consist of whole ones.
+/// If the data is empty or beyond 4 GiB, or the load address 0; if words are to be swapped and the
+/// data is not a multiple of a word.
 pub fn create(load: u32, byteswap: bool, data: &Path, output: &Path) -> Result<Header> {
     let mut input = Input::open(data)?;
     stream::create(output, |out| write(load, byteswap, &mut input, out))
@@ -130,7 +131,7 @@ fn swap_words(bytes: &mut [u8]) {
     }
 }
 
-/// Whether a file that begins so is such an image, and if its words are turned around.
+/// Whether a file that begins with these bytes is such an image, and whether its words are swapped.
 pub fn recognise(head: &[u8]) -> Option<bool> {
     let name = head.get(20..32)?;
     if name.starts_with(NAME) {
@@ -142,10 +143,10 @@ pub fn recognise(head: &[u8]) -> Option<bool> {
 }
 
 impl Header {
-    /// Reads the header of a file that [`recognise`] knew.
+    /// Parses the header of a file that [`recognise`] accepted.
     ///
     /// # Errors
-    /// A sentence that says what is wrong with the table of contents.
+    /// A sentence about the invalid table of contents.
     pub fn decode(bytes: &[u8; HEADER_LEN], byteswapped: bool) -> Result<Self, String> {
         let mut bytes = *bytes;
         if byteswapped {

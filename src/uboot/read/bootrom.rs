@@ -13,7 +13,7 @@ use super::legacy::choose;
 use super::report::{Extract, Image, Part, Report, unknown};
 use super::source::Source;
 
-/// The next bytes as a header; the image's type is known by them already.
+/// Parses the next bytes as a header; the image's type is already known by them.
 fn header<const N: usize, R: Read>(source: &mut Source<R>) -> Result<[u8; N]> {
     source.array()?.ok_or_else(|| {
         Fault::input(format!(
@@ -24,7 +24,7 @@ fn header<const N: usize, R: Read>(source: &mut Source<R>) -> Result<[u8; N]> {
     })
 }
 
-/// Reads the data, passes it on if it was asked for, and tells where it lay and how many bytes are missing.
+/// Reads the data, forwards it if requested, and returns its place and how many bytes are missing.
 fn data<R: Read>(
     source: &mut Source<R>,
     size: u64,
@@ -101,7 +101,7 @@ pub(super) fn read_omap<R: Read>(
     })
 }
 
-/// Reads an image that has no magic: what does not end where its header says is none.
+/// Reads an image without a magic number: rejected unless it ends where its header says.
 pub(super) fn read_gp<R: Read>(
     mut source: Source<R>,
     extract: Option<Extract<'_>>,
@@ -120,7 +120,8 @@ pub(super) fn read_gp<R: Read>(
     })
 }
 
-/// Reads an eGON image. U-Boot itself often lies behind it in the same file, so that more data is no damage.
+/// Reads an eGON image. U-Boot itself often follows in the same file, so that more data is no
+/// damage.
 pub(super) fn read_egon<R: Read>(
     mut source: Source<R>,
     extract: Option<Extract<'_>>,

@@ -13,9 +13,9 @@ use crate::uboot::write::{CSF_LEN, has_table};
 use super::report::{Extract, Image, Part, Report};
 use super::source::Source;
 
-/// The most files in an image, so that a damaged table cannot fill the memory.
+/// Limit on the number of files, so that a damaged table cannot fill the memory.
 const MAX_FILES: usize = 1 << 16;
-/// The most bytes of a script that are kept to be shown.
+/// Limit on the text of a script that is kept, in bytes.
 const MAX_TEXT: u64 = 1 << 20;
 
 pub(super) fn read<R: Read>(mut source: Source<R>, extract: Option<Extract<'_>>) -> Result<Report> {
@@ -79,8 +79,8 @@ pub(super) fn read<R: Read>(mut source: Source<R>, extract: Option<Extract<'_>>)
     })
 }
 
-/// Bytes that follow the header by what it says. The size of a `firmware_ivt` image counts a signature too,
-/// which is appended later.
+/// The number of bytes after the header, according to it. The size of a `firmware_ivt` image
+/// includes a signature, which is appended later.
 fn data_len(header: &Header, problems: &mut Vec<String>) -> u64 {
     let size = u64::from(header.size);
     if header.kind != Kind::FIRMWARE_IVT {
@@ -116,14 +116,14 @@ fn check_rest<R: Read>(
     Ok(())
 }
 
-/// Why U-Boot cannot run a script's text, if it cannot.
+/// Why U-Boot cannot run a script's text, if so.
 fn unrunnable(parts: &[Part]) -> Option<String> {
     let text = parts.first()?.text.as_ref()?;
     let fault = check::runnable(text.as_bytes()).err()?;
     Some(format!("U-Boot cannot run it as it stands: {fault}"))
 }
 
-/// The data as it is read, with its checksum.
+/// The data being read, with its checksum.
 struct Data<'a, R> {
     source: &'a mut Source<R>,
     left: u64,
@@ -131,7 +131,7 @@ struct Data<'a, R> {
 }
 
 impl<R: Read> Data<'_, R> {
-    /// Passes on the next `count` bytes, fewer if the data ends.
+    /// Reads and forwards the next `count` bytes, or fewer if the data ends.
     fn pass(
         &mut self,
         count: u64,
@@ -159,7 +159,7 @@ impl<R: Read> Data<'_, R> {
     }
 }
 
-/// The sizes of the files, up to a zero. Of a table that makes no sense, none.
+/// The sizes of the files, up to a zero; empty if the table is invalid.
 fn read_table<R: Read>(data: &mut Data<'_, R>, problems: &mut Vec<String>) -> io::Result<Vec<u64>> {
     let mut sizes = Vec::new();
     loop {
@@ -171,7 +171,7 @@ fn read_table<R: Read>(data: &mut Data<'_, R>, problems: &mut Vec<String>) -> io
                 return Ok(Vec::new());
             }
             None => {
-                // Of truncated data nothing else needs to be said.
+                // Truncation is reported elsewhere, as the only problem.
                 if data.left < 4 {
                     problems.push("its table of files has no end".to_string());
                 }
@@ -201,7 +201,7 @@ fn read_table<R: Read>(data: &mut Data<'_, R>, problems: &mut Vec<String>) -> io
     Ok(sizes)
 }
 
-/// Reads the files, each padded to 4 bytes, and passes on the one that was asked for.
+/// Reads the files, each padded to 4 bytes, and forwards the requested one.
 fn read_files<R: Read>(
     data: &mut Data<'_, R>,
     header: &Header,
@@ -238,7 +238,7 @@ fn read_files<R: Read>(
     Ok(parts)
 }
 
-/// Which of `count` files was meant.
+/// The index of the requested one of `count` files.
 pub(super) fn choose(part: Option<usize>, count: usize) -> Result<usize, Fault> {
     match (part, count) {
         (_, 0) => Err(Fault::input("it holds no data")),

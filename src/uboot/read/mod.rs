@@ -1,5 +1,5 @@
-//! Owns looking into an image: what it is, what it holds, what is wrong with it. Reads it once, from a pipe too, and
-//! never holds more of it than a piece, the table of its files, and a script's text.
+//! Owns inspecting an image: type, content, damage. Reads it once, also from a pipe, and never
+//! holds more of it in memory than a buffer, the table of its files, and a script's text.
 
 mod bootrom;
 mod legacy;
@@ -20,18 +20,19 @@ use report::unknown;
 pub use report::{Extract, Image, Part, Report};
 use source::Source;
 
-/// The largest image taken for a GP one, which has no magic: far above what a chip's own memory holds.
+/// The largest image accepted as a GP one, which has no magic number: far above the size of a
+/// chip's internal memory.
 const MAX_GP: u32 = 16 << 20;
-/// Bytes read to recognise an image: the longest header.
+/// Bytes needed to recognise an image: the size of the longest header.
 const HEAD_LEN: u64 = omap::HEADER_LEN as u64;
 
-/// Reads an image and tells what it is. `length` is that of the file, if it is known; a pipe's is not.
-/// What lies behind the image is never read, so that an endless pipe ends.
+/// Reads an image and describes it. `length` is the file's, if known; a pipe's is not. Data after
+/// the image is never read, so that an endless pipe ends.
 ///
 /// # Errors
-/// A [`Fault`] without the file's name, which the caller adds, if this is no image that hearth knows, or if it lacks the
-/// file that was asked for; an [`io::Error`] of reading, or of writing what was asked for.
-/// Damage is no error, but among the report's problems.
+/// A [`Fault`] without the file's name, which the caller adds, if this is no known image or lacks
+/// the requested file; an [`io::Error`] of reading, or of writing the requested file. Damage is no
+/// error, but in the report's problems.
 pub fn inspect(
     mut input: impl Read,
     length: Option<u64>,
@@ -58,10 +59,11 @@ pub fn inspect(
     Err(unknown(&head).into())
 }
 
-/// Writes one file of the image to `output`, if the image is whole; else nothing. `name` is what to call the image.
+/// Writes one file of the image to `output`, if the image is intact; else nothing. `name` is the
+/// image's name in messages.
 ///
 /// # Errors
-/// As [`inspect`], with the name; and if the image is damaged, a [`Fault`] that tells all that is wrong.
+/// As [`inspect`], with the name; and if the image is damaged, a [`Fault`] that lists all problems.
 pub fn extract(
     name: &str,
     input: impl Read,
@@ -91,7 +93,7 @@ pub fn extract(
     Ok(report)
 }
 
-/// Remembers whether it was writing that failed, as an [`io::Error`] alone does not tell.
+/// Records whether writing failed, which an [`io::Error`] alone does not say.
 struct Outcome {
     file: AtomicFile,
     failed: bool,
@@ -107,7 +109,7 @@ impl Write for Outcome {
     }
 }
 
-/// A GP header is told by its size alone, which must be that of the file, where that is known.
+/// A GP header is recognised by its size alone, which must match the file's, if known.
 fn is_gp(head: &[u8], length: Option<u64>) -> bool {
     let Some(header) = head.first_chunk().map(gp::Header::decode) else {
         return false;

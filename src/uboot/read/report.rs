@@ -10,21 +10,21 @@ use crate::uboot::bootrom::{egon, gp, omap};
 use crate::uboot::ids::Kind;
 use crate::uboot::uimage::Header;
 
-/// What a file turned out to be.
+/// The description of an image.
 #[derive(Debug, Serialize)]
 pub struct Report {
     #[serde(flatten)]
     pub image: Image,
-    /// The files in it: of a multi-file or script image those of its table, else all the data.
+    /// The files in it: those in the table of a multi-file or script image, else all the data.
     pub parts: Vec<Part>,
-    /// What is wrong with it, each a clause such as `its data is truncated: …`. Empty: the image is whole.
+    /// Damage, a clause each, such as `its data is truncated: …`. Empty if the image is intact.
     pub problems: Vec<String>,
-    /// What is worth knowing of a whole image, each a sentence: padding, a script that U-Boot cannot run.
+    /// Remarks on an intact image, a sentence each: padding, a script that U-Boot cannot run.
     pub notes: Vec<String>,
 }
 
 impl Report {
-    /// All that is wrong, as one failure without the file's name; `None` for a whole image.
+    /// All problems as one error without the file's name; `None` for an intact image.
     pub fn damage(&self) -> Option<Fault> {
         (!self.problems.is_empty()).then(|| Fault::input(self.problems.join("; ")))
     }
@@ -41,7 +41,7 @@ pub enum Image {
 }
 
 impl Image {
-    /// The image type by the number that a uImage's header has for it.
+    /// The image type, as the number in a uImage's header.
     pub fn kind(&self) -> Kind {
         match self {
             Image::Uimage(header) => header.kind,
@@ -55,19 +55,19 @@ impl Image {
 /// A file in an image.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
-    /// Where it begins, in bytes from the beginning of the image.
+    /// Its offset from the beginning of the image, in bytes.
     pub offset: u64,
     pub size: u64,
-    /// The text of a script, the one file of it that U-Boot runs; not of one beyond 1 MiB.
+    /// The text, for the file of a script that U-Boot runs; `None` beyond 1 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
 
-/// Asks for one of the files while the image is read.
+/// A request to extract one of the files while the image is read.
 pub struct Extract<'a> {
-    /// Counted from 0; may be left out where there is one only.
+    /// Counted from 0; optional if there is only one.
     pub part: Option<usize>,
-    /// Gets the data before its checksum is known.
+    /// Gets the data before its checksum is verified.
     pub out: &'a mut dyn Write,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn unknown(head: &[u8]) -> Fault {
     .remedy("hearth knows uImages, and images of type omapimage, gpimage and sunxi_egon")
 }
 
-/// Names a well-known format, since the file is more likely the wrong one than a broken one.
+/// Names other well-known formats: the file is more likely the wrong one than damaged.
 fn other_format(head: &[u8]) -> &'static str {
     let formats: [(usize, &[u8], &str); 10] = [
         (

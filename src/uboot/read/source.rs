@@ -1,4 +1,4 @@
-//! Owns the position in a file that is read once. Never looks behind what it is asked for.
+//! Owns the position in a file that is read once. Never reads further than requested.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -21,7 +21,8 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// Passes on the next `count` bytes, fewer if the file ends, and gives their number.
+    /// Reads and forwards the next `count` bytes, or fewer if the file ends, and returns their
+    /// number.
     pub fn pass(
         &mut self,
         count: u64,
@@ -58,7 +59,7 @@ impl<R: Read> Source<R> {
         Ok((filled == N).then_some(bytes))
     }
 
-    /// Whether all that follows is padding. Reads a file of known length to its end, and nothing of a pipe.
+    /// Whether the rest is padding. Reads a file of known length to its end, and nothing of a pipe.
     pub fn rest_is_padding(&mut self) -> io::Result<bool> {
         let Some(length) = self.length else {
             return Ok(false);
@@ -77,7 +78,7 @@ impl<R: Read> Source<R> {
         Ok(zeroes || ones)
     }
 
-    /// How much follows, as words for a sentence; `None`: nothing.
+    /// The size of the rest, in words for a message; `None` if there is none.
     pub fn rest(&mut self) -> io::Result<Option<String>> {
         if let Some(length) = self.length {
             let rest = length.saturating_sub(self.position);
