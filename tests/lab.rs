@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth::job::{Collector, JobSettings, Loader, Merger, NumberedLine, Outcome, Trust, payload};
-use hearth::lab::{JobState, Known, OPENAPI, Store, router};
+use hearth::lab::{JobState, Known, LabStore, OPENAPI, router};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -65,7 +65,7 @@ impl Agent {
     }
 
     /// Plays the lab that follows this board's console: waits for the hash that it shows.
-    fn confirm(&self, store: &Store, board: &str) {
+    fn confirm(&self, store: &LabStore, board: &str) {
         let mut hash = None;
         wait_for("the hash on the console", || {
             let console = self.console();
@@ -96,9 +96,9 @@ impl Drop for Agent {
 }
 
 /// Serves the lab until the runtime is dropped, as a killed lab would stop.
-fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, Arc<Store>) {
+fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, Arc<LabStore>) {
     let runtime = Runtime::new().unwrap();
-    let store = Arc::new(Store::open(store).unwrap());
+    let store = Arc::new(LabStore::open(store).unwrap());
     let known: Vec<Known> = boards
         .iter()
         .map(|name| Known {
@@ -148,7 +148,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn finished(store: &Store, id: i64) -> bool {
+fn finished(store: &LabStore, id: i64) -> bool {
     store.job(id).unwrap().unwrap().state == JobState::Finished
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hearth::board::ConsoleLog;
 use hearth::error::{Class, Fault};
-use hearth::lab::{Booted, Store};
+use hearth::lab::{BootedBoard, LabStore};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::console::{Shown, interact};
@@ -39,7 +39,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         .with_context(|| format!("cannot make {}", directory.display()))?;
     let _ours = arguments.target.reserve(&target, &directory, terminal)?;
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let store = Arc::new(Store::open(&target.store(scratch.path()))?);
+    let store = Arc::new(LabStore::open(&target.store(scratch.path()))?);
     store.hold(&target.board.name, HOLD)?;
     let _serving = Serving::start(&target, &store)?;
     let mut access = target.access(scratch.path())?;
@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
     }
-    let mut board = Booted::boot(
+    let mut board = BootedBoard::boot(
         &mut access,
         target.timeouts(),
         begun,

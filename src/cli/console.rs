@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::board::console::{self, Console};
-use hearth::board::{ConsoleLog, Event, Timeouts, Watch};
+use hearth::board::{ConsoleEvent, ConsoleLog, ConsoleParser, Timeouts};
 use hearth::error::Fault;
 use hearth::recipe::board_or_type;
 use hearth::sanitise;
@@ -125,7 +125,7 @@ pub fn interact(
     shown: &mut Shown,
 ) -> Result<()> {
     let _raw = RawTerminal::enter()?;
-    let mut watch = Watch::default();
+    let mut parser = ConsoleParser::default();
     let mut gone: Option<Instant> = None;
     let mut escape = Escape::default();
     let mut buffer = [0; 16 << 10];
@@ -136,14 +136,14 @@ pub fn interact(
         let at = begun.elapsed().as_secs_f64();
         if let Some(missed) = console.missed() {
             tell_aside(&missed);
-            log_lines(log, at, &watch.finish())?;
+            log_lines(log, at, &parser.finish())?;
             log.line(at, &format!("hearth: {missed}"))?;
         }
         await_return(console, &mut gone, patience)?;
         let mut stdout = io::stdout().lock();
         stdout.write_all(&shown.bytes(&buffer[..count]))?;
         stdout.flush()?;
-        log_lines(log, at, &watch.feed(&buffer[..count]))?;
+        log_lines(log, at, &parser.feed(&buffer[..count]))?;
         if count > 0 {
             log.flush()?;
         }
@@ -158,9 +158,9 @@ pub fn interact(
     }
 }
 
-fn log_lines(log: &mut ConsoleLog, at: f64, events: &[Event]) -> io::Result<()> {
+fn log_lines(log: &mut ConsoleLog, at: f64, events: &[ConsoleEvent]) -> io::Result<()> {
     for event in events {
-        if let Event::Line { text, .. } = event {
+        if let ConsoleEvent::Line { text, .. } = event {
             log.line(at, text)?;
         }
     }

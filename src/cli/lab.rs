@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use hearth::dirs;
 use hearth::error::Fault;
-use hearth::lab::{Boot, Store, adopt, choose, strangers};
+use hearth::lab::{Boot, LabStore, adopt, choose, strangers};
 use hearth::recipe::{LoadedLab, suggestion};
 use hearth::sanitise;
 
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let lab = LoadedLab::find(lab.as_deref())?.ok_or_else(|| {
         Fault::input("there is no lab.toml here").remedy("name the lab file with --lab")
     })?;
-    let store = Store::open(&dirs::state().join("lab.sqlite"))?;
+    let store = LabStore::open(&dirs::state().join("lab.sqlite"))?;
     let strangers = strangers(&store, &lab)?;
     let Some(which) = board else {
         list(&strangers, terminal)?;

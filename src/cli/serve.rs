@@ -60,7 +60,7 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let store = Arc::new(lab::Store::open(&dirs::state().join("lab.sqlite"))?);
+    let store = Arc::new(lab::LabStore::open(&dirs::state().join("lab.sqlite"))?);
     let server = Server::open(lab.clone(), &arguments.images, inherited)?;
     let server = with_api(server, &lab, store);
     for line in server.status() {

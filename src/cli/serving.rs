@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hearth::lab::{Known, Store, router};
+use hearth::lab::{Known, LabStore, router};
 use hearth::netboot::serve::Server;
 use hearth::recipe::LoadedLab;
 use listenfd::ListenFd;
@@ -30,7 +30,7 @@ impl Serving {
     ///
     /// # Errors
     /// If one cannot be, or the board's image is none that can be served.
-    pub fn start(target: &Target, store: &Arc<Store>) -> Result<Self> {
+    pub fn start(target: &Target, store: &Arc<LabStore>) -> Result<Self> {
         if TcpStream::connect_timeout(&target.lab.settings.http(), PROBE).is_ok() {
             return Ok(Serving {
                 stop: None,
@@ -108,7 +108,7 @@ fn serve(
 }
 
 /// Adds the boards' API to the servers.
-pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<Store>) -> Server {
+pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<LabStore>) -> Server {
     let images = server.store();
     let idle = lab.settings.idle;
     let lab = lab.clone();

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hearth::board::{Timeouts, console, network as board_network, power, qemu};
 use hearth::error::Fault;
-use hearth::lab::{self, Access, network};
+use hearth::lab::{self, BoardAccess, network};
 use hearth::recipe::{Board, LoadedLab, Power, board_or_type};
 use hearth::rootfs::Manifest;
 use nix::fcntl::{Flock, FlockArg};
@@ -168,11 +168,11 @@ fn open(path: &Path) -> Result<File> {
 
 impl Target {
     /// How to switch the board on. What an emulated one is made of goes into `scratch`.
-    pub fn access(&self, scratch: &Path) -> Result<Access> {
+    pub fn access(&self, scratch: &Path) -> Result<BoardAccess> {
         let board = &self.board;
         if self.emulated {
             let spec = lab::emulated::prepare(board, &self.lab.settings, &self.build, scratch)?;
-            return Ok(Access::Emulated {
+            return Ok(BoardAccess::Emulated {
                 spec,
                 launcher: companion::launcher()?,
             });
@@ -189,7 +189,7 @@ impl Target {
             .power
             .as_ref()
             .ok_or_else(|| missing("power switch"))?;
-        Ok(Access::Real {
+        Ok(BoardAccess::Real {
             power: power::open(switch, asking())?,
             console: Box::new(move || console::open(&console)),
         })

@@ -17,7 +17,7 @@ use hearth::job::{
     JobSettings, Loaded, Loader, Parameter, Pattern, Payload, Report, Trust, Verdict, is_variable,
     payload,
 };
-use hearth::lab::{self, Order, Ran, Store, network};
+use hearth::lab::{self, JobRequest, LabStore, RunResult, network};
 use hearth::output::write_atomically;
 use hearth::rootfs::Manifest;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -126,7 +126,7 @@ fn definitions(
 }
 
 /// A job that is ready to be handed out.
-struct Job {
+struct PreparedJob {
     tar: Vec<u8>,
     payload: Payload,
     patterns: BTreeMap<String, Pattern>,
@@ -137,7 +137,7 @@ fn prepare(
     loader: &mut Loader,
     definitions: &[Loaded],
     target: &Target,
-) -> Result<Job> {
+) -> Result<PreparedJob> {
     let mut tar = Vec::new();
     let settings = JobSettings {
         parameters: arguments.parameters.clone(),
@@ -155,7 +155,7 @@ fn prepare(
         .zip(definitions)
         .filter_map(|(suite, loaded)| Some((suite.clone(), loaded.definition.pattern.clone()?)))
         .collect();
-    Ok(Job {
+    Ok(PreparedJob {
         tar,
         payload,
         patterns,
@@ -181,12 +181,12 @@ fn test(
     arguments: &Arguments,
     terminal: &Terminal,
     target: &Target,
-    job: &Job,
+    job: &PreparedJob,
     directory: &Path,
 ) -> Result<Report> {
     let started = now();
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let store = Arc::new(Store::open(&target.store(scratch.path()))?);
+    let store = Arc::new(LabStore::open(&target.store(scratch.path()))?);
     let _serving = Serving::start(target, &store)?;
     let mut access = target.access(scratch.path())?;
     let cancelled = Arc::new(AtomicBool::new(false));
@@ -196,7 +196,7 @@ fn test(
     let mut timeouts = target.timeouts();
     timeouts.running = arguments.timeout.unwrap_or(timeouts.running);
     let image = Manifest::load(&target.build)?.image;
-    let order = Order {
+    let request = JobRequest {
         board: &target.board.name,
         image: &image,
         store: &store,
@@ -213,11 +213,11 @@ fn test(
         directory,
         cancelled: &cancelled,
     };
-    let ran = lab::run(&order, &mut access, &mut Live::new(terminal))?;
-    Ok(report_of(target, image, started, ran))
+    let result = lab::run(&request, &mut access, &mut Live::new(terminal))?;
+    Ok(report_of(target, image, started, result))
 }
 
-fn report_of(target: &Target, image: String, started: String, ran: Ran) -> Report {
+fn report_of(target: &Target, image: String, started: String, result: RunResult) -> Report {
     Report {
         version: 1,
         hearth: env!("CARGO_PKG_VERSION").into(),
@@ -225,12 +225,12 @@ fn report_of(target: &Target, image: String, started: String, ran: Ran) -> Repor
         board_type: target.board.type_name.clone(),
         image,
         started,
-        duration: ran.duration,
-        identity: ran.identity,
-        attempts: ran.attempts,
-        suites: ran.suites,
-        problems: ran.problems,
-        warnings: ran.warnings,
+        duration: result.duration,
+        identity: result.identity,
+        attempts: result.attempts,
+        suites: result.suites,
+        problems: result.problems,
+        warnings: result.warnings,
     }
 }
 

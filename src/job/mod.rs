@@ -25,5 +25,5 @@ pub use load::{Loaded, Loader};
 pub use merge::{Merger, NumberedLine};
 pub use pattern::Pattern;
 pub use payload::{JobSettings, Parameter, Payload, payload};
-pub use result::{Attempt, Case, Identity, Outcome, Report, Suite, Verdict};
+pub use result::{AttemptRecord, Case, Identity, Outcome, Report, Suite, Verdict};
 pub use signal::{BadSignal, CaseSignal, Parsed, Signal, has_signal, scan};

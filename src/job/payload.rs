@@ -101,7 +101,7 @@ pub fn payload(
 ) -> Result<Payload> {
     let names: Vec<String> = definitions.iter().map(suite_name).collect();
     check_parameters(&settings.parameters, &names)?;
-    let mut job = Job {
+    let mut job = JobWriter {
         tar: Builder::new(out),
         packed: Vec::new(),
     };
@@ -162,12 +162,12 @@ struct Packed {
 }
 
 /// A job's tar under way.
-struct Job<W: Write> {
+struct JobWriter<W: Write> {
     tar: Builder<W>,
     packed: Vec<Packed>,
 }
 
-impl<W: Write> Job<W> {
+impl<W: Write> JobWriter<W> {
     fn add_definition(
         &mut self,
         suite: &str,

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::store::{Boot, Store};
+use super::store::{Boot, LabStore};
 use crate::error::Fault;
 use crate::output::write_atomically;
 use crate::recipe::{LoadedLab, Mac, find, suggestion};
 use crate::sanitise;
 
 /// The last boot of each board that checked in with an Ethernet address that the lab does not know, newest first.
-pub fn strangers(store: &Store, lab: &LoadedLab) -> Result<Vec<Boot>> {
+pub fn strangers(store: &LabStore, lab: &LoadedLab) -> Result<Vec<Boot>> {
     let mut found: Vec<Boot> = Vec::new();
     for boot in store.strangers()? {
         let Ok(mac) = boot.claim.mac.parse::<Mac>() else {
@@ -117,7 +117,7 @@ mod tests {
         let path = dir.path().join("lab.toml");
         fs::write(&path, LAB).unwrap();
         let lab = LoadedLab::load(&path).unwrap();
-        let store = Store::open(&dir.path().join("lab.sqlite")).unwrap();
+        let store = LabStore::open(&dir.path().join("lab.sqlite")).unwrap();
         store
             .check_in(&claim("neo1", 1), Some("not known"))
             .unwrap();

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::identity::{Claim, Known, check};
-use super::store::{Boot, Store};
+use super::store::{Boot, LabStore};
 
 /// The description of this API, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -39,7 +39,7 @@ pub type Roster = Arc<dyn Fn() -> Vec<Known> + Send + Sync>;
 
 #[derive(Clone)]
 struct Lab {
-    store: Arc<Store>,
+    store: Arc<LabStore>,
     roster: Roster,
     idle: f64,
     /// Set once the store is being watched.
@@ -48,7 +48,7 @@ struct Lab {
 
 /// The routes below `/api/v1`.
 /// `idle`: how long, in seconds, a board that has nothing to do may stay on.
-pub fn router(store: Arc<Store>, roster: Roster, idle: f64) -> Router {
+pub fn router(store: Arc<LabStore>, roster: Roster, idle: f64) -> Router {
     Router::new()
         .route("/api/v1/openapi.json", get(openapi))
         .route(
@@ -122,7 +122,7 @@ async fn identify(lab: &Lab, claim: Claim) -> Result<Boot, Refusal> {
 }
 
 /// What is wrong with a boot by now: it may have been adopted, or its twin have come.
-fn problem(store: &Store, boot: &Boot, known: &[Known]) -> Result<Option<String>> {
+fn problem(store: &LabStore, boot: &Boot, known: &[Known]) -> Result<Option<String>> {
     if store.twin(boot)? {
         let name = &boot.claim.board;
         return Ok(Some(format!(

@@ -6,43 +6,43 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::access::{Access, Powered};
-use super::attended::Attended;
-use super::run::Observer;
+use super::board_access::{BoardAccess, Powered};
+use super::console_monitor::ConsoleMonitor;
+use super::request::Observer;
 use crate::board::console::Console;
-use crate::board::{ConsoleLog, Event, Failure, FailureClass, Timeouts};
+use crate::board::{ConsoleEvent, ConsoleLog, FailureClass, RunFailure, Timeouts};
 
 /// A board that was booted up to a login. Dropping it cuts its power.
-pub struct Booted<'a> {
+pub struct BootedBoard<'a> {
     board: Powered<'a>,
     log: &'a mut ConsoleLog,
 }
 
-impl<'a> Booted<'a> {
+impl<'a> BootedBoard<'a> {
     /// Switches the board on and waits for its login prompt. Times in the log count from `begun`.
     ///
     /// # Errors
     /// If power, console or log fail; what fails on the board's side is the inner error.
     pub fn boot(
-        access: &'a mut Access,
+        access: &'a mut BoardAccess,
         timeouts: Timeouts,
         begun: Instant,
         log: &'a mut ConsoleLog,
         cancelled: &AtomicBool,
         observer: &mut dyn Observer,
-    ) -> Result<Result<Self, Failure>> {
-        let mut board = Attended::on(access, timeouts, begun, log)?;
+    ) -> Result<Result<Self, RunFailure>> {
+        let mut board = ConsoleMonitor::on(access, timeouts, begun, log)?;
         loop {
             let events = board.look()?;
             board.judge_loss();
             board.tell(observer);
-            if events.contains(&Event::Login) {
+            if events.contains(&ConsoleEvent::Login) {
                 let (board, log) = board.leave();
-                return Ok(Ok(Booted { board, log }));
+                return Ok(Ok(BootedBoard { board, log }));
             }
             let failure = if cancelled.load(Ordering::Relaxed) {
                 let why = "somebody stopped the boot";
-                Some(board.machine.failed(FailureClass::Cancelled, why))
+                Some(board.tracker.failed(FailureClass::Cancelled, why))
             } else {
                 board.failure()
             };

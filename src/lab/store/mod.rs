@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::identity::Claim;
 use super::secret;
-use super::store_file;
+mod file;
 
 /// How long another process may hold the file.
 const BUSY: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ impl JobState {
 
 /// A job without its payload and output.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Job {
+pub struct JobStatus {
     pub id: i64,
     pub board: String,
     pub state: JobState,
@@ -76,16 +76,16 @@ pub struct Boot {
 
 /// The store. Shared between threads; each call is one transaction.
 #[derive(Debug)]
-pub struct Store {
+pub struct LabStore {
     connection: Mutex<Connection>,
     /// Counts the changes that a waiting board wants to know of.
     changes: watch::Sender<u64>,
 }
 
-impl Store {
+impl LabStore {
     /// Opens the store, and makes it if it is not there.
     pub fn open(path: &Path) -> Result<Self> {
-        store_file::prepare(path)?;
+        file::prepare(path)?;
         let failed = || format!("cannot open the lab's store {}", path.display());
         let mut connection = Connection::open(path).with_context(failed)?;
         connection.busy_timeout(BUSY)?;
@@ -95,8 +95,8 @@ impl Store {
             .pragma_update(None, "journal_mode", "WAL")
             .with_context(failed)?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
-        store_file::migrate(&mut connection).with_context(failed)?;
-        Ok(Store {
+        file::migrate(&mut connection).with_context(failed)?;
+        Ok(LabStore {
             connection: Mutex::new(connection),
             changes: watch::Sender::new(0),
         })
@@ -131,14 +131,14 @@ impl Store {
         Ok(id)
     }
 
-    pub fn job(&self, id: i64) -> Result<Option<Job>> {
+    pub fn job(&self, id: i64) -> Result<Option<JobStatus>> {
         Ok(self
             .lock()
             .query_row(
                 "SELECT id, board, state, seen FROM job WHERE id = ?1",
                 [id],
                 |row| {
-                    Ok(Job {
+                    Ok(JobStatus {
                         id: row.get(0)?,
                         board: row.get(1)?,
                         state: JobState::from_name(&row.get::<_, String>(2)?),
@@ -296,7 +296,7 @@ impl Store {
     }
 
     /// A board says who it is. The same boot that checks in again with the same secret keeps its token. Of its earlier
-    /// boots none counts any more; one that goes on talking is a twin (see [`Store::twin`]).
+    /// boots none counts any more; one that goes on talking is a twin (see [`LabStore::twin`]).
     pub fn check_in(&self, claim: &Claim, problem: Option<&str>) -> Result<Boot> {
         let at = now();
         let hash = secret::hash(&claim.secret);
@@ -306,7 +306,7 @@ impl Store {
         };
         let mut connection = self.lock();
         let transaction = immediate(&mut connection)?;
-        let token = secret::token(&store_file::key(&transaction)?, claim)?;
+        let token = secret::token(&file::key(&transaction)?, claim)?;
         let confirmed = is_confirmed(&transaction, &hash)?;
         // A stranger must not end the boot of a board that the console showed.
         transaction.execute(
@@ -522,9 +522,9 @@ pub(super) fn now() -> f64 {
 mod tests {
     use super::*;
 
-    fn store() -> (tempfile::TempDir, Store) {
+    fn store() -> (tempfile::TempDir, LabStore) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("lab.sqlite")).unwrap();
+        let store = LabStore::open(&dir.path().join("lab.sqlite")).unwrap();
         (dir, store)
     }
 
@@ -538,7 +538,7 @@ mod tests {
     }
 
     /// A boot whose console the lab follows.
-    fn boot(store: &Store, board: &str, boot: &str) -> Boot {
+    fn boot(store: &LabStore, board: &str, boot: &str) -> Boot {
         let claim = claim(board, boot);
         store.confirm(board, &secret::hash(&claim.secret)).unwrap();
         store.check_in(&claim, None).unwrap()
@@ -653,7 +653,7 @@ mod tests {
         assert_eq!(store.append(&own, id, 0, b"hello wor").unwrap(), Some(9));
         assert_eq!(store.append(&own, id, 20, b"gap").unwrap(), Some(9));
         drop(store);
-        let store = Store::open(&dir.path().join("lab.sqlite")).unwrap();
+        let store = LabStore::open(&dir.path().join("lab.sqlite")).unwrap();
         let own = store.boot(&own.token).unwrap().unwrap();
         assert_eq!(store.append(&own, id, 9, b"ld").unwrap(), Some(11));
         assert_eq!(store.output(id, 0).unwrap(), b"hello world");

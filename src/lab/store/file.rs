@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::secret;
+use crate::lab::secret;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS job (
@@ -143,7 +143,7 @@ fn set_fact(connection: &Connection, name: &str, value: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::Store;
+    use crate::lab::LabStore;
 
     #[test]
     fn nobody_else_reads_the_store_even_one_that_was_made_open() {
@@ -151,10 +151,10 @@ mod tests {
         let state = dir.path().join("state");
         fs::create_dir(&state).unwrap();
         let path = state.join("lab.sqlite");
-        drop(Store::open(&path).unwrap());
+        drop(LabStore::open(&path).unwrap());
         fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let _store = Store::open(&path).unwrap();
+        let _store = LabStore::open(&path).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
         assert_eq!(mode(&state), 0o700);
         for file in fs::read_dir(&state).unwrap() {
