@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hearth::dirs;
 use hearth::error::Fault;
-use hearth::lab;
+use hearth::lab::{LabStore, listing};
 use hearth::netboot::serve::Server;
 use hearth::recipe::LoadedLab;
 use listenfd::ListenFd;
@@ -60,9 +60,14 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let store = Arc::new(lab::LabStore::open(&dirs::state().join("lab.sqlite"))?);
+    let store = Arc::new(LabStore::open(&dirs::state().join("lab.sqlite"))?);
     let server = Server::open(lab.clone(), &arguments.images, inherited)?;
-    let server = with_api(server, &lab, store);
+    let list = listing(
+        Arc::new(server.index()),
+        lab.settings.address,
+        &store.operator_token()?,
+    );
+    let server = with_api(server, &lab, store).with_routes(list);
     for line in server.status() {
         terminal.say(&line);
     }

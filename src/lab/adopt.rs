@@ -13,9 +13,9 @@ use crate::recipe::{LoadedLab, Mac, find, suggestion};
 use crate::sanitise;
 
 /// The last boot of each board that checked in with an Ethernet address that the lab does not know, newest first.
-pub fn strangers(store: &LabStore, lab: &LoadedLab) -> Result<Vec<Boot>> {
+pub fn unknown_boards(store: &LabStore, lab: &LoadedLab) -> Result<Vec<Boot>> {
     let mut found: Vec<Boot> = Vec::new();
-    for boot in store.strangers()? {
+    for boot in store.with_problem()? {
         let Ok(mac) = boot.claim.mac.parse::<Mac>() else {
             continue;
         };
@@ -31,12 +31,9 @@ pub fn strangers(store: &LabStore, lab: &LoadedLab) -> Result<Vec<Boot>> {
 ///
 /// # Errors
 /// If there is none, or several claim the name.
-pub fn choose(strangers: Vec<Boot>, which: &str) -> Result<Boot> {
-    let known: Vec<String> = strangers
-        .iter()
-        .map(|boot| boot.claim.mac.clone())
-        .collect();
-    let mut chosen = strangers
+pub fn choose(unknown: Vec<Boot>, which: &str) -> Result<Boot> {
+    let known: Vec<String> = unknown.iter().map(|boot| boot.claim.mac.clone()).collect();
+    let mut chosen = unknown
         .into_iter()
         .filter(|boot| boot.claim.mac.eq_ignore_ascii_case(which) || boot.claim.board == which);
     match (chosen.next(), chosen.next()) {
@@ -124,7 +121,7 @@ mod tests {
         store
             .check_in(&claim("neo2", 2), Some("not known"))
             .unwrap();
-        let found = strangers(&store, &lab).unwrap();
+        let found = unknown_boards(&store, &lab).unwrap();
         assert_eq!(found.len(), 2);
         assert!(choose(found.clone(), "neo3").is_err());
         let neo = choose(found, "02:00:00:00:00:01").unwrap();
@@ -145,7 +142,7 @@ mod tests {
             lab.board("neo1").unwrap().mac,
             neo.claim.mac.parse().unwrap()
         );
-        let left = strangers(&store, &lab).unwrap();
+        let left = unknown_boards(&store, &lab).unwrap();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].claim.board, "neo2");
     }

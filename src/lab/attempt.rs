@@ -9,8 +9,7 @@ use anyhow::Result;
 use super::board_access::BoardAccess;
 use super::console_monitor::ConsoleMonitor;
 use super::request::{JobRequest, Observer};
-use super::secret;
-use super::store::{Boot, JobState};
+use super::store::{Boot, JobState, StoreError};
 use crate::board::power::Light;
 use crate::board::{BootState, ConsoleEvent, ConsoleLog, FailureClass, RunFailure};
 use crate::job::{AttemptRecord, Collector, Identity, Merger, NumberedLine, Suite, has_signal};
@@ -28,6 +27,8 @@ pub(super) struct AttemptResult {
     pub attempt: AttemptRecord,
     /// The last state that the board reached.
     pub reached: BootState,
+    /// Whether the lab's store failed: another attempt could do no better.
+    pub store_lost: bool,
     pub suites: Vec<Suite>,
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
@@ -106,14 +107,10 @@ impl<'a> Attempt<'a> {
 
     /// Goes through with the attempt, and switches the board off.
     pub(super) fn run(mut self, observer: &mut dyn Observer) -> Result<AttemptResult> {
-        let failure = self.watch(observer)?;
-        if failure.is_none() {
-            self.warnings.extend(self.monitor.gone());
-        }
-        self.read_what_is_left()?;
-        self.request.store.cancel(self.job)?;
-        let failure = failure.or_else(|| self.lost_lines());
-        self.tell_unconfirmed()?;
+        let (failure, store_lost) = match self.follow(observer) {
+            Ok(failure) => (failure, false),
+            Err(error) => (Some(self.lost_store(error)?), true),
+        };
         let reached = self.monitor.tracker.state();
         let failure = match failure {
             Some(failure) => {
@@ -136,11 +133,47 @@ impl<'a> Attempt<'a> {
                 failure,
             },
             reached,
+            store_lost,
             suites,
             problems,
             warnings: self.warnings,
             identity: self.identity,
         })
+    }
+
+    /// Follows the board to the end of its job, and closes the job in the store.
+    fn follow(&mut self, observer: &mut dyn Observer) -> Result<Option<RunFailure>> {
+        let failure = self.watch(observer)?;
+        if failure.is_none() {
+            self.warnings.extend(self.monitor.gone());
+        }
+        match (failure, self.close()) {
+            (None, closed) => closed.map(|()| self.lost_lines()),
+            (Some(failure), Ok(())) => Ok(Some(failure)),
+            // The first failure counts.
+            (Some(failure), Err(error)) => {
+                self.warnings.push(format!("{error:#}"));
+                Ok(Some(failure))
+            }
+        }
+    }
+
+    /// Reads what is left of the output, and ends the job in the store.
+    fn close(&mut self) -> Result<()> {
+        self.read_what_is_left()?;
+        self.request.store.cancel(self.job)?;
+        self.tell_unconfirmed()
+    }
+
+    /// The failure of a run whose store cannot be used any more. What the console brought counts.
+    ///
+    /// # Errors
+    /// If the error is another one.
+    fn lost_store(&mut self, error: anyhow::Error) -> Result<RunFailure> {
+        let error: StoreError = error.downcast()?;
+        self.output.take_waiting_lines(self.monitor.at());
+        let message = format!("{:#}", anyhow::Error::new(error));
+        Ok(self.failed(FailureClass::Infrastructure, &message))
     }
 
     /// Watches over the board until the job is done or something failed.
@@ -191,8 +224,10 @@ impl<'a> Attempt<'a> {
                 }
                 _ => continue,
             };
-            if !of_job && let Some(hash) = secret::shown(&line) {
-                self.request.store.confirm(self.request.board, hash)?;
+            if !of_job {
+                self.request
+                    .store
+                    .confirm_by_console(self.request.board, &line)?;
             }
             let at = self.monitor.at();
             match NumberedLine::from_console(&raw) {
@@ -365,8 +400,12 @@ impl<'a> Attempt<'a> {
 
     /// Tells the board that it is done, and waits until it powered itself off, so that nothing it wrote is lost.
     fn shut_down(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if let Some(boot) = &self.boot {
-            self.request.store.dismiss(boot)?;
+        if let Some(boot) = &self.boot
+            && let Err(error) = self.request.store.dismiss(boot)
+        {
+            let error = anyhow::Error::new(error);
+            self.warnings.push(format!("{error:#}"));
+            return Ok(());
         }
         if self.network_failed {
             // It cannot be told that it is dismissed.
@@ -479,3 +518,6 @@ fn identity(boot: &Boot) -> Identity {
         image: some(&claim.image),
     }
 }
+
+#[cfg(test)]
+mod tests;

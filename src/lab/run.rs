@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::attempt::{Attempt, AttemptResult};
 use super::board_access::BoardAccess;
 use super::request::{JobRequest, Observer};
+use super::store::StoreError;
 use crate::board::{BootStage, BootState, ConsoleLog, FailureClass, RunFailure};
 use crate::error;
 use crate::job::{AttemptRecord, Identity, Suite};
@@ -38,23 +39,27 @@ pub fn run(
 ) -> Result<RunResult> {
     let begun = Instant::now();
     let mut log = ConsoleLog::create(&request.directory.join("console.log"))?;
-    let mut ran = RunResult::default();
+    let mut result = RunResult::default();
     let mut left = request.retries;
     loop {
         let again = match Attempt::begin(request, access, begun, &mut log) {
             Ok(attempt) => {
                 let outcome = attempt.run(observer)?;
                 let again = outcome.attempt.failure.as_ref().is_some_and(|failure| {
-                    failure.class == FailureClass::Infrastructure && left.take(outcome.reached)
+                    failure.class == FailureClass::Infrastructure
+                        && !outcome.store_lost
+                        && left.take(outcome.reached)
                 });
-                ran.take(outcome, observer);
+                result.take(outcome, observer);
                 again
             }
             Err(error) => {
+                let store_lost = error.is::<StoreError>();
                 let failure = refused(error)?;
-                let again =
-                    failure.class == FailureClass::Infrastructure && left.take(BootState::Power);
-                ran.fail(Vec::new(), failure, observer);
+                let again = failure.class == FailureClass::Infrastructure
+                    && !store_lost
+                    && left.take(BootState::Power);
+                result.fail(Vec::new(), failure, observer);
                 again
             }
         };
@@ -63,8 +68,8 @@ pub fn run(
         }
         observer.note("trying once more");
     }
-    ran.duration = begun.elapsed().as_secs_f64();
-    Ok(ran)
+    result.duration = begun.elapsed().as_secs_f64();
+    Ok(result)
 }
 
 impl RunResult {
@@ -93,9 +98,11 @@ impl RunResult {
     }
 }
 
-/// A board whose power or console does not work. What the host lacks is not the board's failure.
+/// The failure of an attempt that could not begin: power, console or store do not work. What the host lacks otherwise is no
+/// failure of a run: an error.
 fn refused(error: anyhow::Error) -> Result<RunFailure> {
     let class = match error::class_of(&error) {
+        _ if error.is::<StoreError>() => FailureClass::Infrastructure,
         error::Class::Host => return Err(error),
         error::Class::Input => FailureClass::Configuration,
         error::Class::Tests | error::Class::Infrastructure => FailureClass::Infrastructure,

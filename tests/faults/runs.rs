@@ -126,18 +126,15 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
     let said = board.path("said");
     let output = fs::File::create(&said).unwrap();
     let _stranger = Process::start(board.agent().stdout(output).stderr(Stdio::null()));
-    wait_for("the refusal", || {
-        shows(&said, "does not take this board for what it says")
-    });
-
     let adopt = |words: &[&str]| {
         let mut command = board.hearth();
         command.args(["lab", "adopt"]).args(words);
         command
     };
-    let listed = succeed(&mut adopt(&[])).stdout;
-    let listed = String::from_utf8(listed).unwrap();
-    assert!(listed.contains(MAC) && listed.contains("neo9"), "{listed}");
+    wait_for("the board in the list", || {
+        let listed = String::from_utf8(succeed(&mut adopt(&[])).stdout).unwrap();
+        listed.contains(MAC) && listed.contains("neo9")
+    });
     fail(
         &mut adopt(&["neo8", "--type", "nanopi-neo"]),
         2,
@@ -150,6 +147,6 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
         text.starts_with(&lab) && text.contains("name = \"neo9\""),
         "{text}"
     );
-    // No run waits for it, so that it is told to power off. Before, it had to wait.
+    // No run waits for it, so that it is told to power off.
     wait_for("an answer", || shows(&said, "nothing to do: powering off"));
 }

@@ -91,7 +91,7 @@ fn restrict(path: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tables. Times count from the start of the host: what was noted before its last one is void, and boards check in
+/// Makes the tables and the lab's key. Times count from the start of the host: what was noted before its last one is void, and boards check in
 /// again.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -110,29 +110,27 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
         )?;
         set_fact(&transaction, "host", host.trim())?;
     }
+    if fact(&transaction, "key")?.is_none() {
+        set_fact(&transaction, "key", &secret::random()?)?;
+    }
     transaction.commit()?;
     Ok(())
 }
 
 /// The lab's own random key.
-pub(super) fn key(transaction: &Transaction<'_>) -> Result<String> {
-    if let Some(key) = fact(transaction, "key")? {
-        return Ok(key);
-    }
-    let key = secret::random()?;
-    set_fact(transaction, "key", &key)?;
-    Ok(key)
+pub(super) fn key(transaction: &Transaction<'_>) -> rusqlite::Result<String> {
+    fact(transaction, "key")?.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
-fn fact(connection: &Connection, name: &str) -> Result<Option<String>> {
-    Ok(connection
+fn fact(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
+    connection
         .query_row("SELECT value FROM fact WHERE name = ?1", [name], |row| {
             row.get(0)
         })
-        .optional()?)
+        .optional()
 }
 
-fn set_fact(connection: &Connection, name: &str, value: &str) -> Result<()> {
+fn set_fact(connection: &Connection, name: &str, value: &str) -> rusqlite::Result<()> {
     connection.execute(
         "INSERT INTO fact (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
         [name, value],
