@@ -296,4 +296,75 @@ mod tests {
         let stranger = boot(&store, "neo1", "b");
         assert_eq!(store.append(&stranger, id, 11, b"x").unwrap(), None);
     }
+
+    const OTHER: &str = "HEARTH_TEST_CANCELS";
+
+    /// The other process of the test below: cancels each job whose number comes on standard input.
+    #[test]
+    fn the_process_that_cancels() {
+        let Some(path) = std::env::var_os(OTHER) else {
+            return;
+        };
+        let store = LabStore::open(std::path::Path::new(&path)).unwrap();
+        for line in std::io::stdin().lines() {
+            let line = line.unwrap();
+            let (id, wait) = line.split_once(' ').unwrap();
+            // Not always at the same moment of the hand-out.
+            let wait = std::time::Duration::from_micros(wait.parse().unwrap());
+            let end = std::time::Instant::now() + wait;
+            while std::time::Instant::now() < end {}
+            store.cancel(id.parse().unwrap()).unwrap();
+            println!("\ncancelled {id}");
+        }
+    }
+
+    #[test]
+    fn a_cancel_of_another_process_is_never_lost_in_a_hand_out() {
+        use std::io::{BufRead, BufReader, Write};
+        use std::process::{Command, Stdio};
+        let (dir, store) = store();
+        let own = boot(&store, "neo1", "a");
+        let mut other = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "lab::store::jobs::tests::the_process_that_cancels",
+                "--exact",
+                "--nocapture",
+            ])
+            .env(OTHER, dir.path().join("lab.sqlite"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut orders = other.stdin.take().unwrap();
+        let mut answers = BufReader::new(other.stdout.take().unwrap()).lines();
+        let (mut before, mut after, mut finished) = (0, 0, 0);
+        for round in 0..1000 {
+            let id = store.submit("neo1", b"tar").unwrap();
+            writeln!(orders, "{id} {}", round % 50 * 8).unwrap();
+            let taken = store.take(&own).unwrap();
+            let done = round % 2 == 0 && store.finish(&own, id).unwrap();
+            let word = format!("cancelled {id}");
+            assert!(answers.by_ref().any(|line| line.unwrap() == word));
+            let state = store.job(id).unwrap().unwrap().state;
+            // Whoever came first, the cancel counts, unless the board had done all of the job.
+            let expected = match done {
+                true => JobState::Finished,
+                false => JobState::Cancelled,
+            };
+            assert_eq!(state, expected, "round {round}: {taken:?}");
+            assert_eq!(store.take(&own).unwrap(), None);
+            match taken {
+                Some(_) if done => finished += 1,
+                Some(_) => after += 1,
+                None => before += 1,
+            }
+        }
+        drop(orders);
+        assert!(other.wait().unwrap().success());
+        // Otherwise the two never met, and the test says nothing.
+        assert!(
+            before > 20 && after > 20 && finished > 20,
+            "{before} {after} {finished}"
+        );
+    }
 }
