@@ -109,11 +109,10 @@ fn mac(board: &str) -> hearth::recipe::Mac {
 /// `hearth serve` with 500 boards that wait for jobs.
 async fn idle() {
     let directory = tempfile::tempdir().expect("a directory");
-    let port = free_port();
+    let (port, nfs) = (free_port(), free_port());
     let mut lab = format!(
         "[lab]\nname = 'bench'\naddress = '127.0.0.1'\nidle = 3600\n\
-         ports = {{ tftp = {}, nfs = {}, mount = 0, portmap = 0, http = {port} }}\n",
-        free_port(),
+         ports = {{ tftp = {}, nfs = {nfs}, mount = {nfs}, portmap = 0, http = {port} }}\n",
         free_port()
     );
     for number in 0..IDLE_BOARDS {
@@ -125,7 +124,7 @@ async fn idle() {
     }
     fs::write(directory.path().join("lab.toml"), lab).expect("the lab file");
     fs::create_dir(directory.path().join("out")).expect("a directory");
-    let server = Server(
+    let mut server = Server(
         Command::new(env!("CARGO_BIN_EXE_hearth"))
             .args(["-q", "serve", "--lab", "lab.toml"])
             .current_dir(directory.path())
@@ -136,6 +135,8 @@ async fn idle() {
     );
     let lab = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     while TcpStream::connect(lab).await.is_err() {
+        let ended = server.0.try_wait().expect("the process");
+        assert!(ended.is_none(), "hearth serve ended");
         sleep(Duration::from_millis(50)).await;
     }
     for number in 0..IDLE_BOARDS {

@@ -98,9 +98,12 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let directory = directory(arguments, &target)?;
     let _ours = arguments.target.reserve(&target, &directory, terminal)?;
     let report = test(arguments, terminal, &target, &job, &directory)?;
-    write_report(&report, &directory)?;
-    io::stdout().write_all(format!("\n{}", report::table(&report)).as_bytes())?;
-    terminal.say(&format!("report in {}", directory.display()));
+    let kept = keep_report(&report, &directory)?;
+    // A terminal that was closed must not change how the run ends.
+    if let Err(error) = io::stdout().write_all(format!("\n{}", report::table(&report)).as_bytes()) {
+        log::warn!("the results cannot be shown: {error}");
+    }
+    terminal.say(&format!("report in {}", kept.display()));
     Ok(match report.verdict() {
         Verdict::Passed => ExitCode::SUCCESS,
         Verdict::Failed(class) => ExitCode::from(class.exit_class().exit_code()),
@@ -232,6 +235,30 @@ fn report_of(target: &Target, image: String, started: String, result: RunResult)
         problems: result.problems,
         warnings: result.warnings,
     }
+}
+
+/// Writes the report to its directory or, where its disk is full, to a temporary directory. Gives the one that has it.
+fn keep_report(report: &Report, directory: &Path) -> Result<PathBuf> {
+    let Err(error) = write_report(report, directory) else {
+        return Ok(directory.to_path_buf());
+    };
+    let other = tempfile::Builder::new()
+        .prefix("hearth-report-")
+        .tempdir()
+        .map(tempfile::TempDir::keep);
+    let other = match other {
+        Ok(other) if write_report(report, &other).is_ok() => other,
+        _ => {
+            // Better than nothing.
+            io::stdout().write_all(report::table(report).as_bytes())?;
+            return Err(error);
+        }
+    };
+    log::error!(
+        "the report could not be written to {}: {error:#}",
+        directory.display()
+    );
+    Ok(other)
 }
 
 fn write_report(report: &Report, directory: &Path) -> Result<()> {

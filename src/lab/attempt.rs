@@ -181,7 +181,7 @@ impl<'a> Attempt<'a> {
         loop {
             if self.request.cancelled.load(Ordering::Relaxed) {
                 return Ok(Some(
-                    self.failed(FailureClass::Cancelled, "somebody stopped the run"),
+                    self.failed(FailureClass::Cancelled, "the run was stopped"),
                 ));
             }
             if let Some(failure) = self.read_console()? {

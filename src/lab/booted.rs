@@ -41,7 +41,7 @@ impl<'a> BootedBoard<'a> {
                 return Ok(Ok(BootedBoard { board, log }));
             }
             let failure = if cancelled.load(Ordering::Relaxed) {
-                let why = "somebody stopped the boot";
+                let why = "the boot was stopped";
                 Some(board.tracker.failed(FailureClass::Cancelled, why))
             } else {
                 board.failure()
