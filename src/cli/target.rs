@@ -204,6 +204,14 @@ impl Target {
         usual.with(&self.board.timeouts)
     }
 
+    /// The board's memory in bytes, where it is known: that of an emulated one.
+    pub fn memory(&self) -> Option<u64> {
+        let emulation = self.board.board_type.emulation.as_ref();
+        emulation
+            .filter(|_| self.emulated)
+            .map(|emulation| u64::from(emulation.memory) << 20)
+    }
+
     /// The directory of builds that the one to boot is in, for the servers.
     pub fn images(&self) -> &Path {
         match self.build.parent() {

@@ -152,6 +152,9 @@ fn prepare(
         board_type: target.board.type_name.clone(),
     };
     let payload = payload(&mut tar, definitions, loader, &settings)?;
+    if let Some(memory) = target.memory() {
+        payload.check_fits(memory, &target.board.name)?;
+    }
     let patterns = payload
         .suites
         .iter()

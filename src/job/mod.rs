@@ -15,6 +15,7 @@ pub mod report;
 mod result;
 mod signal;
 mod tap_line;
+mod work_tree;
 mod yaml;
 
 pub use collector::Collector;
