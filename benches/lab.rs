@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 const IDLE_BOARDS: usize = 500;
@@ -139,9 +140,11 @@ async fn idle() {
         assert!(ended.is_none(), "hearth serve ended");
         sleep(Duration::from_millis(50)).await;
     }
+    // Ended when it is dropped, before the server is.
+    let mut agents = JoinSet::new();
     for number in 0..IDLE_BOARDS {
         let agent = Agent::check_in(lab, &name(number)).await;
-        tokio::spawn(async move { agent.wait().await });
+        agents.spawn(async move { agent.wait().await });
     }
     sleep(Duration::from_secs(5)).await;
     let before = (server.processor_time(), server.written());
@@ -154,6 +157,7 @@ async fn idle() {
         100.0 * used / seconds,
         (server.written() - before.1) / seconds / 1000.0
     );
+    agents.shutdown().await;
 }
 
 fn free_port() -> u16 {

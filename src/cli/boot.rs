@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hearth::board::ConsoleLog;
 use hearth::error::{Class, Fault};
-use hearth::lab::{BootedBoard, LabStore};
+use hearth::lab::{BootRequest, BootedBoard, LabStore};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::console::{Shown, interact};
@@ -49,15 +49,15 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
         signal_hook::flag::register(signal, Arc::clone(&cancelled))?;
     }
-    let mut board = BootedBoard::boot(
-        &mut access,
-        target.timeouts(),
+    let request = BootRequest {
+        board: &target.board.name,
+        store: &store,
+        timeouts: target.timeouts(),
         begun,
-        &mut log,
-        &cancelled,
-        &mut Live::new(terminal),
-    )?
-    .map_err(|failure| {
+        cancelled: &cancelled,
+    };
+    let mut board = BootedBoard::boot(&request, &mut access, &mut log, &mut Live::new(terminal))?
+        .map_err(|failure| {
         Fault::new(
             Class::Infrastructure,
             format!(
@@ -73,7 +73,12 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     board.console().0.write(b"\r")?;
     let (console, log) = board.console();
     let patience = target.timeouts().silence;
-    interact(console, log, begun, patience, &mut Shown::Raw)?;
+    let mut confirm = |line: &str| {
+        store
+            .confirm_by_console(&target.board.name, line)
+            .map_err(Into::into)
+    };
+    interact(console, log, begun, patience, &mut Shown::Raw, &mut confirm)?;
     board.off()?;
     store.hold(&target.board.name, 0.0)?;
     Ok(ExitCode::SUCCESS)

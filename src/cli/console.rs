@@ -72,6 +72,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         Instant::now(),
         patience,
         &mut shown(arguments.safe),
+        &mut |_| Ok(()),
     )?;
     Ok(ExitCode::SUCCESS)
 }
@@ -116,13 +117,14 @@ fn follow(path: &Path, mut shown: Shown) -> Result<ExitCode> {
 }
 
 /// Connects the console with this terminal until the user leaves with `~.`, or standard input ends. A console that is
-/// lost is waited for, `patience` seconds.
+/// lost is waited for, `patience` seconds. `on_line` gets each line of the board's own.
 pub fn interact(
     console: &mut dyn Console,
     log: &mut ConsoleLog,
     begun: Instant,
     patience: f64,
     shown: &mut Shown,
+    on_line: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     let _raw = RawTerminal::enter()?;
     let mut parser = ConsoleParser::default();
@@ -143,7 +145,18 @@ pub fn interact(
         let mut stdout = io::stdout().lock();
         stdout.write_all(&shown.bytes(&buffer[..count]))?;
         stdout.flush()?;
-        log_lines(log, at, &parser.feed(&buffer[..count]))?;
+        let events = parser.feed(&buffer[..count]);
+        log_lines(log, at, &events)?;
+        for event in &events {
+            if let ConsoleEvent::Line {
+                text,
+                of_job: false,
+                ..
+            } = event
+            {
+                on_line(text)?;
+            }
+        }
         if count > 0 {
             log.flush()?;
         }

@@ -21,7 +21,7 @@ mod warnings;
 pub use adopt::{adopt, choose, unknown_boards};
 pub use api::{OPENAPI, router};
 pub use board_access::BoardAccess;
-pub use booted::BootedBoard;
+pub use booted::{BootRequest, BootedBoard};
 pub use identity::{Claim, Known, check};
 pub use listing::{List, listing};
 pub use request::{JobRequest, Observer};

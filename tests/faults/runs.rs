@@ -260,3 +260,26 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
     // No run waits for it, so that it is told to power off.
     wait_for("an answer", || shows(&said, "nothing to do: powering off"));
 }
+
+#[test]
+fn a_board_that_a_user_has_booted_is_known_by_its_console_and_stays_on_without_a_job() {
+    let board = Board::new("uboot; linux; systemd; printf 'fake1 login: '; sleep 1; echo; agent");
+    let mut command = board.hearth();
+    command.args(["boot", "fake1", "--image", "out/img"]);
+    let run = Process::start(
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    let log = board.path("out/boot/fake1/console.log");
+    wait_for("the check-in", || shows(&log, "checked in as fake1"));
+    // Longer than a board without work stays on, and than the agent asks for a job at first.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert!(!shows(&log, "nothing to do"));
+    assert!(board.has_power());
+    // Standard input ends.
+    let output = run.output();
+    assert!(output.status.success(), "{output:?}");
+    assert!(!board.has_power());
+}
