@@ -242,21 +242,21 @@ fn a_lab_that_is_killed_and_restarted_loses_nothing_of_a_running_job() {
 }
 
 #[test]
-fn a_board_that_nobody_knows_gets_no_job_and_is_remembered() {
+fn an_unknown_board_gets_no_job_and_is_remembered() {
     let dir = tempfile::tempdir().unwrap();
     let (_runtime, at, store) = serve(&dir.path().join("lab.sqlite"), "127.0.0.1:0", &["neo1"]);
-    let id = store.submit("stranger", &job("    - true\n")).unwrap();
-    let _agent = Agent::start("dash", at, "stranger");
-    wait_for("the stranger", || !store.with_problem().unwrap().is_empty());
-    let stranger = &store.with_problem().unwrap()[0];
-    // It has the MAC of a board that is known: somebody put another board's card in.
+    let id = store.submit("unknown", &job("    - true\n")).unwrap();
+    let _agent = Agent::start("dash", at, "unknown");
+    wait_for("the unknown", || !store.with_problem().unwrap().is_empty());
+    let unknown = &store.with_problem().unwrap()[0];
+    // It has the MAC of a board that is known: another board's card is in it.
     assert!(
-        stranger
+        unknown
             .problem
             .as_ref()
             .unwrap()
             .contains("another board's card"),
-        "{stranger:?}"
+        "{unknown:?}"
     );
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(store.job(id).unwrap().unwrap().state, JobState::Submitted);

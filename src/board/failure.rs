@@ -17,7 +17,7 @@ pub enum FailureClass {
     Test,
     /// hearth's own.
     Bug,
-    /// Somebody stopped it.
+    /// The user stopped it.
     Cancelled,
 }
 

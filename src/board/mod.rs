@@ -5,6 +5,7 @@ mod boot_state;
 mod boot_tracker;
 pub mod console;
 mod console_parser;
+mod console_patterns;
 mod failure;
 mod limits;
 mod log;

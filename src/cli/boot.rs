@@ -20,7 +20,7 @@ use super::serving::Serving;
 use super::target::TargetArguments;
 use super::terminal::Terminal;
 
-/// For how long, in seconds, a board that somebody logged in to is kept from powering itself off.
+/// For how long, in seconds, a board that a user booted is kept from powering itself off.
 const HOLD: f64 = 24.0 * 3600.0;
 
 /// Boot a board up to a login, and hand over its console

@@ -69,19 +69,19 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         list(&unknown, terminal)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let stranger = choose(unknown, which)?;
-    let name = name.as_deref().unwrap_or(&stranger.claim.board);
+    let chosen = choose(unknown, which)?;
+    let name = name.as_deref().unwrap_or(&chosen.claim.board);
     let Some(board_type) = board_type else {
         let known: Vec<&str> = lab.types.keys().map(String::as_str).collect();
         return Err(Fault::input(format!(
             "which type of board is `{}`? It says: {}",
-            sanitise::line(&stranger.claim.mac),
-            sanitise::line(&stranger.claim.model)
+            sanitise::line(&chosen.claim.mac),
+            sanitise::line(&chosen.claim.model)
         ))
         .remedy(format!("add --type; {}", suggestion("", &known)))
         .into());
     };
-    adopt(&lab, &stranger, name, board_type)?;
+    adopt(&lab, &chosen, name, board_type)?;
     let file = lab.path.as_deref().unwrap_or(Path::new("lab.toml"));
     terminal.say(&format!(
         "added {name} to {}; give it its card with `hearth media {name}`, and a console and a power switch",

@@ -26,7 +26,7 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Serves the target's lab, unless somebody, such as `hearth serve`, does so already. Returns when all sockets are open.
+    /// Serves the target's lab, unless another process, such as `hearth serve`, does so already. Returns when all sockets are open.
     ///
     /// # Errors
     /// If one cannot be, or the board's image is none that can be served.

@@ -1,4 +1,4 @@
-//! Owns how a command gets a board that it can switch on: the board, its image, its network, and that nobody else has it.
+//! Owns how a command gets a board that it can switch on: the board, its image, its network, and its reservation for one run.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, Write};

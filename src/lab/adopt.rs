@@ -27,7 +27,7 @@ pub fn unknown_boards(store: &LabStore, lab: &LoadedLab) -> Result<Vec<Boot>> {
     Ok(found)
 }
 
-/// The stranger that a user means by its MAC or by the name that it claims.
+/// The unknown board that a user means, by its MAC or by the name that it claims.
 ///
 /// # Errors
 /// If there is none, or several claim the name.
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_written_behind_what_the_lab_file_has() {
+    fn an_adopted_board_is_written_behind_what_the_lab_file_has() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lab.toml");
         fs::write(&path, LAB).unwrap();

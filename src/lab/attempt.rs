@@ -69,7 +69,7 @@ struct JobOutput {
 }
 
 impl<'a> Attempt<'a> {
-    /// Switches the board on, and then submits the job: whoever checked in before was an earlier boot.
+    /// Switches the board on, and then submits the job: any check-in before that was of an earlier boot.
     pub(super) fn begin(
         request: &'a JobRequest<'a>,
         access: &'a mut BoardAccess,
@@ -217,7 +217,7 @@ impl<'a> Attempt<'a> {
             let (line, raw, of_job) = match event {
                 ConsoleEvent::Line { text, raw, of_job } => (text, raw, of_job),
                 ConsoleEvent::BootScript { board, image } => {
-                    if let Some(wrong) = self.somebody_else(&board, &image) {
+                    if let Some(wrong) = self.wrong_boot(&board, &image) {
                         return Ok(Some(self.failed(FailureClass::Configuration, &wrong)));
                     }
                     continue;
@@ -258,7 +258,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// What is wrong with the name and the image that the board's boot script told.
-    fn somebody_else(&self, board: &str, image: &str) -> Option<String> {
+    fn wrong_boot(&self, board: &str, image: &str) -> Option<String> {
         let JobRequest {
             board: wanted,
             image: right,
@@ -300,7 +300,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn read_check_in(&mut self) -> Result<Option<RunFailure>> {
-        // Whoever this board's console confirmed is the board, whatever name it gives.
+        // The boot that this board's console confirmed is the board's, whatever name it claims.
         let Some(boot) = self
             .request
             .store
@@ -344,7 +344,7 @@ impl<'a> Attempt<'a> {
         Ok(!fresh.is_empty())
     }
 
-    /// Nothing more will come: whatever is there counts, unless somebody stops the run.
+    /// Reads the output that has arrived, until the run is cancelled: no more will come.
     fn read_what_is_left(&mut self) -> Result<()> {
         while !self.request.cancelled.load(Ordering::Relaxed)
             && self.output.read <= self.request.largest_output

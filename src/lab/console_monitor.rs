@@ -1,4 +1,4 @@
-//! Owns the watch over one powered board: its console goes to the log and through the state tracker, whoever booted it.
+//! Owns the monitoring of one powered board: its console goes to the log, the parser and the boot tracker.
 //! Never knows of jobs.
 
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::board::{
 /// How long one read of the console may wait.
 const READ: Duration = Duration::from_millis(50);
 
-/// A board with its power on, under watch. Dropping it cuts the power.
+/// A board with its power on whose console is read. Dropping it cuts the power.
 pub(super) struct ConsoleMonitor<'a> {
     pub(super) board: Powered<'a>,
     pub(super) tracker: BootTracker,
@@ -159,7 +159,7 @@ impl<'a> ConsoleMonitor<'a> {
         })
     }
 
-    /// Ends the watch; the board stays on.
+    /// Ends the monitoring; the board stays on.
     pub(super) fn leave(self) -> (Powered<'a>, &'a mut ConsoleLog) {
         (self.board, self.log)
     }

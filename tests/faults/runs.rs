@@ -218,7 +218,7 @@ fn what_a_killed_run_has_left_does_not_disturb_the_next_one() {
 }
 
 #[test]
-fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
+fn an_unknown_board_is_offered_for_adoption_and_is_known_then() {
     let board = Board::new("");
     let lab = fs::read_to_string(board.path("lab.toml")).unwrap();
     let lab = lab.replace(MAC, "02:00:00:00:00:01");
@@ -235,7 +235,7 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
     .unwrap();
     let said = board.path("said");
     let output = fs::File::create(&said).unwrap();
-    let _stranger = Process::start(board.agent().stdout(output).stderr(Stdio::null()));
+    let _unknown = Process::start(board.agent().stdout(output).stderr(Stdio::null()));
     let adopt = |words: &[&str]| {
         let mut command = board.hearth();
         command.args(["lab", "adopt"]).args(words);

@@ -93,9 +93,9 @@ impl Power for Switch {
     }
 }
 
-struct Nobody;
+struct Unobserved;
 
-impl Observer for Nobody {
+impl Observer for Unobserved {
     fn stage(&mut self, _: BootState, _: f64) {}
     fn case(&mut self, _: &str, _: &Case) {}
     fn note(&mut self, _: &str) {}
@@ -187,7 +187,7 @@ impl Bench {
             directory: self.path(),
             cancelled: &self.cancelled,
         };
-        let result = run(&request, &mut access, &mut Nobody);
+        let result = run(&request, &mut access, &mut Unobserved);
         assert!(
             !self.switch.is_on.load(Ordering::Relaxed),
             "the board was left on"

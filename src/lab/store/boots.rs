@@ -96,7 +96,7 @@ impl LabStore {
         })
     }
 
-    /// Takes a line of this board's own console. If it shows the hash of a secret, whoever knows the secret is the board.
+    /// Takes a line of this board's own console. If it shows the hash of a secret, the boot that knows the secret is this board's.
     /// A line of a job must not be given: a test could print any hash.
     pub fn confirm_by_console(&self, board: &str, line: &str) -> Result<(), StoreError> {
         match secret::shown(line) {
@@ -322,11 +322,11 @@ mod tests {
         assert!(!store.twin(&second).unwrap());
         store.beat(&first).unwrap();
         assert!(store.twin(&second).unwrap() && store.twin(&first).unwrap());
-        // A stranger makes no twin of a board whose console the lab follows.
+        // An unconfirmed boot makes no twin of a board whose console the lab follows.
         store.powered_on("neo1").unwrap();
         let own = boot(&store, "neo1", "c");
-        let stranger = store.check_in(&claim("neo1", "d"), None).unwrap();
-        for boot in [&own, &stranger, &own] {
+        let unconfirmed = store.check_in(&claim("neo1", "d"), None).unwrap();
+        for boot in [&own, &unconfirmed, &own] {
             store.beat(boot).unwrap();
         }
         assert!(!store.twin(&own).unwrap());

@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STR
 PRAGMA user_version = 2;
 ";
 
-/// Makes the file, its directory and what SQLite keeps beside it readable for nobody else: jobs may hold secrets.
+/// Makes the file, its directory and what SQLite keeps beside it readable by their owner alone: jobs may hold secrets.
 pub(super) fn prepare(path: &Path) -> Result<()> {
     if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
         fs::create_dir_all(directory)
@@ -97,7 +97,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == 1 {
-        // Nobody waits for a run of another hearth.
+        // Jobs of the older format have no run that waits for them.
         transaction.execute_batch(
             "DROP TABLE output; DROP TABLE job; DROP TABLE boot; DROP TABLE hold;",
         )?;
@@ -144,7 +144,7 @@ mod tests {
     use crate::lab::LabStore;
 
     #[test]
-    fn nobody_else_reads_the_store_even_one_that_was_made_open() {
+    fn other_users_cannot_read_the_store_even_one_that_was_made_open() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         fs::create_dir(&state).unwrap();

@@ -187,7 +187,7 @@ impl LabStore {
         })
     }
 
-    /// Nobody wants the job any more, or its board cannot do it. A finished one stays finished.
+    /// Cancels a job in any state but finished.
     pub fn cancel(&self, id: i64) -> Result<(), StoreError> {
         self.write(|transaction| {
             transaction.execute(
@@ -293,8 +293,8 @@ mod tests {
         assert_eq!(store.append(&own, id, 9, b"ld").unwrap(), Some(11));
         assert_eq!(store.output(id, 0).unwrap(), b"hello world");
         assert_eq!(store.output(id, 7).unwrap(), b"orld");
-        let stranger = boot(&store, "neo1", "b");
-        assert_eq!(store.append(&stranger, id, 11, b"x").unwrap(), None);
+        let other = boot(&store, "neo1", "b");
+        assert_eq!(store.append(&other, id, 11, b"x").unwrap(), None);
     }
 
     const OTHER: &str = "HEARTH_TEST_CANCELS";
@@ -346,7 +346,7 @@ mod tests {
             let word = format!("cancelled {id}");
             assert!(answers.by_ref().any(|line| line.unwrap() == word));
             let state = store.job(id).unwrap().unwrap().state;
-            // Whoever came first, the cancel counts, unless the board had done all of the job.
+            // The cancel counts in either order, unless the board had done all of the job.
             let expected = match done {
                 true => JobState::Finished,
                 false => JobState::Cancelled,
