@@ -12,10 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hearth::job::{Collector, JobSettings, Loader, Merger, NumberedLine, Outcome, Trust, payload};
-use hearth::lab::{JobState, Known, OPENAPI, Store, router};
+use hearth::lab::{Claim, JobState, Known, LabStore, List, OPENAPI, listing, router};
+use hearth::netboot::http;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use sha2::Digest;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 
 /// How long anything here may take.
@@ -65,7 +68,7 @@ impl Agent {
     }
 
     /// Plays the lab that follows this board's console: waits for the hash that it shows.
-    fn confirm(&self, store: &Store, board: &str) {
+    fn confirm(&self, store: &LabStore, board: &str) {
         let mut hash = None;
         wait_for("the hash on the console", || {
             let console = self.console();
@@ -96,9 +99,9 @@ impl Drop for Agent {
 }
 
 /// Serves the lab until the runtime is dropped, as a killed lab would stop.
-fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, Arc<Store>) {
+fn serve(store: &Path, address: &str, boards: &[&str]) -> (Runtime, SocketAddr, Arc<LabStore>) {
     let runtime = Runtime::new().unwrap();
-    let store = Arc::new(Store::open(store).unwrap());
+    let store = Arc::new(LabStore::open(store).unwrap());
     let known: Vec<Known> = boards
         .iter()
         .map(|name| Known {
@@ -148,7 +151,7 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn finished(store: &Store, id: i64) -> bool {
+fn finished(store: &LabStore, id: i64) -> bool {
     store.job(id).unwrap().unwrap().state == JobState::Finished
 }
 
@@ -205,7 +208,7 @@ fn an_interface_that_is_renamed_while_the_agent_looks_at_it_is_found_by_its_new_
         fs::write(net.join("enp0s2/address"), common::MAC).unwrap();
         agent.confirm(&store, "neo1");
         wait_for("the job's end", || finished(&store, id));
-        assert!(store.strangers().unwrap().is_empty(), "{shell}");
+        assert!(store.with_problem().unwrap().is_empty(), "{shell}");
     }
 }
 
@@ -239,24 +242,199 @@ fn a_lab_that_is_killed_and_restarted_loses_nothing_of_a_running_job() {
 }
 
 #[test]
-fn a_board_that_nobody_knows_gets_no_job_and_is_remembered() {
+fn an_unknown_board_gets_no_job_and_is_remembered() {
     let dir = tempfile::tempdir().unwrap();
     let (_runtime, at, store) = serve(&dir.path().join("lab.sqlite"), "127.0.0.1:0", &["neo1"]);
-    let id = store.submit("stranger", &job("    - true\n")).unwrap();
-    let _agent = Agent::start("dash", at, "stranger");
-    wait_for("the stranger", || !store.strangers().unwrap().is_empty());
-    let stranger = &store.strangers().unwrap()[0];
-    // It has the MAC of a board that is known: somebody put another board's card in.
+    let id = store.submit("unknown", &job("    - true\n")).unwrap();
+    let _agent = Agent::start("dash", at, "unknown");
+    wait_for("the unknown", || !store.with_problem().unwrap().is_empty());
+    let unknown = &store.with_problem().unwrap()[0];
+    // It has the MAC of a board that is known: another board's card is in it.
     assert!(
-        stranger
+        unknown
             .problem
             .as_ref()
             .unwrap()
             .contains("another board's card"),
-        "{stranger:?}"
+        "{unknown:?}"
     );
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(store.job(id).unwrap().unwrap().state, JobState::Submitted);
+}
+
+/// One request with curl: its status code and its body.
+fn ask(at: SocketAddr, path: &str, token: &str, body: Option<&str>) -> (String, String) {
+    let mut command = Command::new("curl");
+    command.args(["-s", "-w", "\n%{http_code}", "-H"]);
+    command.arg(format!("Authorization: Bearer {token}"));
+    if let Some(body) = body {
+        command.args(["-X", "POST", "--data-binary", body]);
+    }
+    let output = common::run(command.arg(format!("http://{at}/api/v1/{path}")));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, code) = text.rsplit_once('\n').unwrap();
+    (code.into(), body.into())
+}
+
+/// Checks in as `board`, and gives the token and the rest of the answer.
+fn check_in(at: SocketAddr, board: &str, mac: &str, image: &str) -> (String, serde_json::Value) {
+    let claim = serde_json::json!({"board": board, "mac": mac, "image": image, "boot": "b", "secret": board});
+    let (code, body) = ask(at, "checkin", "", Some(&claim.to_string()));
+    assert_eq!(code, "200", "{body}");
+    let mut answer: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let token = answer["token"].take().as_str().unwrap().to_string();
+    (token, answer)
+}
+
+/// Any host of the network may try out names, MACs, images and numbers of jobs.
+#[test]
+fn answers_tell_another_host_nothing_about_boards_and_jobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_runtime, at, store) = serve(
+        &dir.path().join("lab.sqlite"),
+        "127.0.0.1:0",
+        &["busy", "held"],
+    );
+    // A board that works, with a twin that keeps talking; one that is held, and has a job waiting.
+    let claim = |boot: &str| Claim {
+        board: "busy".into(),
+        mac: common::MAC.into(),
+        image: "img-1".into(),
+        boot: boot.into(),
+        secret: boot.into(),
+        ..Claim::default()
+    };
+    let running = store.submit("busy", b"secrets").unwrap();
+    let hash = |secret: &str| hex::encode(sha2::Sha256::digest(secret.as_bytes()));
+    store.confirm("busy", &hash("one")).unwrap();
+    let one = store.check_in(&claim("one"), None).unwrap();
+    assert!(store.take(&one).unwrap().is_some());
+    store.hold("held", 3600.0).unwrap();
+    let waiting = store.submit("held", b"secrets").unwrap();
+    let mut answers = Vec::new();
+    for (board, mac, image) in [
+        ("nobody", "02:00:00:00:00:99", "img-1"),
+        ("held", "02:00:00:00:00:99", "img-1"),
+        ("held", common::MAC, "img-0"),
+        ("held", common::MAC, "img-1"),
+        ("busy", common::MAC, "img-1"),
+    ] {
+        let (token, answer) = check_in(at, board, mac, image);
+        let mut said = vec![answer.to_string()];
+        // Past the time that any boot may stay on for.
+        std::thread::sleep(Duration::from_secs_f64(IDLE + 0.1));
+        said.push(format!("{:?}", ask(at, "job?wait=0", &token, None)));
+        for job in [running, waiting, 4711] {
+            let (code, body) = ask(at, &format!("jobs/{job}/output?start=0"), &token, Some("x"));
+            said.push(format!("{code} {}", body.replace(&job.to_string(), "N")));
+            let (code, body) = ask(at, &format!("jobs/{job}/done"), &token, Some(""));
+            said.push(format!("{code} {}", body.replace(&job.to_string(), "N")));
+        }
+        answers.push(said);
+    }
+    for said in &answers[1..] {
+        assert_eq!(said, &answers[0]);
+    }
+    assert_eq!(store.output(running, 0).unwrap(), b"");
+    // Whose console the lab follows is told.
+    store.confirm("held", &hash("held")).unwrap();
+    let (token, answer) = check_in(at, "held", common::MAC, "img-0");
+    assert!(answer["problem"].is_string(), "{answer}");
+    assert_eq!(ask(at, "job?wait=0", &token, None).0, "409");
+}
+
+/// 120 claims of 1 MB each took 1.4 GB of the store.
+#[test]
+fn a_claim_has_at_most_4_kib() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("lab.sqlite");
+    let (_runtime, at, store) = serve(&file, "127.0.0.1:0", &["neo1"]);
+    let claim = |size: usize| {
+        let head = r#"{"board":"neo1","boot":"b","model":""#;
+        format!("{head}{}\"}}", "x".repeat(size - head.len() - 2))
+    };
+    let largest = claim(4096);
+    assert_eq!(largest.len(), 4096);
+    assert_eq!(ask(at, "checkin", "", Some(&largest)).0, "200");
+    assert_eq!(ask(at, "checkin", "", Some(&claim(4097))).0, "413");
+    let mb = dir.path().join("mb");
+    fs::write(&mb, claim(1 << 20)).unwrap();
+    for _ in 0..120 {
+        let body = format!("@{}", mb.display());
+        // Refused, or cut off before all of it was sent.
+        let (code, _) = ask(at, "checkin", "", Some(&body));
+        assert!(code == "413" || code == "000", "{code}");
+    }
+    assert_eq!(store.with_problem().unwrap().len(), 1);
+    let size: u64 = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| {
+            entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with("lab.sqlite")
+        })
+        .map(|entry| entry.metadata().unwrap().len())
+        .sum();
+    assert!(size < 1 << 20, "the store has {size} bytes");
+}
+
+/// The answer to `GET /` for a peer at this address.
+fn list_for(peer: &str, token: &str) -> String {
+    let runtime = Runtime::new().unwrap();
+    let list: List = Arc::new(|| Ok(br#"{"boards":["neo1"]}"#.to_vec()));
+    let routes = listing(list, "192.168.7.1".parse().unwrap(), "right");
+    let peer = SocketAddr::new(peer.parse().unwrap(), 40_000);
+    runtime.block_on(async move {
+        let (mut here, there) = tokio::io::duplex(1 << 16);
+        let served = tokio::spawn(http::serve_connection(there, peer, routes));
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: lab\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        here.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        here.read_to_string(&mut answer).await.unwrap();
+        served.await.unwrap().unwrap();
+        answer
+    })
+}
+
+#[test]
+fn the_list_of_boards_is_for_the_labs_own_host_and_the_operator() {
+    for (peer, token) in [
+        ("127.0.0.1", ""),
+        ("192.168.7.1", ""),
+        ("::ffff:192.168.7.1", ""),
+        ("192.168.7.9", "right"),
+    ] {
+        let answer = list_for(peer, token);
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains("neo1"),
+            "{peer}: {answer}"
+        );
+    }
+    for (peer, token) in [
+        ("192.168.7.9", ""),
+        ("192.168.7.9", "wrong"),
+        ("10.0.0.1", "righ"),
+    ] {
+        let answer = list_for(peer, token);
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && !answer.contains("neo1"),
+            "{peer}: {answer}"
+        );
+    }
+    // The token is the store's own, and lasts.
+    let dir = tempfile::tempdir().unwrap();
+    let token = |name: &str| {
+        LabStore::open(&dir.path().join(name))
+            .unwrap()
+            .operator_token()
+            .unwrap()
+    };
+    assert_eq!(token("a"), token("a"));
+    assert_ne!(token("a"), token("b"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! nothing that a job prints is judged as the board's.
 #![no_main]
 
-use hearth::board::{Event, Watch};
+use hearth::board::{ConsoleEvent, ConsoleParser};
 use hearth::job::{Ktap, Outcome};
 use libfuzzer_sys::fuzz_target;
 
@@ -31,7 +31,7 @@ fn fails_with(text: &str) {
 
 /// The same text as a job's lines, some of them without their last byte.
 fn judge(data: &[u8]) {
-    let mut watch = Watch::default();
+    let mut parser = ConsoleParser::default();
     let text = String::from_utf8_lossy(data).replace("hearth:", "");
     for (number, line) in text.split('\n').enumerate() {
         let line = line.replace(['\r', '\0'], "");
@@ -41,8 +41,8 @@ fn judge(data: &[u8]) {
             console.pop();
         }
         console.push(b'\n');
-        for event in watch.feed(&console) {
-            assert!(matches!(event, Event::Line { .. }), "{event:?}");
+        for event in parser.feed(&console) {
+            assert!(matches!(event, ConsoleEvent::Line { .. }), "{event:?}");
         }
     }
 }

@@ -61,7 +61,7 @@ impl ConsoleLog {
         Ok(())
     }
 
-    /// Writes what is still in memory: somebody may be following the file.
+    /// Writes what is still in memory: `hearth console` may be following the file.
     pub fn flush(&mut self) -> std::io::Result<()> {
         if !self.broken {
             let result = self.file.flush();

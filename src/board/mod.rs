@@ -1,17 +1,22 @@
-//! Owns one board: power, console, emulation, and the boot state machine.
+//! Owns one board: power, console, emulation, and the tracking of its boot.
 //! Never knows how an image was built, and never serves anything.
 
+mod boot_state;
+mod boot_tracker;
 pub mod console;
+mod console_parser;
+mod console_patterns;
+mod failure;
+mod limits;
 mod log;
-mod machine;
 pub mod network;
 pub mod numbered;
-mod outcome;
 pub mod power;
 pub mod qemu;
-mod watch;
 
+pub use boot_state::BootState;
+pub use boot_tracker::BootTracker;
+pub use console_parser::{ConsoleEvent, ConsoleParser};
+pub use failure::{BootStage, FailureClass, RunFailure};
+pub use limits::{Retries, Timeouts};
 pub use log::ConsoleLog;
-pub use machine::{Machine, Retries, State, Timeouts};
-pub use outcome::{Failure, FailureClass, Stage};
-pub use watch::{Event, Watch};

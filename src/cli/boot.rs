@@ -35,13 +35,14 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let mut log = ConsoleLog::create(&directory.join("console.log"))?;
     let cancelled = cancelled_by_signal()?;
     let mut live = Live::new(terminal);
+    let mut confirm = session.confirmer();
     let mut board = session.boot(&target, begun, &mut log, &cancelled, &mut live)?;
     terminal.say("~. at the beginning of a line leaves and switches the board off");
     // The prompt was shown to hearth, not to the user.
     board.console().0.write(b"\r")?;
     let (console, log) = board.console();
     let patience = target.timeouts().silence;
-    interact(console, log, begun, patience, &mut Shown::Raw)?;
+    interact(console, log, begun, patience, &mut Shown::Raw, &mut confirm)?;
     board.off()?;
     session.close()?;
     Ok(ExitCode::SUCCESS)

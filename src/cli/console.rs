@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::board::console::{self, Console};
-use hearth::board::{ConsoleLog, Event, Timeouts, Watch};
+use hearth::board::{ConsoleEvent, ConsoleLog, ConsoleParser, Timeouts};
 use hearth::error::Fault;
 use hearth::ops::target::run_that_has;
 use hearth::recipe::board_or_type;
@@ -72,6 +72,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         Instant::now(),
         patience,
         &mut shown(arguments.safe),
+        &mut |_| Ok(()),
     )?;
     Ok(ExitCode::SUCCESS)
 }
@@ -116,16 +117,17 @@ fn follow(path: &Path, mut shown: Shown) -> Result<ExitCode> {
 }
 
 /// Connects the console with this terminal until the user leaves with `~.`, or standard input ends. A console that is
-/// lost is waited for, `patience` seconds.
+/// lost is waited for, `patience` seconds. `on_line` gets each line of the board's own.
 pub fn interact(
     console: &mut dyn Console,
     log: &mut ConsoleLog,
     begun: Instant,
     patience: f64,
     shown: &mut Shown,
+    on_line: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<()> {
     let _raw = RawTerminal::enter()?;
-    let mut watch = Watch::default();
+    let mut parser = ConsoleParser::default();
     let mut gone: Option<Instant> = None;
     let mut escape = Escape::default();
     let mut buffer = [0; 16 << 10];
@@ -136,14 +138,25 @@ pub fn interact(
         let at = begun.elapsed().as_secs_f64();
         if let Some(missed) = console.missed() {
             tell_aside(&missed);
-            log_lines(log, at, &watch.finish())?;
+            log_lines(log, at, &parser.finish())?;
             log.line(at, &format!("hearth: {missed}"))?;
         }
         await_return(console, &mut gone, patience)?;
         let mut stdout = io::stdout().lock();
         stdout.write_all(&shown.bytes(&buffer[..count]))?;
         stdout.flush()?;
-        log_lines(log, at, &watch.feed(&buffer[..count]))?;
+        let events = parser.feed(&buffer[..count]);
+        log_lines(log, at, &events)?;
+        for event in &events {
+            if let ConsoleEvent::Line {
+                text,
+                of_job: false,
+                ..
+            } = event
+            {
+                on_line(text)?;
+            }
+        }
         if count > 0 {
             log.flush()?;
         }
@@ -158,9 +171,9 @@ pub fn interact(
     }
 }
 
-fn log_lines(log: &mut ConsoleLog, at: f64, events: &[Event]) -> io::Result<()> {
+fn log_lines(log: &mut ConsoleLog, at: f64, events: &[ConsoleEvent]) -> io::Result<()> {
     for event in events {
-        if let Event::Line { text, .. } = event {
+        if let ConsoleEvent::Line { text, .. } = event {
             log.line(at, text)?;
         }
     }

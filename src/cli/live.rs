@@ -1,6 +1,6 @@
 //! Owns what a person sees while a board is tested: its stages and its cases, as they come.
 
-use hearth::board::State;
+use hearth::board::BootState;
 use hearth::job::Case;
 use hearth::lab::Observer;
 use hearth::sanitise;
@@ -19,7 +19,7 @@ impl<'a> Live<'a> {
 }
 
 impl Observer for Live<'_> {
-    fn stage(&mut self, state: State, at: f64) {
+    fn stage(&mut self, state: BootState, at: f64) {
         self.terminal.say(&format!("{at:7.1}  {}", state.name()));
     }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use hearth::job::{Loaded, Loader, Parameter, Verdict, is_variable, report};
 use hearth::lab::network;
-use hearth::ops::test_board::{Prepared, Settings, report_directory, test_board};
+use hearth::ops::test_board::{Prepared, Settings, keep_report, report_directory, test_board};
 
 use super::board_arguments::{TargetArguments, cancelled_by_signal, host};
 use super::live::Live;
@@ -87,8 +87,12 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let cancelled = cancelled_by_signal()?;
     let mut live = Live::new(terminal);
     let report = test_board(&target, &job, &directory, host()?, &cancelled, &mut live)?;
-    io::stdout().write_all(format!("\n{}", report::table(&report)).as_bytes())?;
-    terminal.say(&format!("report in {}", directory.display()));
+    let kept = keep_report(&report, &directory);
+    // A terminal that was closed must not change how the run ends; and where no disk takes the report, this is all of it.
+    if let Err(error) = io::stdout().write_all(format!("\n{}", report::table(&report)).as_bytes()) {
+        log::warn!("the results cannot be shown: {error}");
+    }
+    terminal.say(&format!("report in {}", kept?.display()));
     Ok(match report.verdict() {
         Verdict::Passed => ExitCode::SUCCESS,
         Verdict::Failed(class) => ExitCode::from(class.exit_class().exit_code()),

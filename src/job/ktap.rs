@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use super::Outcome;
-use super::tap_line::{Item, Line, Place, Report};
+use super::tap_line::{Item, Line, Nesting, Report};
 
 /// A case that a KTAP text reported, under the path of its subtests: `suite.case`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +30,9 @@ pub struct Ktap {
     /// The name that a `# Subtest:` line gave to the level that opens next.
     subtest: Option<String>,
     /// Where the YAML block that is open began: nothing in it counts.
-    yaml: Option<Place>,
+    yaml: Option<Nesting>,
     /// Where the last line stood if it was a result, which a YAML block may follow.
-    after_report: Option<Place>,
+    after_report: Option<Nesting>,
     diagnostics: Vec<String>,
     /// Whether kselftest's runner prints this document: `# ` nests then also what has no version line and no plan.
     is_kselftest: bool,
@@ -43,7 +43,7 @@ pub struct Ktap {
 /// A document whose plan was fulfilled.
 #[derive(Debug)]
 struct Ended {
-    place: Place,
+    nesting: Nesting,
     planned: u64,
     /// How many results came after its end.
     more: u64,
@@ -52,7 +52,7 @@ struct Ended {
 /// A test with subtests; the outermost one is the document.
 #[derive(Debug)]
 struct Level {
-    place: Place,
+    nesting: Nesting,
     name: Option<String>,
     planned: Option<u64>,
     /// Why the plan says that all is skipped.
@@ -71,9 +71,9 @@ struct Level {
 }
 
 impl Level {
-    fn new(place: Place, name: Option<String>, has_version: bool) -> Self {
+    fn new(nesting: Nesting, name: Option<String>, has_version: bool) -> Self {
         Level {
-            place,
+            nesting,
             name,
             planned: None,
             skipped: None,
@@ -134,13 +134,13 @@ impl Ktap {
     /// Takes one line and gives the cases that it completes; `None` if the line is not TAP, such as another message of
     /// the kernel in between.
     pub fn line(&mut self, line: &str) -> Option<Vec<KtapCase>> {
-        let depth = self.levels.last().map(|top| top.place.hashes);
+        let depth = self.levels.last().map(|top| top.nesting.hashes);
         let line = Line::read(line, depth, self.is_kselftest);
         if self.is_in_yaml(&line) {
             return Some(Vec::new());
         }
         if let Item::Report(report) = &line.item
-            && let Some(cases) = self.after_the_end(line.place, report)
+            && let Some(cases) = self.after_the_end(line.nesting, report)
         {
             return Some(cases);
         }
@@ -150,21 +150,23 @@ impl Ktap {
         let after_report = self.after_report.take();
         let mut cases = Vec::new();
         match line.item {
-            Item::Version => self.version(line.place, &mut cases),
-            Item::Plan { count, skip } => self.plan(line.place, count, skip, &mut cases),
-            Item::Subtest(name) => self.subtest(line.place, name),
+            Item::Version => self.version(line.nesting, &mut cases),
+            Item::Plan { count, skip } => self.plan(line.nesting, count, skip, &mut cases),
+            Item::Subtest(name) => self.subtest(line.nesting, name),
             Item::BailOut(reason) => self.bail_out(&reason, &mut cases),
             Item::Report(report) => {
-                self.report(line.place, &report, &mut cases);
-                self.after_report = Some(line.place);
+                self.report(line.nesting, &report, &mut cases);
+                self.after_report = Some(line.nesting);
             }
             Item::Diagnostic(text) => {
                 self.is_kselftest |= text.starts_with("selftests: ");
                 self.diagnostics.push(text);
             }
             // At the result's own indent it is output, such as a diff.
-            Item::YamlBegin if after_report.is_some_and(|report| line.place.is_inside(report)) => {
-                self.yaml = Some(line.place);
+            Item::YamlBegin
+                if after_report.is_some_and(|report| line.nesting.is_inside(report)) =>
+            {
+                self.yaml = Some(line.nesting);
             }
             Item::YamlBegin | Item::YamlEnd | Item::Other => return None,
         }
@@ -195,8 +197,11 @@ impl Ktap {
 
     /// A result that goes on counting after the plan was fulfilled is one too many. With the number 1 it begins another
     /// document, and with one far away it may be prose.
-    fn after_the_end(&mut self, place: Place, report: &Report) -> Option<Vec<KtapCase>> {
-        let ended = self.ended.as_mut().filter(|ended| ended.place == place)?;
+    fn after_the_end(&mut self, nesting: Nesting, report: &Report) -> Option<Vec<KtapCase>> {
+        let ended = self
+            .ended
+            .as_mut()
+            .filter(|ended| ended.nesting == nesting)?;
         let next = ended.planned.saturating_add(ended.more).saturating_add(1);
         let number = report.number.filter(|n| (2..=next).contains(n))?;
         ended.more += 1;
@@ -216,41 +221,47 @@ impl Ktap {
         let Some(begin) = self.yaml else {
             return false;
         };
-        let inside = line.is_blank() || line.place >= begin;
-        if !inside || (line.place == begin && line.item == Item::YamlEnd) {
+        let inside = line.is_blank() || line.nesting >= begin;
+        if !inside || (line.nesting == begin && line.item == Item::YamlEnd) {
             self.yaml = None;
         }
         inside
     }
 
-    fn version(&mut self, place: Place, cases: &mut Vec<KtapCase>) {
-        self.close_deeper(place, cases);
+    fn version(&mut self, nesting: Nesting, cases: &mut Vec<KtapCase>) {
+        self.close_deeper(nesting, cases);
         match self.levels.last_mut() {
             // A `# Subtest:` line came before it, or the line is there twice.
-            Some(top) if top.place == place && top.seen() == 0 && top.planned.is_none() => {
+            Some(top) if top.nesting == nesting && top.seen() == 0 && top.planned.is_none() => {
                 top.has_version = true;
                 return;
             }
             // Another document, though this one is not over.
-            Some(top) if top.place >= place => {
+            Some(top) if top.nesting >= nesting => {
                 self.close(cases);
             }
             _ => {}
         }
-        self.open(place, true);
+        self.open(nesting, true);
     }
 
-    fn plan(&mut self, place: Place, count: u64, skip: Option<String>, cases: &mut Vec<KtapCase>) {
-        self.close_deeper(place, cases);
+    fn plan(
+        &mut self,
+        nesting: Nesting,
+        count: u64,
+        skip: Option<String>,
+        cases: &mut Vec<KtapCase>,
+    ) {
+        self.close_deeper(nesting, cases);
         if self
             .levels
             .last()
-            .is_some_and(|top| top.place == place && top.planned.is_some())
+            .is_some_and(|top| top.nesting == nesting && top.planned.is_some())
         {
             // Another document without a version line.
             self.close(cases);
         }
-        self.reach(place);
+        self.reach(nesting);
         let Some(top) = self.levels.last_mut() else {
             return;
         };
@@ -268,21 +279,21 @@ impl Ktap {
         self.end_if_fulfilled(cases);
     }
 
-    fn subtest(&mut self, place: Place, name: String) {
+    fn subtest(&mut self, nesting: Nesting, name: String) {
         let is_nested = self.levels.len() > 1;
         match self.levels.last_mut() {
             // The kernel prints it inside the subtest, TAP 14 before it.
-            Some(top) if is_nested && top.place == place && top.seen() == 0 => {
+            Some(top) if is_nested && top.nesting == nesting && top.seen() == 0 => {
                 top.name = Some(name);
             }
             _ => self.subtest = Some(name),
         }
     }
 
-    fn report(&mut self, place: Place, report: &Report, cases: &mut Vec<KtapCase>) {
-        self.lower(place);
-        let nested = self.close_reported(place, &report.name, cases);
-        self.reach(place);
+    fn report(&mut self, nesting: Nesting, report: &Report, cases: &mut Vec<KtapCase>) {
+        self.lower(nesting);
+        let nested = self.close_reported(nesting, &report.name, cases);
+        self.reach(nesting);
         if let Some(top) = self.levels.last_mut() {
             match report.number {
                 Some(number) => {
@@ -324,7 +335,7 @@ impl Ktap {
         cases.extend(self.finish());
     }
 
-    fn open(&mut self, place: Place, has_version: bool) {
+    fn open(&mut self, nesting: Nesting, has_version: bool) {
         // The document itself has no name.
         let name = if self.is_open() {
             self.subtest.take()
@@ -332,34 +343,38 @@ impl Ktap {
             self.ended = None;
             None
         };
-        self.levels.push(Level::new(place, name, has_version));
+        self.levels.push(Level::new(nesting, name, has_version));
     }
 
-    /// Opens a level at `place` if none is: a document or a subtest that began without a version line.
-    fn reach(&mut self, place: Place) {
-        if self.levels.last().is_none_or(|top| place > top.place) {
-            self.open(place, false);
+    /// Opens a level at `nesting` if none is: a document or a subtest that began without a version line.
+    fn reach(&mut self, nesting: Nesting) {
+        if self.levels.last().is_none_or(|top| nesting > top.nesting) {
+            self.open(nesting, false);
         }
     }
 
     /// Puts a level for the document below the first one, if that turns out to be a subtest: its lines came first.
-    fn lower(&mut self, place: Place) {
-        if self.levels.first().is_some_and(|first| first.place > place) {
-            self.levels.insert(0, Level::new(place, None, false));
+    fn lower(&mut self, nesting: Nesting) {
+        if self
+            .levels
+            .first()
+            .is_some_and(|first| first.nesting > nesting)
+        {
+            self.levels.insert(0, Level::new(nesting, None, false));
         }
     }
 
-    /// Closes subtests that are deeper than `place`, and whose own result did not come.
-    fn close_deeper(&mut self, place: Place, cases: &mut Vec<KtapCase>) {
-        while self.levels.len() > 1 && self.levels.last().is_some_and(|top| top.place > place) {
+    /// Closes subtests that are deeper than `nesting`, and whose own result did not come.
+    fn close_deeper(&mut self, nesting: Nesting, cases: &mut Vec<KtapCase>) {
+        while self.levels.len() > 1 && self.levels.last().is_some_and(|top| top.nesting > nesting) {
             self.close(cases);
         }
     }
 
-    /// Closes what a result at `place` is the summary of; gives the test that it names.
+    /// Closes what a result at `nesting` is the summary of; gives the test that it names.
     fn close_reported(
         &mut self,
-        place: Place,
+        nesting: Nesting,
         name: &str,
         cases: &mut Vec<KtapCase>,
     ) -> Option<Level> {
@@ -367,7 +382,7 @@ impl Ktap {
             .levels
             .iter()
             .skip(1)
-            .position(|level| level.place > place)?
+            .position(|level| level.nesting > nesting)?
             + 1;
         while self.levels.len() > first + 1 {
             self.close(cases);
@@ -398,7 +413,7 @@ impl Ktap {
             && outermost.fulfilled(planned) >= planned
         {
             self.ended = Some(Ended {
-                place: outermost.place,
+                nesting: outermost.nesting,
                 planned,
                 more: 0,
             });

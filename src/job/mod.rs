@@ -15,6 +15,7 @@ pub mod report;
 mod result;
 mod signal;
 mod tap_line;
+mod work_tree;
 mod yaml;
 
 pub use collector::Collector;
@@ -25,5 +26,5 @@ pub use load::{Loaded, Loader};
 pub use merge::{Merger, NumberedLine};
 pub use pattern::Pattern;
 pub use payload::{JobSettings, Parameter, Payload, payload};
-pub use result::{Attempt, Case, Identity, Outcome, Report, Suite, Verdict};
+pub use result::{AttemptRecord, Case, Identity, Outcome, Report, Suite, Verdict};
 pub use signal::{BadSignal, CaseSignal, Parsed, Signal, has_signal, scan};

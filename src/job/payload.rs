@@ -5,21 +5,16 @@
 //! `testdef.yaml` and, where there is something to install, `install.sh`; and hearth's own `order` and `trees/`, the
 //! files of work trees, each once and compressed.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use tar::{Builder, EntryType, Header};
+use tar::{Builder, EntryType};
 
 use super::git::Trust;
 use super::load::{Loaded, Loader};
+use super::work_tree::{header, pack};
 use crate::error::Fault;
-
-/// How large a definition's work tree may be, in bytes: it goes over the network at every run.
-const TREE_LIMIT: u64 = 256 << 20;
 
 /// A program of the job's `bin/` and its text.
 macro_rules! program {
@@ -87,6 +82,33 @@ pub struct JobSettings {
 pub struct Payload {
     /// Names of the suites, in the order in which they run: `0_smoke`.
     pub suites: Vec<String>,
+    /// Of the tar, in bytes.
+    pub size: u64,
+    /// What the tar's content and the largest definition's work trees take on the board, in bytes.
+    pub unpacked: u64,
+}
+
+impl Payload {
+    /// Compares the job with what a board of `memory` bytes has room for. The agent keeps the tar in a quarter of the memory,
+    /// and unpacks it into the root's overlay, which is a tmpfs of half of it (tmpfs(5), `size`).
+    ///
+    /// # Errors
+    /// If the job cannot fit, however little else the board writes.
+    pub fn check_fits(&self, memory: u64, board: &str) -> Result<()> {
+        let needs = [(self.size, memory / 4), (self.unpacked, memory / 2)];
+        let Some((need, room)) = needs.into_iter().find(|(need, room)| need > room) else {
+            return Ok(());
+        };
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        Err(Fault::input(format!(
+            "the job's files need {} MiB of `{board}`'s memory, and of its {} MiB at most {} MiB are for them",
+            mib(need),
+            mib(memory),
+            room >> 20
+        ))
+        .remedy("give the definitions directories of their own, with fewer files, or test on a board with more memory")
+        .into())
+    }
 }
 
 /// Writes the job's tar.
@@ -101,8 +123,8 @@ pub fn payload(
 ) -> Result<Payload> {
     let names: Vec<String> = definitions.iter().map(suite_name).collect();
     check_parameters(&settings.parameters, &names)?;
-    let mut job = Job {
-        tar: Builder::new(out),
+    let mut job = JobWriter {
+        tar: Builder::new(Counted { out, count: 0 }),
         packed: Vec::new(),
     };
     for (name, text) in PROGRAMS {
@@ -114,6 +136,7 @@ pub fn payload(
     );
     job.add("environment", environment.as_bytes(), 0o644)?;
     let mut suites = Vec::new();
+    let mut largest = 0;
     for (index, (loaded, name)) in definitions.iter().zip(&names).enumerate() {
         let suite = format!("{index}_{name}");
         let parameters: Vec<&Parameter> = settings
@@ -121,13 +144,19 @@ pub fn payload(
             .iter()
             .filter(|parameter| parameter.suite.as_ref().is_none_or(|of| of == name))
             .collect();
-        job.add_definition(&suite, loaded, loader, &parameters, settings.trust)?;
+        let trees = job.add_definition(&suite, loaded, loader, &parameters, settings.trust)?;
+        largest = largest.max(trees);
         suites.push(suite);
     }
     let order = format!("{}\n", suites.join("\n"));
     job.add("order", order.as_bytes(), 0o644)?;
-    job.tar.into_inner()?.flush()?;
-    Ok(Payload { suites })
+    let mut out = job.tar.into_inner()?;
+    out.flush()?;
+    Ok(Payload {
+        suites,
+        size: out.count,
+        unpacked: out.count + largest,
+    })
 }
 
 /// A suite's name: that of the command line, or the definition's, in which blanks would end a signal's word.
@@ -162,12 +191,31 @@ struct Packed {
 }
 
 /// A job's tar under way.
-struct Job<W: Write> {
-    tar: Builder<W>,
+struct JobWriter<W: Write> {
+    tar: Builder<Counted<W>>,
     packed: Vec<Packed>,
 }
 
-impl<W: Write> Job<W> {
+/// Counts the bytes that are written.
+struct Counted<W> {
+    out: W,
+    count: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.count += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl<W: Write> JobWriter<W> {
+    /// Adds a definition; gives the size of its work trees in bytes, as they are unpacked.
     fn add_definition(
         &mut self,
         suite: &str,
@@ -175,7 +223,7 @@ impl<W: Write> Job<W> {
         loader: &mut Loader,
         parameters: &[&Parameter],
         trust: Trust,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let definition = &loaded.definition;
         let values: Vec<(&str, &str)> = definition
             .parameters
@@ -215,8 +263,17 @@ impl<W: Write> Job<W> {
             self.add(&at("packages"), format!("{names}\n").as_bytes(), 0o644)?;
         }
         let mut trees = String::new();
+        let mut size = 0;
+        let mut add = |job: &mut Self, tree: &Path, directory: &str| -> Result<()> {
+            let index = job.pack(tree)?;
+            let tree = job.packed[index].size;
+            size += tree;
+            let kib = tree.div_ceil(1024);
+            trees.push_str(&format!("{index}.tar.gz {kib} {directory}\n"));
+            Ok(())
+        };
         if let Some(tree) = &loaded.tree {
-            trees.push_str(&self.tree(tree, "")?);
+            add(self, tree, "")?;
         }
         for repository in &definition.install.repositories {
             let value = |text: &str| substitute(text, &values);
@@ -230,34 +287,27 @@ impl<W: Write> Job<W> {
                 None => repository_name(&address),
             };
             check_directory(&directory)?;
-            trees.push_str(&self.tree(clone.path(), &directory)?);
+            add(self, clone.path(), &directory)?;
         }
         if !trees.is_empty() {
             self.add(&at("trees"), trees.as_bytes(), 0o644)?;
         }
-        Ok(())
+        Ok(size)
     }
 
-    /// Puts a work tree into the job, once; gives the line of `trees` for it.
-    fn tree(&mut self, tree: &Path, directory: &str) -> Result<String> {
-        let index = match self.packed.iter().position(|packed| packed.tree == tree) {
-            Some(index) => index,
-            None => {
-                let (archive, size) = pack(tree)?;
-                let index = self.packed.len();
-                self.add(&format!("trees/{index}.tar.gz"), &archive, 0o644)?;
-                self.packed.push(Packed {
-                    tree: tree.to_path_buf(),
-                    size,
-                });
-                index
-            }
-        };
-        let size = self.packed[index].size;
-        Ok(format!(
-            "{index}.tar.gz {} {directory}\n",
-            size.div_ceil(1024)
-        ))
+    /// Puts a work tree into the job, once; gives its number.
+    fn pack(&mut self, tree: &Path) -> Result<usize> {
+        if let Some(index) = self.packed.iter().position(|packed| packed.tree == tree) {
+            return Ok(index);
+        }
+        let (archive, size) = pack(tree)?;
+        let index = self.packed.len();
+        self.add(&format!("trees/{index}.tar.gz"), &archive, 0o644)?;
+        self.packed.push(Packed {
+            tree: tree.to_path_buf(),
+            size,
+        });
+        Ok(index)
     }
 
     fn add(&mut self, name: &str, content: &[u8], mode: u32) -> Result<()> {
@@ -337,86 +387,6 @@ fn repository_name(address: &str) -> String {
     name.trim_end_matches(".git").to_string()
 }
 
-/// A directory's files as a compressed tar, and their size in bytes.
-fn pack(tree: &Path) -> Result<(Vec<u8>, u64)> {
-    let mut tar = Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
-    let size = add_tree(&mut tar, tree)?;
-    Ok((tar.into_inner()?.finish()?, size))
-}
-
-/// Adds a directory's regular files and symbolic links, without `.git`, in the order of their names.
-/// Gives the size of the files in bytes, each rounded up as a file system does.
-fn add_tree(tar: &mut Builder<impl Write>, tree: &Path) -> Result<u64> {
-    let mut files = Vec::new();
-    let mut size = 0;
-    let mut total = 0;
-    collect(tree, Path::new(""), &mut files, &mut total)?;
-    for file in files {
-        let path = tree.join(&file);
-        let meta = fs::symlink_metadata(&path)?;
-        let name = &file;
-        if meta.is_symlink() {
-            let mut header = header(EntryType::Symlink, 0, 0o777);
-            tar.append_link(&mut header, name, fs::read_link(&path)?)?;
-        } else {
-            let mut header = header(EntryType::Regular, meta.len(), mode_of(&meta));
-            let content =
-                File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            tar.append_data(&mut header, name, content.take(meta.len()))?;
-            size += meta.len().next_multiple_of(4096);
-        }
-    }
-    Ok(size)
-}
-
-fn collect(root: &Path, below: &Path, files: &mut Vec<PathBuf>, total: &mut u64) -> Result<()> {
-    let directory = root.join(below);
-    let mut entries = fs::read_dir(&directory)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("cannot read {}", directory.display()))?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
-        if entry.file_name() == ".git" {
-            continue;
-        }
-        let path = below.join(entry.file_name());
-        let meta = entry.metadata()?;
-        if meta.is_dir() {
-            collect(root, &path, files, total)?;
-        } else if meta.is_file() || meta.is_symlink() {
-            *total += meta.len();
-            if *total > TREE_LIMIT {
-                return Err(Fault::input(format!(
-                    "{} holds more than {} MiB, too much to send to a board",
-                    root.display(),
-                    TREE_LIMIT >> 20
-                ))
-                .remedy("give the definition a directory of its own")
-                .into());
-            }
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
-fn mode_of(meta: &fs::Metadata) -> u32 {
-    use std::os::unix::fs::PermissionsExt;
-    if meta.permissions().mode() & 0o100 == 0 {
-        0o644
-    } else {
-        0o755
-    }
-}
-
-fn header(kind: EntryType, size: u64, mode: u32) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_size(size);
-    header.set_mode(mode);
-    header
-}
-
 /// A word that the shell takes as it is.
 fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\'', r"'\''"))
@@ -424,6 +394,8 @@ fn quoted(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::job::Definition;
 
@@ -483,6 +455,44 @@ mod tests {
         ] {
             assert_eq!(substitute(text, &values), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_job_that_cannot_fit_into_the_boards_memory_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        // Compresses to nothing; 20 MiB and one block of 4 KiB on the board.
+        fs::write(dir.path().join("zeros"), vec![0; 20 << 20]).unwrap();
+        fs::write(dir.path().join("small"), "x").unwrap();
+        let with_tree = || Loaded {
+            tree: Some(dir.path().to_path_buf()),
+            ..loaded("    - true\n")
+        };
+        let settings = JobSettings {
+            parameters: Vec::new(),
+            trust: Trust::Remote,
+            board_type: "t".into(),
+        };
+        let mut tar = Vec::new();
+        // Both definitions have the same tree, which is in the job once, and of which one copy is there at a time.
+        let definitions = [with_tree(), with_tree()];
+        let job = payload(&mut tar, &definitions, &mut Loader::default(), &settings).unwrap();
+        assert_eq!(job.size, tar.len() as u64);
+        assert_eq!(job.unpacked, job.size + (20 << 20) + 4096);
+        assert!(job.check_fits(64 << 20, "t").is_ok());
+        let error = job.check_fits(40 << 20, "t").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the job's files need 21 MiB of `t`'s memory, and of its 40 MiB at most 20 MiB are for them"
+        );
+        let large = Payload {
+            size: 11 << 20,
+            ..job
+        };
+        let error = large.check_fits(43 << 20, "t").unwrap_err().to_string();
+        assert!(
+            error.contains("need 11 MiB") && error.contains("at most 10 MiB"),
+            "{error}"
+        );
     }
 
     #[test]

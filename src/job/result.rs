@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::board::{Failure, FailureClass, Stage};
+use crate::board::{BootStage, FailureClass, RunFailure};
 
 /// How a test case ended; the four results that LAVA knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,10 +124,10 @@ impl Suite {
 
 /// One attempt to boot the board and run the tests.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Attempt {
-    pub stages: Vec<Stage>,
+pub struct AttemptRecord {
+    pub stages: Vec<BootStage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<Failure>,
+    pub failure: Option<RunFailure>,
 }
 
 /// Who the board said it is.
@@ -164,7 +164,7 @@ pub struct Report {
     pub duration: f64,
     #[serde(default)]
     pub identity: Identity,
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<AttemptRecord>,
     pub suites: Vec<Suite>,
     /// What was malformed on the way and belongs to no case.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -183,7 +183,7 @@ pub enum Verdict {
 
 impl Report {
     /// Why the run as a whole failed, if it did: the last attempt's failure.
-    pub fn failure(&self) -> Option<&Failure> {
+    pub fn failure(&self) -> Option<&RunFailure> {
         self.attempts.last()?.failure.as_ref()
     }
 

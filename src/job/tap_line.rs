@@ -28,14 +28,14 @@ static DIRECTIVE: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Where a line stands: how many `# ` of kselftest's runner precede it, and by how many columns it is indented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct Nesting {
     pub hashes: usize,
     pub indent: usize,
 }
 
-impl Place {
+impl Nesting {
     /// Whether it is further in than `other`, in the same `# `.
-    pub fn is_inside(self, other: Place) -> bool {
+    pub fn is_inside(self, other: Nesting) -> bool {
         self.hashes == other.hashes && self.indent > other.indent
     }
 }
@@ -43,7 +43,7 @@ impl Place {
 /// A line, without what printk and kselftest's runner put before it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Line {
-    pub place: Place,
+    pub nesting: Nesting,
     pub item: Item,
     blank: bool,
 }
@@ -106,7 +106,7 @@ impl Line {
             .map(|c| if c == '\t' { 4 } else { 1 })
             .sum();
         Line {
-            place: Place { hashes, indent },
+            nesting: Nesting { hashes, indent },
             item: item(body),
             blank: body.is_empty(),
         }

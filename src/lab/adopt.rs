@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::store::{Boot, Store};
+use super::store::{Boot, LabStore};
 use crate::data;
 use crate::error::Fault;
 use crate::output::write_atomically;
@@ -14,9 +14,9 @@ use crate::recipe::{LoadedLab, Mac, suggestion};
 use crate::sanitise;
 
 /// The last boot of each board that checked in with an Ethernet address that the lab does not know, newest first.
-pub fn strangers(store: &Store, lab: &LoadedLab) -> Result<Vec<Boot>> {
+pub fn unknown_boards(store: &LabStore, lab: &LoadedLab) -> Result<Vec<Boot>> {
     let mut found: Vec<Boot> = Vec::new();
-    for boot in store.strangers()? {
+    for boot in store.with_problem()? {
         let Ok(mac) = boot.claim.mac.parse::<Mac>() else {
             continue;
         };
@@ -28,16 +28,13 @@ pub fn strangers(store: &Store, lab: &LoadedLab) -> Result<Vec<Boot>> {
     Ok(found)
 }
 
-/// The stranger that a user means by its MAC or by the name that it claims.
+/// The unknown board that a user means, by its MAC or by the name that it claims.
 ///
 /// # Errors
 /// If there is none, or several claim the name.
-pub fn choose(strangers: Vec<Boot>, which: &str) -> Result<Boot> {
-    let known: Vec<String> = strangers
-        .iter()
-        .map(|boot| boot.claim.mac.clone())
-        .collect();
-    let mut chosen = strangers
+pub fn choose(unknown: Vec<Boot>, which: &str) -> Result<Boot> {
+    let known: Vec<String> = unknown.iter().map(|boot| boot.claim.mac.clone()).collect();
+    let mut chosen = unknown
         .into_iter()
         .filter(|boot| boot.claim.mac.eq_ignore_ascii_case(which) || boot.claim.board == which);
     match (chosen.next(), chosen.next()) {
@@ -113,19 +110,19 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_written_behind_what_the_lab_file_has() {
+    fn an_adopted_board_is_written_behind_what_the_lab_file_has() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lab.toml");
         fs::write(&path, LAB).unwrap();
         let lab = LoadedLab::load(&path).unwrap();
-        let store = Store::open(&dir.path().join("lab.sqlite")).unwrap();
+        let store = LabStore::open(&dir.path().join("lab.sqlite")).unwrap();
         store
             .check_in(&claim("neo1", 1), Some("not known"))
             .unwrap();
         store
             .check_in(&claim("neo2", 2), Some("not known"))
             .unwrap();
-        let found = strangers(&store, &lab).unwrap();
+        let found = unknown_boards(&store, &lab).unwrap();
         assert_eq!(found.len(), 2);
         assert!(choose(found.clone(), "neo3").is_err());
         let neo = choose(found, "02:00:00:00:00:01").unwrap();
@@ -146,7 +143,7 @@ mod tests {
             lab.board("neo1").unwrap().mac,
             neo.claim.mac.parse().unwrap()
         );
-        let left = strangers(&store, &lab).unwrap();
+        let left = unknown_boards(&store, &lab).unwrap();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].claim.board, "neo2");
     }

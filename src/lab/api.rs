@@ -1,7 +1,7 @@
 //! Owns the HTTP API that boards call: check in, fetch a job, send its output, say that it is done.
 //! Described by `openapi.json` beside this file. A board only ever calls out.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,10 +13,12 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::identity::{Claim, Known, check};
-use super::store::{Boot, Store};
+use super::store::{Boot, LabStore, StoreError};
+use super::waiters::Waiters;
+use super::warnings::Warnings;
 
 /// The description of this API, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("openapi.json");
@@ -27,11 +29,10 @@ const LARGEST_PIECE: usize = 1 << 20;
 const LONGEST_WAIT: u64 = 60;
 /// How large a check-in may be, in bytes; the agent's has some 400.
 const LARGEST_CLAIM: usize = 4 << 10;
-/// How often the lab looks whether another process, such as `hearth test`, changed the store: once for all boards.
-const LOOK: Duration = Duration::from_millis(50);
 /// How often a request that waits counts as a sign of life.
 const BEAT: Duration = Duration::from_secs(15);
-/// What a board is told when the lab does not take it for what it says. What is wrong is the lab's to know.
+/// What a board is told whose console the lab follows and whose identity is wrong. What is wrong is for the lab's log. A boot
+/// that no console confirmed is told nothing at all: it could be any host that tries out names.
 const NOT_KNOWN: &str = "the lab does not take this board for what it says: see the lab's log";
 
 /// Tells what the lab knows of its boards, as it is now.
@@ -39,16 +40,16 @@ pub type Roster = Arc<dyn Fn() -> Vec<Known> + Send + Sync>;
 
 #[derive(Clone)]
 struct Lab {
-    store: Arc<Store>,
+    store: Arc<LabStore>,
     roster: Roster,
     idle: f64,
-    /// Set once the store is being watched.
-    watched: Arc<OnceLock<()>>,
+    waiters: Arc<Waiters>,
+    warnings: Arc<Warnings>,
 }
 
 /// The routes below `/api/v1`.
 /// `idle`: how long, in seconds, a board that has nothing to do may stay on.
-pub fn router(store: Arc<Store>, roster: Roster, idle: f64) -> Router {
+pub fn router(store: Arc<LabStore>, roster: Roster, idle: f64) -> Router {
     Router::new()
         .route("/api/v1/openapi.json", get(openapi))
         .route(
@@ -64,7 +65,8 @@ pub fn router(store: Arc<Store>, roster: Roster, idle: f64) -> Router {
             store,
             roster,
             idle,
-            watched: Arc::default(),
+            waiters: Arc::default(),
+            warnings: Arc::default(),
         })
 }
 
@@ -79,7 +81,7 @@ impl IntoResponse for Refusal {
 
 impl From<anyhow::Error> for Refusal {
     fn from(error: anyhow::Error) -> Self {
-        log::error!("the lab's store failed: {error:#}");
+        log::error!("{error:#}");
         Refusal(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the lab's store failed".into(),
@@ -102,59 +104,67 @@ async fn check_in(State(lab): State<Lab>, body: Bytes) -> Result<Response, Refus
             "a check-in needs a boot id".into(),
         ));
     }
-    let boot = identify(&lab, claim).await?;
+    let (store, roster) = (Arc::clone(&lab.store), Arc::clone(&lab.roster));
+    let boot = blocking(move || {
+        let problem = check(&claim, &roster());
+        store.check_in(&claim, problem.as_deref())
+    })
+    .await?;
     if let Some(problem) = &boot.problem {
-        log::warn!("{problem}");
+        lab.warnings.warn(&boot.claim.board, problem);
     }
-    let problem = boot.problem.as_ref().map(|_| NOT_KNOWN);
+    let told = boot.problem.as_ref().filter(|_| boot.confirmed);
+    let problem = told.map(|_| NOT_KNOWN);
     Ok(Json(json!({ "token": boot.token, "problem": problem })).into_response())
 }
 
-/// Compares who a board says it is with what the lab knows by now.
-async fn identify(lab: &Lab, claim: Claim) -> Result<Boot, Refusal> {
-    let known = (lab.roster)();
-    let store = Arc::clone(&lab.store);
-    blocking(move || {
-        let problem = check(&claim, &known);
-        store.check_in(&claim, problem.as_deref())
-    })
-    .await
+/// What the lab has for a boot at this moment.
+enum Found {
+    /// The token is no boot's any more.
+    Unknown,
+    Refused,
+    Job(i64, Vec<u8>),
+    Dismissed,
+    Nothing,
 }
 
-/// What is wrong with a boot by now: it may have been adopted, or its twin have come.
-fn problem(store: &Store, boot: &Boot, known: &[Known]) -> Result<Option<String>> {
-    if store.twin(boot)? {
-        let name = &boot.claim.board;
-        return Ok(Some(format!(
-            "two boards are `{name}`: one with MAC {} goes on talking after another with this name",
-            boot.claim.mac
-        )));
-    }
-    Ok(match boot.problem {
-        Some(_) => check(&boot.claim, known),
-        None => None,
-    })
-}
-
-/// Wakes waiting requests when another process has changed the store, until the lab is gone.
-fn watch_store(lab: &Lab) {
-    if lab.watched.set(()).is_err() {
-        return;
-    }
-    let store = Arc::downgrade(&lab.store);
-    tokio::spawn(async move {
-        let mut seen = None;
-        while let Some(store) = store.upgrade() {
-            let asked = Arc::clone(&store);
-            let version = blocking(move || asked.version()).await.ok();
-            if version != seen {
-                seen = version;
-                store.changed();
-            }
-            drop(store);
-            sleep(LOOK).await;
+impl Lab {
+    /// Notes a sign of life, and looks for a job. Waits for the disk.
+    fn look(&self, token: &str) -> Result<Found, StoreError> {
+        let Some(boot) = self.store.boot(token)? else {
+            return Ok(Found::Unknown);
+        };
+        self.store.beat(&boot)?;
+        if let Some(problem) = self.problem(&boot)? {
+            self.warnings.warn(&boot.claim.board, &problem);
+            return Ok(match boot.confirmed {
+                true => Found::Refused,
+                false => Found::Nothing,
+            });
         }
-    });
+        if let Some((id, payload)) = self.store.take(&boot)? {
+            return Ok(Found::Job(id, payload));
+        }
+        Ok(match self.store.is_dismissed(&boot)? {
+            true => Found::Dismissed,
+            false => Found::Nothing,
+        })
+    }
+
+    /// What is wrong with a boot by now: it may have been adopted, or a twin have come.
+    fn problem(&self, boot: &Boot) -> Result<Option<String>, StoreError> {
+        if self.store.twin(boot)? {
+            let name = &boot.claim.board;
+            return Ok(Some(format!(
+                "two boards are `{name}`: one with MAC {} goes on talking after another with this name",
+                boot.claim.mac
+            )));
+        }
+        Ok(match boot.problem {
+            Some(_) => check(&boot.claim, &(self.roster)()),
+            None => None,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -171,53 +181,39 @@ async fn job(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let boot = authenticate(&lab, &headers).await?;
-    watch_store(&lab);
-    let mut changes = lab.store.changes();
-    let (store, known, asks) = (Arc::clone(&lab.store), (lab.roster)(), boot.clone());
-    let problem = blocking(move || {
-        store.beat(&asks)?;
-        problem(&store, &asks, &known)
-    })
-    .await?;
-    if let Some(problem) = problem {
-        log::warn!("{problem}");
-        return Err(Refusal(StatusCode::CONFLICT, NOT_KNOWN.into()));
-    }
+    lab.waiters.watch(&lab.store);
+    let mut woken = lab.waiters.wait_for(boot.id);
     let end = Instant::now() + Duration::from_secs(wait.wait.min(LONGEST_WAIT));
     loop {
-        let (store, taker) = (Arc::clone(&lab.store), boot.clone());
-        let taken = blocking(move || {
-            store.beat(&taker)?;
-            Ok((store.take(&taker)?, store.is_dismissed(&taker)?))
-        })
-        .await?;
-        let (taken, dismissed) = taken;
-        if let Some((id, payload)) = taken {
-            let headers = [
-                (header::CONTENT_TYPE, "application/x-tar".to_string()),
-                (
-                    header::HeaderName::from_static("hearth-job"),
-                    id.to_string(),
-                ),
-            ];
-            return Ok((headers, payload).into_response());
+        let (here, token) = (lab.clone(), boot.token.clone());
+        match blocking(move || here.look(&token)).await? {
+            Found::Unknown => return Err(unknown()),
+            Found::Refused => return Err(Refusal(StatusCode::CONFLICT, NOT_KNOWN.into())),
+            Found::Job(id, payload) => return Ok(job_response(id, payload)),
+            Found::Dismissed => return Ok(StatusCode::GONE.into_response()),
+            Found::Nothing if Instant::now() >= end => break,
+            Found::Nothing => {}
         }
-        if dismissed {
-            return Ok(StatusCode::GONE.into_response());
-        }
-        if Instant::now() >= end {
-            let store = Arc::clone(&lab.store);
-            let wanted = blocking(move || store.is_wanted(&boot, lab.idle)).await?;
-            let status = if wanted {
-                StatusCode::NO_CONTENT
-            } else {
-                StatusCode::GONE
-            };
-            return Ok(status.into_response());
-        }
-        // Ends with a change, or with the time that the board waits.
-        let _ = timeout_at(end.min(Instant::now() + BEAT), changes.changed()).await;
+        // Ends with a change for this boot, with the next sign of life, or with the time that the board waits.
+        let _ = timeout_at(end.min(Instant::now() + BEAT), woken.changed()).await;
     }
+    let wanted = blocking(move || lab.store.is_wanted(&boot, lab.idle)).await?;
+    let status = match wanted {
+        true => StatusCode::NO_CONTENT,
+        false => StatusCode::GONE,
+    };
+    Ok(status.into_response())
+}
+
+fn job_response(id: i64, payload: Vec<u8>) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-tar".to_string()),
+        (
+            header::HeaderName::from_static("hearth-job"),
+            id.to_string(),
+        ),
+    ];
+    (headers, payload).into_response()
 }
 
 #[derive(Deserialize)]
@@ -266,24 +262,29 @@ fn not_yours(id: i64) -> Refusal {
 
 /// The boot whose token the request carries.
 async fn authenticate(lab: &Lab, headers: &HeaderMap) -> Result<Boot, Refusal> {
-    let token = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
-        .map(str::to_string);
-    let unknown = || Refusal(StatusCode::UNAUTHORIZED, "check in first".into());
-    let token = token.ok_or_else(unknown)?;
+    let token = bearer(headers).ok_or_else(unknown)?.to_string();
     let store = Arc::clone(&lab.store);
     blocking(move || store.boot(&token))
         .await?
         .ok_or_else(unknown)
 }
 
+fn unknown() -> Refusal {
+    Refusal(StatusCode::UNAUTHORIZED, "check in first".into())
+}
+
+/// The token of an `Authorization: Bearer` header.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?;
+    value.to_str().ok()?.strip_prefix("Bearer ")
+}
+
 /// Runs a call to the store where it may wait for the disk.
-async fn blocking<T: Send + 'static>(
-    call: impl FnOnce() -> Result<T> + Send + 'static,
+async fn blocking<T: Send + 'static, E: Into<anyhow::Error> + Send + 'static>(
+    call: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, Refusal> {
     match tokio::task::spawn_blocking(call).await {
-        Ok(result) => Ok(result?),
+        Ok(result) => Ok(result.map_err(Into::into)?),
         Err(_) => Err(Refusal(
             StatusCode::INTERNAL_SERVER_ERROR,
             "the lab stops".into(),

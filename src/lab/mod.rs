@@ -1,24 +1,29 @@
 //! Owns the lab: the HTTP API for boards, its store, who a board is, and the run of a job on one.
 //! Never builds an image, and never serves one.
 
-mod access;
 mod adopt;
 mod api;
-mod attended;
+mod attempt;
+mod board_access;
 mod booted;
+mod console_monitor;
 pub mod emulated;
 mod identity;
+mod listing;
 pub mod network;
+mod request;
 mod run;
 mod secret;
-mod session;
 mod store;
-mod store_file;
+mod waiters;
+mod warnings;
 
-pub use access::Access;
-pub use adopt::{adopt, choose, strangers};
+pub use adopt::{adopt, choose, unknown_boards};
 pub use api::{OPENAPI, router};
-pub use booted::Booted;
+pub use board_access::BoardAccess;
+pub use booted::{BootRequest, BootedBoard};
 pub use identity::{Claim, Known, check};
-pub use run::{Observer, Order, Ran, run};
-pub use store::{Boot, Job, JobState, Store};
+pub use listing::{List, listing};
+pub use request::{JobRequest, Observer};
+pub use run::{RunResult, run};
+pub use store::{Boot, JobState, JobStatus, LabStore, StoreError};

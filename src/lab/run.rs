@@ -1,57 +1,22 @@
 //! Owns the run of one job on one board: its attempts, and what comes of them.
 //! Never builds or serves anything: the board finds its image and the API already there.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anyhow::Result;
 
-use super::access::Access;
-use super::session::{Outcome, Session};
-use super::store::Store;
-use crate::board::{ConsoleLog, Failure, FailureClass, Retries, Stage, State, Timeouts};
+use super::attempt::{Attempt, AttemptResult};
+use super::board_access::BoardAccess;
+use super::request::{JobRequest, Observer};
+use super::store::StoreError;
+use crate::board::{BootStage, BootState, ConsoleLog, FailureClass, RunFailure};
 use crate::error;
-use crate::job::{Attempt, Case, Identity, Pattern, Suite};
-
-/// Sees what happens, for a live view.
-pub trait Observer {
-    fn stage(&mut self, state: State, at: f64);
-    fn case(&mut self, suite: &str, case: &Case);
-    fn note(&mut self, text: &str);
-}
-
-/// What is to be run.
-pub struct Order<'a> {
-    pub board: &'a str,
-    /// The id of the image that it is to boot.
-    pub image: &'a str,
-    pub store: &'a Arc<Store>,
-    /// The job's tar.
-    pub payload: &'a [u8],
-    /// The definitions' patterns, by suite.
-    pub patterns: BTreeMap<String, Pattern>,
-    /// The suites of the job, in their order.
-    pub suites: Vec<String>,
-    /// Whether only what LAVA's dispatcher would report is wanted.
-    pub strict: bool,
-    pub timeouts: Timeouts,
-    /// How often a boot that fails for the infrastructure's sake is tried again.
-    pub retries: Retries,
-    /// How much a board may print in one attempt, in bytes.
-    pub largest_output: u64,
-    /// Where `console.log` goes.
-    pub directory: &'a Path,
-    /// Set by Ctrl-C.
-    pub cancelled: &'a AtomicBool,
-}
+use crate::job::{AttemptRecord, Identity, Suite};
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub struct Ran {
-    pub attempts: Vec<Attempt>,
+pub struct RunResult {
+    pub attempts: Vec<AttemptRecord>,
     pub suites: Vec<Suite>,
     /// What was malformed on the way and belongs to no case.
     pub problems: Vec<String>,
@@ -67,26 +32,34 @@ pub struct Ran {
 /// # Errors
 /// Only where hearth itself cannot go on: QEMU is not installed, the disk is full. What fails on the board's side is in
 /// the result.
-pub fn run(order: &Order<'_>, access: &mut Access, observer: &mut dyn Observer) -> Result<Ran> {
+pub fn run(
+    request: &JobRequest<'_>,
+    access: &mut BoardAccess,
+    observer: &mut dyn Observer,
+) -> Result<RunResult> {
     let begun = Instant::now();
-    let mut log = ConsoleLog::create(&order.directory.join("console.log"))?;
-    let mut ran = Ran::default();
-    let mut left = order.retries;
+    let mut log = ConsoleLog::create(&request.directory.join("console.log"))?;
+    let mut result = RunResult::default();
+    let mut left = request.retries;
     loop {
-        let again = match Session::begin(order, access, begun, &mut log) {
-            Ok(session) => {
-                let outcome = session.run(observer)?;
+        let again = match Attempt::begin(request, access, begun, &mut log) {
+            Ok(attempt) => {
+                let outcome = attempt.run(observer)?;
                 let again = outcome.attempt.failure.as_ref().is_some_and(|failure| {
-                    failure.class == FailureClass::Infrastructure && left.take(outcome.reached)
+                    failure.class == FailureClass::Infrastructure
+                        && !outcome.store_lost
+                        && left.take(outcome.reached)
                 });
-                ran.take(outcome, observer);
+                result.take(outcome, observer);
                 again
             }
             Err(error) => {
+                let store_lost = error.is::<StoreError>();
                 let failure = refused(error)?;
-                let again =
-                    failure.class == FailureClass::Infrastructure && left.take(State::Power);
-                ran.fail(Vec::new(), failure, observer);
+                let again = failure.class == FailureClass::Infrastructure
+                    && !store_lost
+                    && left.take(BootState::Power);
+                result.fail(Vec::new(), failure, observer);
                 again
             }
         };
@@ -95,12 +68,12 @@ pub fn run(order: &Order<'_>, access: &mut Access, observer: &mut dyn Observer) 
         }
         observer.note("trying once more");
     }
-    ran.duration = begun.elapsed().as_secs_f64();
-    Ok(ran)
+    result.duration = begun.elapsed().as_secs_f64();
+    Ok(result)
 }
 
-impl Ran {
-    fn take(&mut self, outcome: Outcome, observer: &mut dyn Observer) {
+impl RunResult {
+    fn take(&mut self, outcome: AttemptResult, observer: &mut dyn Observer) {
         self.suites = outcome.suites;
         self.problems = outcome.problems;
         self.warnings.extend(outcome.warnings);
@@ -111,23 +84,25 @@ impl Ran {
         }
     }
 
-    fn fail(&mut self, stages: Vec<Stage>, failure: Failure, observer: &mut dyn Observer) {
+    fn fail(&mut self, stages: Vec<BootStage>, failure: RunFailure, observer: &mut dyn Observer) {
         observer.note(&format!(
             "{} failure in {}: {}",
             failure.class.name(),
             failure.stage,
             failure.message
         ));
-        self.attempts.push(Attempt {
+        self.attempts.push(AttemptRecord {
             stages,
             failure: Some(failure),
         });
     }
 }
 
-/// A board whose power or console does not work. What the host lacks is not the board's failure.
-fn refused(error: anyhow::Error) -> Result<Failure> {
+/// The failure of an attempt that could not begin: power, console or store do not work. What the host lacks otherwise is no
+/// failure of a run: an error.
+fn refused(error: anyhow::Error) -> Result<RunFailure> {
     let class = match error::class_of(&error) {
+        _ if error.is::<StoreError>() => FailureClass::Infrastructure,
         error::Class::Host => return Err(error),
         error::Class::Input => FailureClass::Configuration,
         error::Class::Tests | error::Class::Infrastructure => FailureClass::Infrastructure,
@@ -136,9 +111,9 @@ fn refused(error: anyhow::Error) -> Result<Failure> {
     let help = error::help_of(&error)
         .map(|help| format!(" ({help})"))
         .unwrap_or_default();
-    Ok(Failure {
+    Ok(RunFailure {
         class,
-        stage: State::Power.name().into(),
+        stage: BootState::Power.name().into(),
         message: format!("{error:#}{help}"),
         console: Vec::new(),
     })

@@ -37,19 +37,24 @@ pub(super) fn random() -> Result<String> {
     Ok(hex::encode(bytes))
 }
 
-/// What a boot shows with each of its calls: 128 bits that only somebody with the lab's key and the board's secret can know.
-/// It is the same when the board checks in again. A board without a secret gets another one each time.
-pub(super) fn token(key: &str, claim: &Claim) -> Result<String> {
+/// What a boot shows with each of its calls: 128 bits that follow only from the lab's key and the board's secret. It is the
+/// same when the board checks in again. A board without a secret gets a token of `drawn`, another one each time.
+pub(super) fn token(key: &str, drawn: &str, claim: &Claim) -> String {
     let secret = match claim.secret.as_str() {
-        "" => random()?,
-        secret => secret.to_string(),
+        "" => drawn,
+        secret => secret,
     };
     let mut token = Sha256::new();
-    for part in [key, &secret, &claim.board, &claim.boot] {
+    for part in [key, secret, &claim.board, &claim.boot] {
         token.update(part.len().to_le_bytes());
         token.update(part);
     }
-    Ok(hex::encode(&token.finalize()[..16]))
+    hex::encode(&token.finalize()[..16])
+}
+
+/// The operator's token: 256 bits that follow only from the lab's key.
+pub(super) fn operator_token(key: &str) -> String {
+    hash(&format!("operator {key}"))
 }
 
 #[cfg(test)]
@@ -78,7 +83,7 @@ mod tests {
             boot: "a".into(),
             ..Claim::default()
         };
-        let token = |key, secret| token(key, &claim(secret)).unwrap();
+        let token = |key, secret| token(key, &random().unwrap(), &claim(secret));
         assert_eq!(token("k", "s"), token("k", "s"));
         assert_ne!(token("k", "s"), token("k", "t"));
         assert_ne!(token("k", "s"), token("l", "s"));

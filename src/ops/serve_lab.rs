@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::servers::with_api;
 use crate::dirs;
-use crate::lab;
+use crate::lab::{LabStore, listing};
 use crate::netboot::serve::Server;
 use crate::progress::Progress;
 use crate::recipe::LoadedLab;
@@ -46,9 +46,14 @@ async fn serve(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let store = Arc::new(lab::Store::open(&dirs::state().join("lab.sqlite"))?);
+    let store = Arc::new(LabStore::open(&dirs::state().join("lab.sqlite"))?);
     let server = Server::open(lab.clone(), images, inherited)?;
-    let server = with_api(server, &lab, store);
+    let list = listing(
+        Arc::new(server.index()),
+        lab.settings.address,
+        &store.operator_token()?,
+    );
+    let server = with_api(server, &lab, store).with_routes(list);
     for line in server.status() {
         progress.note(&line);
     }

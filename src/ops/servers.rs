@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::lab::{Known, Store, router};
+use crate::lab::{Known, LabStore, router};
 use crate::netboot::serve::Server;
 use crate::recipe::LoadedLab;
 use anyhow::{Context, Result};
@@ -27,11 +27,11 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Serves the target's lab, unless somebody, such as `hearth serve`, does so already. Returns when all sockets are open.
+    /// Serves the target's lab, unless another process, such as `hearth serve`, does so already. Returns when all sockets are open.
     ///
     /// # Errors
     /// If one cannot be, or the board's image is none that can be served.
-    pub fn start(target: &Target, store: &Arc<Store>) -> Result<Self> {
+    pub fn start(target: &Target, store: &Arc<LabStore>) -> Result<Self> {
         if TcpStream::connect_timeout(&target.lab.settings.http(), PROBE).is_ok() {
             return Ok(Serving {
                 stop: None,
@@ -109,7 +109,7 @@ fn serve(
 }
 
 /// Adds the boards' API to the servers.
-pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<Store>) -> Server {
+pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<LabStore>) -> Server {
     let images = server.images();
     let idle = lab.settings.idle;
     let lab = lab.clone();

@@ -13,7 +13,7 @@ use crate::board::power::Ask;
 use crate::board::{Timeouts, console, network as board_network, power, qemu};
 use crate::error::Fault;
 use crate::image::Manifest;
-use crate::lab::{self, Access, network};
+use crate::lab::{self, BoardAccess, network};
 use crate::progress::Progress;
 use crate::recipe::{Board, LoadedLab, Power, board_or_type};
 
@@ -176,11 +176,11 @@ fn open(path: &Path) -> Result<File> {
 
 impl Target {
     /// How to switch the board on. What an emulated one is made of goes into `scratch`.
-    pub fn access(&self, scratch: &Path, host: Host) -> Result<Access> {
+    pub fn access(&self, scratch: &Path, host: Host) -> Result<BoardAccess> {
         let board = &self.board;
         if self.emulated {
             let spec = lab::emulated::prepare(board, &self.lab.settings, &self.build, scratch)?;
-            return Ok(Access::Emulated {
+            return Ok(BoardAccess::Emulated {
                 spec,
                 launcher: host.launcher,
             });
@@ -197,7 +197,7 @@ impl Target {
             .power
             .as_ref()
             .ok_or_else(|| missing("power switch"))?;
-        Ok(Access::Real {
+        Ok(BoardAccess::Real {
             power: power::open(switch, host.ask)?,
             console: Box::new(move || console::open(&console)),
         })
@@ -210,6 +210,14 @@ impl Target {
             false => Timeouts::default(),
         };
         usual.with(&self.board.timeouts)
+    }
+
+    /// The board's memory in bytes, where it is known: that of an emulated one.
+    pub fn memory(&self) -> Option<u64> {
+        let emulation = self.board.board_type.emulation.as_ref();
+        emulation
+            .filter(|_| self.emulated)
+            .map(|emulation| u64::from(emulation.memory) << 20)
     }
 
     /// The directory of builds that the one to boot is in, for the servers.

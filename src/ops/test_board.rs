@@ -18,7 +18,7 @@ use crate::job::report::{self, Format};
 use crate::job::{
     JobSettings, Loaded, Loader, Parameter, Pattern, Payload, Report, Trust, payload,
 };
-use crate::lab::{self, Observer, Order, Ran, Store};
+use crate::lab::{self, JobRequest, LabStore, Observer, RunResult};
 use crate::output::write_atomically;
 
 /// How to test, beyond the board and the definitions.
@@ -47,7 +47,7 @@ impl Prepared {
     /// Packs the definitions for one board.
     ///
     /// # Errors
-    /// If a parameter names no definition, or a repository cannot be fetched.
+    /// If a parameter names no definition, a repository cannot be fetched, or the job cannot fit into the board's memory.
     pub fn new(
         settings: Settings,
         loader: &mut Loader,
@@ -65,6 +65,9 @@ impl Prepared {
             board_type: target.board.type_name.clone(),
         };
         let payload = payload(&mut tar, definitions, loader, &job)?;
+        if let Some(memory) = target.memory() {
+            payload.check_fits(memory, &target.board.name)?;
+        }
         let patterns = payload
             .suites
             .iter()
@@ -102,10 +105,10 @@ fn now() -> String {
     clock::rfc3339(i64::try_from(clock::now()).unwrap_or(i64::MAX))
 }
 
-/// Runs the job on the board, and writes the report in each of its forms into `directory`. `cancelled` ends the run.
+/// Runs the job on the board; its console log goes into `directory`. `cancelled` ends the run.
 ///
 /// # Errors
-/// If the run cannot be begun, or the report cannot be written. A board or a test that fails is in the report.
+/// If the run cannot be begun. A board or a test that fails is in the report.
 pub fn test_board(
     target: &Target,
     job: &Prepared,
@@ -116,13 +119,13 @@ pub fn test_board(
 ) -> Result<Report> {
     let started = now();
     let scratch = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let store = Arc::new(Store::open(&target.store(scratch.path()))?);
+    let store = Arc::new(LabStore::open(&target.store(scratch.path()))?);
     let _serving = Serving::start(target, &store)?;
     let mut access = target.access(scratch.path(), host)?;
     let mut timeouts = target.timeouts();
     timeouts.running = job.settings.timeout.unwrap_or(timeouts.running);
     let image = Manifest::load(&target.build)?.image;
-    let order = Order {
+    let request = JobRequest {
         board: &target.board.name,
         image: &image,
         store: &store,
@@ -139,13 +142,11 @@ pub fn test_board(
         directory,
         cancelled,
     };
-    let ran = lab::run(&order, &mut access, observer)?;
-    let report = report_of(target, image, started, ran);
-    write_report(&report, directory)?;
-    Ok(report)
+    let result = lab::run(&request, &mut access, observer)?;
+    Ok(report_of(target, image, started, result))
 }
 
-fn report_of(target: &Target, image: String, started: String, ran: Ran) -> Report {
+fn report_of(target: &Target, image: String, started: String, result: RunResult) -> Report {
     Report {
         version: 1,
         hearth: env!("CARGO_PKG_VERSION").into(),
@@ -153,12 +154,37 @@ fn report_of(target: &Target, image: String, started: String, ran: Ran) -> Repor
         board_type: target.board.type_name.clone(),
         image,
         started,
-        duration: ran.duration,
-        identity: ran.identity,
-        attempts: ran.attempts,
-        suites: ran.suites,
-        problems: ran.problems,
-        warnings: ran.warnings,
+        duration: result.duration,
+        identity: result.identity,
+        attempts: result.attempts,
+        suites: result.suites,
+        problems: result.problems,
+        warnings: result.warnings,
+    }
+}
+
+/// Writes the report in each of its forms to its directory or, where its disk is full, to a temporary directory. Returns
+/// the one that has it.
+///
+/// # Errors
+/// If it can be written to neither.
+pub fn keep_report(report: &Report, directory: &Path) -> Result<PathBuf> {
+    let Err(error) = write_report(report, directory) else {
+        return Ok(directory.to_path_buf());
+    };
+    let other = tempfile::Builder::new()
+        .prefix("hearth-report-")
+        .tempdir()
+        .map(tempfile::TempDir::keep);
+    match other {
+        Ok(other) if write_report(report, &other).is_ok() => {
+            log::error!(
+                "the report could not be written to {}: {error:#}",
+                directory.display()
+            );
+            Ok(other)
+        }
+        _ => Err(error),
     }
 }
 

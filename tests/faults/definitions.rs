@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::board::Board;
-use crate::common::fail;
+use crate::common::{self, fail};
 
 #[test]
 fn every_mistake_is_told_with_its_line() {
@@ -47,4 +47,37 @@ fn every_mistake_is_told_with_its_line() {
         2,
         "cannot read the test definition none.yaml",
     );
+}
+
+#[test]
+fn a_job_that_cannot_fit_into_an_emulated_boards_memory_is_refused_before_power_on() {
+    let board = Board::new("boot");
+    let types = board.path("recipes/boards");
+    fs::create_dir_all(&types).unwrap();
+    let shipped = common::repository().join("recipes/boards/qemu-virt-arm.toml");
+    let text = fs::read_to_string(shipped).unwrap();
+    let small = text.replace("memory = 512", "memory = 64");
+    fs::write(types.join("small.toml"), small).unwrap();
+    let tests = board.path("tests");
+    fs::create_dir(&tests).unwrap();
+    fs::write(tests.join("zeros"), vec![0; 33 << 20]).unwrap();
+    let definition =
+        "metadata: {format: Lava-Test Test Definition 1.0, name: t}\nrun: {steps: [true]}\n";
+    fs::write(tests.join("t.yaml"), definition).unwrap();
+    let mut command = board.hearth();
+    command.args([
+        "test",
+        "small",
+        "tests#t.yaml",
+        "--image",
+        "out/img",
+        "-o",
+        "report",
+    ]);
+    fail(
+        &mut command,
+        2,
+        "the job's files need 34 MiB of `small`'s memory, and of its 64 MiB at most 32 MiB are for them",
+    );
+    assert!(!board.path("report").exists());
 }

@@ -1,12 +1,16 @@
 //! Runs that get into each other's way, are stopped, or lose their lab.
 
 use std::fs;
-use std::process::Stdio;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::Signal;
 
 use crate::board::{Board, Process, shows, spawn, wait_for};
-use crate::common::{MAC, fail, succeed};
+use crate::common::{self, MAC, fail, succeed};
 
 const CASE: &str = "lava-test-case one --result pass";
 
@@ -47,17 +51,123 @@ fn of_two_runs_that_want_one_board_the_second_waits_or_fails_as_asked() {
 
 #[test]
 fn a_run_that_is_stopped_switches_the_board_off_and_reports_what_it_had() {
-    let board = Board::new("boot");
-    let run = spawn(&mut board.command(&format!("{CASE}\nsleep 60")));
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
+        let board = Board::new("boot");
+        let run = spawn(&mut board.command(&format!("{CASE}\nsleep 60")));
+        wait_for_the_first_case(&board);
+        run.signal(signal);
+        let run = board.ended(run.output());
+        run.failed(4, "cancelled", "running", "the run was stopped");
+        assert_eq!(run.cases(), ["one=pass"], "{signal}");
+    }
+}
+
+/// Waits until the lab, too, knows that the job runs.
+fn wait_for_the_first_case(board: &Board) {
     wait_for("the first case", || {
         shows(&board.path("report/console.log"), "RESULT=pass")
     });
     // The console can be ahead of what the lab's store says, which is looked at a few times a second.
     std::thread::sleep(std::time::Duration::from_secs(2));
-    run.signal(Signal::SIGINT);
+}
+
+#[test]
+fn a_terminal_that_is_closed_while_a_test_runs_switches_the_board_off_and_the_report_is_there() {
+    let board = Board::new("boot");
+    let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+    // Otherwise hearth would keep it open itself.
+    fcntl(&master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    let test = board.command(&format!("{CASE}\nsleep 60"));
+    // hearth as a shell's only command in a session of its own, whose terminal this is.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait"]);
+    command.arg(test.get_program()).args(test.get_args());
+    for (name, value) in test.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command
+        .current_dir(test.get_current_dir().unwrap())
+        .stdin(slave.try_clone().unwrap())
+        .stdout(slave.try_clone().unwrap())
+        .stderr(slave);
+    let run = Process::start(&mut command);
+    drop(command);
+    // What is shown must be read, or the terminal's buffer fills up.
+    let mut shown = fs::File::from(master.try_clone().unwrap());
+    let reader = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        let mut buffer = [0; 4096];
+        while !String::from_utf8_lossy(&said).contains("0_t/one") {
+            let count = shown.read(&mut buffer).unwrap();
+            said.extend(&buffer[..count]);
+        }
+    });
+    wait_for_the_first_case(&board);
+    reader.join().unwrap();
+    drop(master);
     let run = board.ended(run.output());
-    run.failed(4, "cancelled", "running", "somebody stopped the run");
+    assert_eq!(run.code, 4);
+    assert_eq!(run.failure()["class"], "cancelled");
     assert_eq!(run.cases(), ["one=pass"]);
+    for name in ["junit.xml", "report.tap", "report.html", "console.log"] {
+        assert!(
+            run.directory.join(name).metadata().unwrap().len() > 0,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_costs_neither_the_result_nor_the_report() {
+    // Some 2 MB of console, on a file system of 1 MB.
+    let board = Board::new("boot");
+    let test = board.command(
+        "set +x\nlava-test-case one --result pass\nseq 200000\nlava-test-case two --result pass",
+    );
+    let directory = board.path("report");
+    fs::create_dir(&directory).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c"]);
+    command.arg("mount -t tmpfs -o size=1m full report && \"$@\"; code=$?; df report; ls -l report; exit $code");
+    command
+        .arg("sh")
+        .arg(test.get_program())
+        .args(test.get_args());
+    for (name, value) in test.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    command.env("TMPDIR", board.path(""));
+    command.current_dir(test.get_current_dir().unwrap());
+    let run = board.ended(common::run(&mut command));
+    assert_eq!(run.code, 0, "{}", run.said);
+    assert!(
+        run.said.contains("the console log ends here"),
+        "{}",
+        run.said
+    );
+    let place = run
+        .said
+        .lines()
+        .find_map(|line| line.strip_prefix("report in "))
+        .unwrap_or_else(|| panic!("no report: {}", run.said));
+    assert!(
+        run.said
+            .contains("the report could not be written to report"),
+        "{}",
+        run.said
+    );
+    let report = hearth::job::report::load(Path::new(place)).unwrap();
+    let cases: Vec<&str> = report.suites[0]
+        .cases
+        .iter()
+        .map(|case| case.id.as_str())
+        .collect();
+    assert_eq!(cases, ["one", "two"]);
 }
 
 #[test]
@@ -108,7 +218,7 @@ fn what_a_killed_run_has_left_does_not_disturb_the_next_one() {
 }
 
 #[test]
-fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
+fn an_unknown_board_is_offered_for_adoption_and_is_known_then() {
     let board = Board::new("");
     let lab = fs::read_to_string(board.path("lab.toml")).unwrap();
     let lab = lab.replace(MAC, "02:00:00:00:00:01");
@@ -125,19 +235,16 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
     .unwrap();
     let said = board.path("said");
     let output = fs::File::create(&said).unwrap();
-    let _stranger = Process::start(board.agent().stdout(output).stderr(Stdio::null()));
-    wait_for("the refusal", || {
-        shows(&said, "does not take this board for what it says")
-    });
-
+    let _unknown = Process::start(board.agent().stdout(output).stderr(Stdio::null()));
     let adopt = |words: &[&str]| {
         let mut command = board.hearth();
         command.args(["lab", "adopt"]).args(words);
         command
     };
-    let listed = succeed(&mut adopt(&[])).stdout;
-    let listed = String::from_utf8(listed).unwrap();
-    assert!(listed.contains(MAC) && listed.contains("neo9"), "{listed}");
+    wait_for("the board in the list", || {
+        let listed = String::from_utf8(succeed(&mut adopt(&[])).stdout).unwrap();
+        listed.contains(MAC) && listed.contains("neo9")
+    });
     fail(
         &mut adopt(&["neo8", "--type", "nanopi-neo"]),
         2,
@@ -150,6 +257,29 @@ fn a_board_that_nobody_knows_is_offered_for_adoption_and_is_known_then() {
         text.starts_with(&lab) && text.contains("name = \"neo9\""),
         "{text}"
     );
-    // No run waits for it, so that it is told to power off. Before, it had to wait.
+    // No run waits for it, so that it is told to power off.
     wait_for("an answer", || shows(&said, "nothing to do: powering off"));
+}
+
+#[test]
+fn a_board_that_a_user_has_booted_is_known_by_its_console_and_stays_on_without_a_job() {
+    let board = Board::new("uboot; linux; systemd; printf 'fake1 login: '; sleep 1; echo; agent");
+    let mut command = board.hearth();
+    command.args(["boot", "fake1", "--image", "out/img"]);
+    let run = Process::start(
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    );
+    let log = board.path("out/boot/fake1/console.log");
+    wait_for("the check-in", || shows(&log, "checked in as fake1"));
+    // Longer than a board without work stays on, and than the agent asks for a job at first.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert!(!shows(&log, "nothing to do"));
+    assert!(board.has_power());
+    // Standard input ends.
+    let output = run.output();
+    assert!(output.status.success(), "{output:?}");
+    assert!(!board.has_power());
 }

@@ -42,7 +42,7 @@ const DEVICE: Pace = Pace {
     first: Duration::from_millis(50),
     longest: Duration::from_millis(200),
 };
-/// Servers and programs are not to be hammered.
+/// Servers and programs get longer pauses between attempts.
 const OTHERS: Pace = Pace {
     first: Duration::from_millis(250),
     longest: Duration::from_secs(2),
@@ -52,7 +52,7 @@ const OTHERS: Pace = Pace {
 /// device by its name, which may mean another node by then, a connection, a program.
 ///
 /// # Errors
-/// If it cannot be opened (exit code 4), or somebody else uses it.
+/// If it cannot be opened (exit code 4), or another program uses it.
 pub fn open(console: &recipe::Console) -> Result<Box<dyn Console>> {
     let console = console.clone();
     let (name, pace) = match &console {
@@ -70,7 +70,7 @@ pub fn open(console: &recipe::Console) -> Result<Box<dyn Console>> {
     Ok(Box::new(Reopened::open(name, pace, again)?))
 }
 
-/// As [`open`], but a console that is lost stays lost: an emulator's device may be somebody else's after its end.
+/// As [`open`], but a console that is lost stays lost: an emulator's device may be another program's after its end.
 ///
 /// # Errors
 /// As [`open`].

@@ -31,7 +31,7 @@ pub(super) struct Reopened {
     pace: Pace,
     console: Option<Box<dyn Console>>,
     gap: Option<Gap>,
-    /// What was missed, until somebody asks.
+    /// What was missed, until [`Console::missed`] takes it.
     missed: Option<String>,
 }
 

@@ -95,8 +95,8 @@ pub fn summary(report: &Report) -> String {
 
 #[cfg(test)]
 pub(super) mod example {
-    use super::super::{Attempt, Case, Identity, Outcome, Report, Suite};
-    use crate::board::{Failure, FailureClass, Stage};
+    use super::super::{AttemptRecord, Case, Identity, Outcome, Report, Suite};
+    use crate::board::{BootStage, FailureClass, RunFailure};
 
     pub(super) fn case(id: &str, outcome: Outcome) -> Case {
         Case {
@@ -139,14 +139,14 @@ pub(super) mod example {
             started: "2026-11-22T21:00:00Z".into(),
             duration: 61.0,
             identity: Identity::default(),
-            attempts: vec![Attempt {
+            attempts: vec![AttemptRecord {
                 stages: vec![
-                    Stage {
+                    BootStage {
                         name: "bootloader".into(),
                         at: 0.0,
                         duration: 4.0,
                     },
-                    Stage {
+                    BootStage {
                         name: "kernel".into(),
                         at: 4.0,
                         duration: 16.0,
@@ -170,7 +170,7 @@ pub(super) mod example {
 
     pub(super) fn broken() -> Report {
         let mut report = report();
-        report.attempts[0].failure = Some(Failure {
+        report.attempts[0].failure = Some(RunFailure {
             class: FailureClass::Infrastructure,
             stage: "kernel".into(),
             message: "the kernel panicked: VFS: unable to mount root".into(),

@@ -131,6 +131,12 @@ impl Server {
         lines
     }
 
+    /// The list of images and boards, as JSON, for a route that decides who may see it.
+    pub fn index(&self) -> impl Fn() -> Result<Vec<u8>> + Send + Sync + 'static {
+        let view = self.view.clone();
+        move || view.index()
+    }
+
     /// The images, for callers that change them.
     pub fn images(&self) -> Arc<Images> {
         self.images.clone()

@@ -96,7 +96,8 @@ impl View {
         open_below(export.directory.join(path))
     }
 
-    fn index(&self) -> Result<Content> {
+    /// The images and the boards of the lab, as JSON.
+    pub fn index(&self) -> Result<Vec<u8>> {
         let lab = self.lab()?;
         let images: Vec<_> = self
             .images
@@ -119,15 +120,12 @@ impl View {
         let index = json!({ "lab": lab.settings.name, "images": images, "boards": boards });
         let mut text = serde_json::to_vec_pretty(&index)?;
         text.push(b'\n');
-        Ok(Content::Bytes(text))
+        Ok(text)
     }
 }
 
 impl Files for View {
     fn open(&self, path: &str, peer: IpAddr) -> Result<Option<Content>> {
-        if path.is_empty() {
-            return self.index().map(Some);
-        }
         if let Some(below) = path.strip_prefix("images/") {
             return self.artifact(below);
         }

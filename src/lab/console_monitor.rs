@@ -1,25 +1,27 @@
-//! Owns the watch over one powered board: its console goes to the log and through the state machine, whoever booted it.
+//! Owns the monitoring of one powered board: its console goes to the log, the parser and the boot tracker.
 //! Never knows of jobs.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::access::{Access, Powered};
-use super::run::Observer;
-use crate::board::{ConsoleLog, Event, Failure, Machine, State, Timeouts, Watch};
+use super::board_access::{BoardAccess, Powered};
+use super::request::Observer;
+use crate::board::{
+    BootState, BootTracker, ConsoleEvent, ConsoleLog, ConsoleParser, RunFailure, Timeouts,
+};
 
 /// How long one read of the console may wait.
 const READ: Duration = Duration::from_millis(50);
 
-/// A board with its power on, under watch. Dropping it cuts the power.
-pub(super) struct Attended<'a> {
+/// A board with its power on whose console is read. Dropping it cuts the power.
+pub(super) struct ConsoleMonitor<'a> {
     pub(super) board: Powered<'a>,
-    pub(super) machine: Machine,
-    watch: Watch,
+    pub(super) tracker: BootTracker,
+    parser: ConsoleParser,
     log: &'a mut ConsoleLog,
     begun: Instant,
-    told: State,
+    told: BootState,
     lost: Option<String>,
     /// The times without console that are over.
     missed: Vec<String>,
@@ -27,27 +29,27 @@ pub(super) struct Attended<'a> {
     heard: u64,
 }
 
-impl<'a> Attended<'a> {
+impl<'a> ConsoleMonitor<'a> {
     /// Switches the board on; times count from `begun`.
     ///
     /// # Errors
     /// If its power, its console or its emulator does not work.
     pub(super) fn on(
-        access: &'a mut Access,
+        access: &'a mut BoardAccess,
         timeouts: Timeouts,
         begun: Instant,
         log: &'a mut ConsoleLog,
     ) -> Result<Self> {
         let board = Powered::on(access)?;
-        let mut machine = Machine::new(timeouts);
-        machine.power_on(begun.elapsed().as_secs_f64());
-        Ok(Attended {
+        let mut tracker = BootTracker::new(timeouts);
+        tracker.power_on(begun.elapsed().as_secs_f64());
+        Ok(ConsoleMonitor {
             board,
-            machine,
-            watch: Watch::default(),
+            tracker,
+            parser: ConsoleParser::default(),
             log,
             begun,
-            told: State::Off,
+            told: BootState::Off,
             lost: None,
             missed: Vec::new(),
             heard: 0,
@@ -69,11 +71,11 @@ impl<'a> Attended<'a> {
         self.lost.as_deref()
     }
 
-    /// Reads what the console shows within a short time, keeps it, and tells it to the state machine.
+    /// Reads what the console shows within a short time, keeps it, and tells it to the state tracker.
     ///
     /// # Errors
     /// If the log cannot be written.
-    pub(super) fn look(&mut self) -> Result<Vec<Event>> {
+    pub(super) fn look(&mut self) -> Result<Vec<ConsoleEvent>> {
         if self.lost.is_some() {
             std::thread::sleep(READ);
             return Ok(Vec::new());
@@ -93,18 +95,18 @@ impl<'a> Attended<'a> {
         };
         self.heard += count as u64;
         // A board that is done has no more to say.
-        if self.machine.state() == State::Done {
+        if self.tracker.state() == BootState::Done {
             self.lost = self.gone();
         }
         let mut events = Vec::new();
         if let Some(missed) = self.board.console().missed() {
             // What came before and what comes after are not one line.
-            events = self.watch.finish();
+            events = self.parser.finish();
             self.take(&events)?;
             self.log.line(self.at(), &format!("hearth: {missed}"))?;
             self.missed.push(missed);
         }
-        let shown = self.watch.feed(&buffer[..count]);
+        let shown = self.parser.feed(&buffer[..count]);
         self.take(&shown)?;
         self.log.flush()?;
         events.extend(shown);
@@ -126,20 +128,20 @@ impl<'a> Attended<'a> {
         let at = self.at();
         self.lost
             .as_ref()
-            .is_some_and(|what| self.machine.console_lost(at, what))
+            .is_some_and(|what| self.tracker.console_lost(at, what))
     }
 
     /// Tells the observer when the board has come to another state.
     pub(super) fn tell(&mut self, observer: &mut dyn Observer) {
-        if self.machine.state() != self.told {
-            self.told = self.machine.state();
+        if self.tracker.state() != self.told {
+            self.told = self.tracker.state();
             observer.stage(self.told, self.at());
         }
     }
 
     /// Why the board has failed, if it has. A console that is gone is named: it may be the reason why nothing was seen.
-    pub(super) fn failure(&mut self) -> Option<Failure> {
-        let mut failure = self.machine.failure(self.at())?;
+    pub(super) fn failure(&mut self) -> Option<RunFailure> {
+        let mut failure = self.tracker.failure(self.at())?;
         if let Some(gone) = self.gone() {
             failure.message = format!("{gone}; {}", failure.message);
         }
@@ -147,28 +149,28 @@ impl<'a> Attended<'a> {
     }
 
     /// The failure with the console's last words, of which a prompt has no line ending.
-    pub(super) fn explained(&mut self, failure: Failure) -> Result<Failure> {
-        let rest = self.watch.finish();
+    pub(super) fn explained(&mut self, failure: RunFailure) -> Result<RunFailure> {
+        let rest = self.parser.finish();
         self.take(&rest)?;
         self.log.flush()?;
-        Ok(Failure {
+        Ok(RunFailure {
             console: self.log.tail(),
             ..failure
         })
     }
 
-    /// Ends the watch; the board stays on.
+    /// Ends the monitoring; the board stays on.
     pub(super) fn leave(self) -> (Powered<'a>, &'a mut ConsoleLog) {
         (self.board, self.log)
     }
 
-    fn take(&mut self, events: &[Event]) -> Result<()> {
+    fn take(&mut self, events: &[ConsoleEvent]) -> Result<()> {
         let at = self.at();
         for event in events {
-            if let Event::Line { text, .. } = event {
+            if let ConsoleEvent::Line { text, .. } = event {
                 self.log.line(at, text)?;
             }
-            self.machine.event(event, at);
+            self.tracker.event(event, at);
         }
         Ok(())
     }

@@ -1,154 +1,10 @@
 //! Owns the state of a booting board: which stage it is in, how long it may take, and what went wrong.
 //! Never reads a clock, a console or a socket: time and events are given to it.
 
-use super::outcome::{Failure, FailureClass, Stage};
-use super::watch::Event;
-use crate::recipe::{BoardRetries, BoardTimeouts};
-
-/// The stages of a boot, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    Off,
-    /// Power is on and nothing was heard yet.
-    Power,
-    Bootloader,
-    Kernel,
-    Userspace,
-    CheckedIn,
-    Running,
-    Done,
-}
-
-impl State {
-    pub const fn name(self) -> &'static str {
-        match self {
-            State::Off => "off",
-            State::Power => "power",
-            State::Bootloader => "bootloader",
-            State::Kernel => "kernel",
-            State::Userspace => "userspace",
-            State::CheckedIn => "checked-in",
-            State::Running => "running",
-            State::Done => "done",
-        }
-    }
-}
-
-/// How long a board may stay in each state, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Timeouts {
-    pub power: f64,
-    pub bootloader: f64,
-    pub kernel: f64,
-    pub userspace: f64,
-    pub checked_in: f64,
-    /// For all tests together.
-    pub running: f64,
-    /// Without a sign of life while tests run: neither heartbeat nor console.
-    pub silence: f64,
-    /// From the end of the tests until the board has powered itself off.
-    pub shutdown: f64,
-    /// For the lines that follow a crash's first one.
-    pub aftermath: f64,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Timeouts {
-            power: 60.0,
-            bootloader: 300.0,
-            kernel: 420.0,
-            userspace: 420.0,
-            checked_in: 120.0,
-            running: 3600.0,
-            silence: 240.0,
-            shutdown: 120.0,
-            aftermath: 3.0,
-        }
-    }
-}
-
-impl Timeouts {
-    /// For boards that a busy host emulates: with a tenth of a processor they still come up.
-    pub fn emulated() -> Self {
-        Timeouts {
-            power: 120.0,
-            bootloader: 900.0,
-            kernel: 900.0,
-            userspace: 1200.0,
-            checked_in: 300.0,
-            silence: 600.0,
-            shutdown: 300.0,
-            ..Timeouts::default()
-        }
-    }
-
-    /// These, with what a lab file sets for a board.
-    #[must_use]
-    pub fn with(self, lab: &BoardTimeouts) -> Self {
-        Timeouts {
-            power: lab.power.unwrap_or(self.power),
-            bootloader: lab.bootloader.unwrap_or(self.bootloader),
-            kernel: lab.kernel.unwrap_or(self.kernel),
-            userspace: lab.userspace.unwrap_or(self.userspace),
-            checked_in: lab.checked_in.unwrap_or(self.checked_in),
-            running: lab.running.unwrap_or(self.running),
-            silence: lab.silence.unwrap_or(self.silence),
-            shutdown: lab.shutdown.unwrap_or(self.shutdown),
-            aftermath: self.aftermath,
-        }
-    }
-}
-
-/// How often a board may be booted again after it failed in each state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retries {
-    pub power: u32,
-    pub bootloader: u32,
-    pub kernel: u32,
-    pub userspace: u32,
-    pub checked_in: u32,
-}
-
-impl Retries {
-    /// The same for every state.
-    pub const fn all(count: u32) -> Self {
-        Retries {
-            power: count,
-            bootloader: count,
-            kernel: count,
-            userspace: count,
-            checked_in: count,
-        }
-    }
-
-    /// These, with what a lab file sets for a board.
-    #[must_use]
-    pub fn with(self, lab: &BoardRetries) -> Self {
-        Retries {
-            power: lab.power.unwrap_or(self.power),
-            bootloader: lab.bootloader.unwrap_or(self.bootloader),
-            kernel: lab.kernel.unwrap_or(self.kernel),
-            userspace: lab.userspace.unwrap_or(self.userspace),
-            checked_in: lab.checked_in.unwrap_or(self.checked_in),
-        }
-    }
-
-    /// Uses one up, if there is one left for a failure in this state. Tests that have begun are never run again.
-    pub fn take(&mut self, state: State) -> bool {
-        let left = match state {
-            State::Off | State::Power => &mut self.power,
-            State::Bootloader => &mut self.bootloader,
-            State::Kernel => &mut self.kernel,
-            State::Userspace => &mut self.userspace,
-            State::CheckedIn => &mut self.checked_in,
-            State::Running | State::Done => return false,
-        };
-        let any = *left > 0;
-        *left = left.saturating_sub(1);
-        any
-    }
-}
+use super::boot_state::BootState;
+use super::console_parser::ConsoleEvent;
+use super::failure::{BootStage, FailureClass, RunFailure};
+use super::limits::Timeouts;
 
 /// How often a bootloader may begin before the board counts as looping. SPL and U-Boot proper each say so.
 const BOOTLOADER_STARTS: u32 = 8;
@@ -158,14 +14,14 @@ const CONSOLE_LAG: f64 = 5.0;
 
 /// A board on its way from power-on to the end of its job. All times are seconds since the run began.
 #[derive(Debug)]
-pub struct Machine {
+pub struct BootTracker {
     timeouts: Timeouts,
-    state: State,
+    state: BootState,
     since: f64,
-    stages: Vec<Stage>,
+    stages: Vec<BootStage>,
     heard: bool,
     /// The furthest stage of the boot that the console itself showed.
-    shown: State,
+    shown: BootState,
     /// When the network first told of this boot.
     told_at: Option<f64>,
     last_sign: f64,
@@ -173,18 +29,18 @@ pub struct Machine {
     bootloader_trouble: Option<String>,
     shutting_down: bool,
     /// A failure that waits for the lines that explain it.
-    pending: Option<(f64, Failure)>,
+    pending: Option<(f64, RunFailure)>,
 }
 
-impl Machine {
+impl BootTracker {
     pub fn new(timeouts: Timeouts) -> Self {
-        Machine {
+        BootTracker {
             timeouts,
-            state: State::Off,
+            state: BootState::Off,
             since: 0.0,
             stages: Vec::new(),
             heard: false,
-            shown: State::Off,
+            shown: BootState::Off,
             told_at: None,
             last_sign: 0.0,
             bootloader_starts: 0,
@@ -194,28 +50,28 @@ impl Machine {
         }
     }
 
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> BootState {
         self.state
     }
 
     /// Power was switched on.
     pub fn power_on(&mut self, at: f64) {
-        self.enter(State::Power, at);
+        self.enter(BootState::Power, at);
     }
 
     /// The agent checked in. A board may do so before its console shows that it has booted.
     pub fn checked_in(&mut self, at: f64) {
-        self.told(State::CheckedIn, at);
+        self.told(BootState::CheckedIn, at);
     }
 
     /// The agent began the job.
     pub fn running(&mut self, at: f64) {
-        self.told(State::Running, at);
+        self.told(BootState::Running, at);
     }
 
     /// Enters a state that the lab tells. It does so later than the console shows what happens in it: a failure that was
     /// seen a moment ago is one of this state.
-    fn told(&mut self, state: State, at: f64) {
+    fn told(&mut self, state: BootState, at: f64) {
         self.sign(at);
         if state <= self.state {
             return;
@@ -235,13 +91,13 @@ impl Machine {
     /// The tests are over; what the board does now is of no matter.
     pub fn done(&mut self, at: f64) {
         self.pending = None;
-        self.enter(State::Done, at);
+        self.enter(BootState::Done, at);
     }
 
     /// The console shows nothing any more. The network alone carries a job that runs; nothing else carries a boot.
     /// Gives whether it is a failure.
     pub fn console_lost(&mut self, at: f64, what: &str) -> bool {
-        let fails = self.state < State::CheckedIn;
+        let fails = self.state < BootState::CheckedIn;
         if fails {
             self.fail_soon(at, FailureClass::Infrastructure, what.into());
         }
@@ -249,30 +105,31 @@ impl Machine {
     }
 
     /// Takes what the console showed.
-    pub fn event(&mut self, event: &Event, at: f64) {
+    pub fn event(&mut self, event: &ConsoleEvent, at: f64) {
         self.heard = true;
         self.sign(at);
         match event {
-            Event::Line { .. } | Event::BootScript { .. } => {}
-            Event::Bootloader => self.bootloader(at),
-            Event::BootloaderPrompt if self.state <= State::Bootloader => self.fail_soon(
-                at,
-                FailureClass::Infrastructure,
-                with_detail(
-                    "U-Boot stopped at its prompt",
-                    self.bootloader_trouble.as_deref(),
+            ConsoleEvent::Line { .. } | ConsoleEvent::BootScript { .. } => {}
+            ConsoleEvent::Bootloader => self.bootloader(at),
+            ConsoleEvent::BootloaderPrompt if self.state <= BootState::Bootloader => self
+                .fail_soon(
+                    at,
+                    FailureClass::Infrastructure,
+                    with_detail(
+                        "U-Boot stopped at its prompt",
+                        self.bootloader_trouble.as_deref(),
+                    ),
                 ),
-            ),
-            Event::BootloaderPrompt => {}
-            Event::BootloaderTrouble(message) => {
-                if self.state <= State::Bootloader {
+            ConsoleEvent::BootloaderPrompt => {}
+            ConsoleEvent::BootloaderTrouble(message) => {
+                if self.state <= BootState::Bootloader {
                     self.bootloader_trouble = Some(message.clone());
                 }
             }
-            Event::Kernel => self.kernel(at),
-            Event::Userspace | Event::Login => self.enter(State::Userspace, at),
-            Event::Shutdown => self.shutting_down = true,
-            Event::Crash { kind, message } => {
+            ConsoleEvent::Kernel => self.kernel(at),
+            ConsoleEvent::Userspace | ConsoleEvent::Login => self.enter(BootState::Userspace, at),
+            ConsoleEvent::Shutdown => self.shutting_down = true,
+            ConsoleEvent::Crash { kind, message } => {
                 self.fail_soon(
                     at,
                     FailureClass::Infrastructure,
@@ -283,19 +140,19 @@ impl Machine {
     }
 
     /// The failure that was seen and still waits for the lines that explain it.
-    pub fn crash(&mut self) -> Option<Failure> {
+    pub fn crash(&mut self) -> Option<RunFailure> {
         self.pending.take().map(|(_, failure)| failure)
     }
 
     /// Says why the board failed, once it has: by what the console showed, or by taking too long.
-    pub fn failure(&mut self, at: f64) -> Option<Failure> {
+    pub fn failure(&mut self, at: f64) -> Option<RunFailure> {
         if let Some((due, _)) = &self.pending {
             return if at >= *due { self.crash() } else { None };
         }
-        if self.state == State::Done || self.state == State::Off {
+        if self.state == BootState::Done || self.state == BootState::Off {
             return None;
         }
-        if self.state == State::Running && at - self.last_sign > self.timeouts.silence {
+        if self.state == BootState::Running && at - self.last_sign > self.timeouts.silence {
             return Some(self.failed(
                 FailureClass::Infrastructure,
                 format!(
@@ -308,7 +165,7 @@ impl Machine {
         (at - self.since > limit).then(|| {
             let class = match self.state {
                 // The board was alive to the end: it is the tests that did not come to one.
-                State::Running => FailureClass::Test,
+                BootState::Running => FailureClass::Test,
                 _ => FailureClass::Infrastructure,
             };
             self.failed(class, format!("{message} in {limit:.0} s"))
@@ -316,25 +173,25 @@ impl Machine {
     }
 
     /// The stages so far; the last one lasts until `at`.
-    pub fn stages(&self, at: f64) -> Vec<Stage> {
+    pub fn stages(&self, at: f64) -> Vec<BootStage> {
         let mut stages = self.stages.clone();
-        if !matches!(self.state, State::Off | State::Done) {
+        if !matches!(self.state, BootState::Off | BootState::Done) {
             stages.push(self.stage(at));
         }
         stages
     }
 
     /// Whether a stage that the console shows is one of the boot that the network has told of already.
-    fn is_late(&mut self, stage: State, at: f64) -> bool {
+    fn is_late(&mut self, stage: BootState, at: f64) -> bool {
         // The bootloader says twice that it begins: SPL, and U-Boot proper.
-        let is_next = stage > self.shown || (stage, self.shown) == (State::Bootloader, stage);
+        let is_next = stage > self.shown || (stage, self.shown) == (BootState::Bootloader, stage);
         self.shown = self.shown.max(stage);
         is_next && self.told_at.is_some_and(|told| at - told < CONSOLE_LAG)
     }
 
     fn bootloader(&mut self, at: f64) {
-        let late = self.is_late(State::Bootloader, at);
-        if self.state > State::Bootloader {
+        let late = self.is_late(BootState::Bootloader, at);
+        if self.state > BootState::Bootloader {
             if !late {
                 self.reset(at);
             }
@@ -348,26 +205,26 @@ impl Machine {
             );
             return self.fail_soon(at, FailureClass::Infrastructure, message);
         }
-        self.enter(State::Bootloader, at);
+        self.enter(BootState::Bootloader, at);
     }
 
     fn kernel(&mut self, at: f64) {
-        let late = self.is_late(State::Kernel, at);
-        if self.state > State::Kernel {
+        let late = self.is_late(BootState::Kernel, at);
+        if self.state > BootState::Kernel {
             if !late {
                 self.reset(at);
             }
             return;
         }
-        self.enter(State::Kernel, at);
+        self.enter(BootState::Kernel, at);
     }
 
     fn reset(&mut self, at: f64) {
-        if self.state == State::Done {
+        if self.state == BootState::Done {
             return;
         }
         let (class, message) = match (self.shutting_down, self.state) {
-            (true, State::Running) => (FailureClass::Test, "the tests rebooted the board"),
+            (true, BootState::Running) => (FailureClass::Test, "the tests rebooted the board"),
             (true, _) => (FailureClass::Infrastructure, "the board rebooted by itself"),
             (false, _) => (
                 FailureClass::Infrastructure,
@@ -378,23 +235,23 @@ impl Machine {
     }
 
     /// Enters a state unless the board is past it already.
-    fn enter(&mut self, state: State, at: f64) {
+    fn enter(&mut self, state: BootState, at: f64) {
         if state <= self.state {
             return;
         }
-        if self.state != State::Off {
+        if self.state != BootState::Off {
             self.stages.push(self.stage(at));
         }
         // A prompt or a stall that the board got over was none.
-        if state <= State::Kernel {
+        if state <= BootState::Kernel {
             self.pending = None;
         }
         self.state = state;
         self.since = at;
     }
 
-    fn stage(&self, at: f64) -> Stage {
-        Stage {
+    fn stage(&self, at: f64) -> BootStage {
+        BootStage {
             name: self.state.name().into(),
             at: self.since,
             duration: at - self.since,
@@ -403,15 +260,15 @@ impl Machine {
 
     /// The first failure counts: what follows a crash is its consequence.
     fn fail_soon(&mut self, at: f64, class: FailureClass, message: String) {
-        if self.pending.is_none() && self.state != State::Done {
+        if self.pending.is_none() && self.state != BootState::Done {
             let failure = self.failed(class, message);
             self.pending = Some((at + self.timeouts.aftermath, failure));
         }
     }
 
     /// A failure in the state in which the board is.
-    pub fn failed(&self, class: FailureClass, message: impl Into<String>) -> Failure {
-        Failure {
+    pub fn failed(&self, class: FailureClass, message: impl Into<String>) -> RunFailure {
+        RunFailure {
             class,
             stage: self.state.name().into(),
             message: message.into(),
@@ -422,36 +279,36 @@ impl Machine {
     fn limit(&self) -> (f64, String) {
         let t = &self.timeouts;
         match self.state {
-            State::Power if self.heard => (
+            BootState::Power if self.heard => (
                 t.power,
                 "the console shows no bootloader that hearth knows".into(),
             ),
-            State::Power => (
+            BootState::Power => (
                 t.power,
                 "the console stayed silent after power-on: no power, or not this board's console"
                     .into(),
             ),
-            State::Bootloader => (
+            BootState::Bootloader => (
                 t.bootloader,
                 with_detail(
                     "the bootloader did not start a kernel",
                     self.bootloader_trouble.as_deref(),
                 ),
             ),
-            State::Kernel => (
+            BootState::Kernel => (
                 t.kernel,
                 "the kernel started, and did not reach userspace".into(),
             ),
-            State::Userspace => (
+            BootState::Userspace => (
                 t.userspace,
                 "the system booted, and its agent did not check in".into(),
             ),
-            State::CheckedIn => (
+            BootState::CheckedIn => (
                 t.checked_in,
                 "the agent checked in, and did not take the job".into(),
             ),
-            State::Running => (t.running, "the tests did not end".into()),
-            State::Off | State::Done => (f64::INFINITY, String::new()),
+            BootState::Running => (t.running, "the tests did not end".into()),
+            BootState::Off | BootState::Done => (f64::INFINITY, String::new()),
         }
     }
 }
@@ -466,30 +323,30 @@ fn with_detail(message: &str, detail: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::Watch;
+    use crate::board::ConsoleParser;
 
     /// Runs a scripted console of (seconds, text) pairs and gives the first failure within 10,000 s.
-    fn fails(script: &[(f64, &str)]) -> Option<Failure> {
-        let mut machine = Machine::new(Timeouts::default());
-        let mut watch = Watch::default();
-        machine.power_on(0.0);
+    fn fails(script: &[(f64, &str)]) -> Option<RunFailure> {
+        let mut tracker = BootTracker::new(Timeouts::default());
+        let mut watch = ConsoleParser::default();
+        tracker.power_on(0.0);
         for (at, text) in script {
             match *text {
-                "<check-in>" => machine.checked_in(*at),
-                "<run>" => machine.running(*at),
-                "<done>" => machine.done(*at),
-                "<heartbeat>" => machine.sign(*at),
+                "<check-in>" => tracker.checked_in(*at),
+                "<run>" => tracker.running(*at),
+                "<done>" => tracker.done(*at),
+                "<heartbeat>" => tracker.sign(*at),
                 text => watch
                     .feed(text.as_bytes())
                     .iter()
-                    .for_each(|event| machine.event(event, *at)),
+                    .for_each(|event| tracker.event(event, *at)),
             }
-            if let Some(failure) = machine.failure(*at) {
+            if let Some(failure) = tracker.failure(*at) {
                 return Some(failure);
             }
         }
         let last = script.last().map_or(0.0, |(at, _)| *at);
-        (0..10_000).find_map(|second| machine.failure(last + f64::from(second)))
+        (0..10_000).find_map(|second| tracker.failure(last + f64::from(second)))
     }
 
     const UBOOT: &str = "U-Boot 2025.01 (Apr 01 2025)\r\n";
@@ -629,17 +486,17 @@ mod tests {
 
     #[test]
     fn a_good_run_has_its_stages_and_no_failure() {
-        let mut machine = Machine::new(Timeouts::default());
-        machine.power_on(0.0);
-        machine.event(&Event::Bootloader, 1.0);
-        machine.event(&Event::Bootloader, 2.0);
-        machine.event(&Event::Kernel, 5.0);
-        machine.event(&Event::Userspace, 20.0);
-        machine.checked_in(50.0);
-        machine.running(51.0);
-        machine.done(60.0);
-        assert_eq!(machine.failure(1e9), None);
-        let stages: Vec<(String, f64)> = machine
+        let mut tracker = BootTracker::new(Timeouts::default());
+        tracker.power_on(0.0);
+        tracker.event(&ConsoleEvent::Bootloader, 1.0);
+        tracker.event(&ConsoleEvent::Bootloader, 2.0);
+        tracker.event(&ConsoleEvent::Kernel, 5.0);
+        tracker.event(&ConsoleEvent::Userspace, 20.0);
+        tracker.checked_in(50.0);
+        tracker.running(51.0);
+        tracker.done(60.0);
+        assert_eq!(tracker.failure(1e9), None);
+        let stages: Vec<(String, f64)> = tracker
             .stages(99.0)
             .into_iter()
             .map(|stage| (stage.name, stage.duration))
@@ -656,17 +513,6 @@ mod tests {
             stages,
             expected.map(|(name, time)| (name.to_string(), time))
         );
-    }
-
-    #[test]
-    fn each_state_has_its_own_retries_and_tests_have_none() {
-        let mut left = Retries::all(1).with(&BoardRetries {
-            kernel: Some(2),
-            ..BoardRetries::default()
-        });
-        assert!(left.take(State::Power) && !left.take(State::Power));
-        assert!(left.take(State::Kernel) && left.take(State::Kernel) && !left.take(State::Kernel));
-        assert!(!left.take(State::Running));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::secret;
+use crate::lab::secret;
 
 const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS job (
@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STR
 PRAGMA user_version = 2;
 ";
 
-/// Makes the file, its directory and what SQLite keeps beside it readable for nobody else: jobs may hold secrets.
+/// Makes the file, its directory and what SQLite keeps beside it readable by their owner alone: jobs may hold secrets.
 pub(super) fn prepare(path: &Path) -> Result<()> {
     if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
         fs::create_dir_all(directory)
@@ -91,13 +91,13 @@ fn restrict(path: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tables. Times count from the start of the host: what was noted before its last one is void, and boards check in
+/// Makes the tables and the lab's key. Times count from the start of the host: what was noted before its last one is void, and boards check in
 /// again.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version == 1 {
-        // Nobody waits for a run of another hearth.
+        // Jobs of the older format have no run that waits for them.
         transaction.execute_batch(
             "DROP TABLE output; DROP TABLE job; DROP TABLE boot; DROP TABLE hold;",
         )?;
@@ -110,29 +110,27 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
         )?;
         set_fact(&transaction, "host", host.trim())?;
     }
+    if fact(&transaction, "key")?.is_none() {
+        set_fact(&transaction, "key", &secret::random()?)?;
+    }
     transaction.commit()?;
     Ok(())
 }
 
 /// The lab's own random key.
-pub(super) fn key(transaction: &Transaction<'_>) -> Result<String> {
-    if let Some(key) = fact(transaction, "key")? {
-        return Ok(key);
-    }
-    let key = secret::random()?;
-    set_fact(transaction, "key", &key)?;
-    Ok(key)
+pub(super) fn key(transaction: &Transaction<'_>) -> rusqlite::Result<String> {
+    fact(transaction, "key")?.ok_or(rusqlite::Error::QueryReturnedNoRows)
 }
 
-fn fact(connection: &Connection, name: &str) -> Result<Option<String>> {
-    Ok(connection
+fn fact(connection: &Connection, name: &str) -> rusqlite::Result<Option<String>> {
+    connection
         .query_row("SELECT value FROM fact WHERE name = ?1", [name], |row| {
             row.get(0)
         })
-        .optional()?)
+        .optional()
 }
 
-fn set_fact(connection: &Connection, name: &str, value: &str) -> Result<()> {
+fn set_fact(connection: &Connection, name: &str, value: &str) -> rusqlite::Result<()> {
     connection.execute(
         "INSERT INTO fact (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = ?2",
         [name, value],
@@ -143,18 +141,18 @@ fn set_fact(connection: &Connection, name: &str, value: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lab::Store;
+    use crate::lab::LabStore;
 
     #[test]
-    fn nobody_else_reads_the_store_even_one_that_was_made_open() {
+    fn other_users_cannot_read_the_store_even_one_that_was_made_open() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         fs::create_dir(&state).unwrap();
         let path = state.join("lab.sqlite");
-        drop(Store::open(&path).unwrap());
+        drop(LabStore::open(&path).unwrap());
         fs::set_permissions(&state, Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let _store = Store::open(&path).unwrap();
+        let _store = LabStore::open(&path).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
         assert_eq!(mode(&state), 0o700);
         for file in fs::read_dir(&state).unwrap() {

@@ -8,7 +8,7 @@ use crate::board::power::{Light, Power};
 use crate::board::qemu::{Emulator, Spec};
 
 /// How to reach a board.
-pub enum Access {
+pub enum BoardAccess {
     /// An emulated one, started with this and behind this launcher.
     Emulated { spec: Spec, launcher: Vec<String> },
     /// A real one: opens its console, and its power switch.
@@ -31,9 +31,9 @@ enum Kind<'a> {
 }
 
 impl<'a> Powered<'a> {
-    pub(super) fn on(access: &'a mut Access) -> Result<Self> {
+    pub(super) fn on(access: &'a mut BoardAccess) -> Result<Self> {
         match access {
-            Access::Emulated { spec, launcher } => {
+            BoardAccess::Emulated { spec, launcher } => {
                 let (emulator, console) = Emulator::start(spec, launcher)?;
                 Ok(Powered {
                     kind: Kind::Emulated(emulator),
@@ -41,7 +41,7 @@ impl<'a> Powered<'a> {
                     off: false,
                 })
             }
-            Access::Real { power, console } => {
+            BoardAccess::Real { power, console } => {
                 // Listening before the first byte is sent.
                 let console = console()?;
                 power.off()?;

@@ -3,9 +3,10 @@
 
 use std::sync::LazyLock;
 
-use regex::{Regex, RegexSet};
+use regex::Regex;
 
-use super::numbered::{Head, Own, PRINTK_STAMP, Splitter};
+use super::console_patterns::{EACH, Kind, PATTERNS, SET, Source};
+use super::numbered::{Head, Own, Splitter};
 use crate::sanitise::is_unsafe;
 
 /// A line longer than this, in bytes, is cut in two: a board may send noise without an end.
@@ -13,7 +14,7 @@ const LONGEST_LINE: usize = 8 << 10;
 
 /// Something that a console showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ConsoleEvent {
     /// U-Boot or its SPL began.
     Bootloader,
     /// U-Boot waits for commands: nothing will boot any more.
@@ -48,174 +49,6 @@ pub enum Event {
     },
 }
 
-/// What a line of the board's own is compared with; the first match names it. Patterns of the kernel match the whole
-/// message behind printk's prefix, as the kernel's sources print it.
-const PATTERNS: [(Kind, Source, &str); 23] = [
-    (
-        Kind::Bootloader,
-        Source::Firmware,
-        // A reset leaves noise on the line.
-        r"^[^ -~]*U-Boot ([STV]PL )?20\d\d\.\d\d",
-    ),
-    (
-        Kind::BootloaderTrouble,
-        Source::Firmware,
-        r"^(TFTP error: .*|Retry count exceeded.*|Wrong Image (Format|Type).*|Bad Linux .*[Mm]agic.*|.*Bad (Data|Header) CRC.*|.*ERROR: can't get kernel image.*)",
-    ),
-    (
-        Kind::BootScript,
-        Source::Firmware,
-        r"^hearth: (?P<board>\S+) boots (?P<image>\S+) from",
-    ),
-    (Kind::Kernel, Source::Kernel, r"Linux version \d+\.\d+"),
-    (
-        Kind::Userspace,
-        Source::Kernel,
-        r"systemd\[1\]: (systemd .*running in system mode|Detected architecture)",
-    ),
-    (Kind::Userspace, Source::Program, r"^Welcome to .*!"),
-    (
-        Kind::Shutdown,
-        Source::Kernel,
-        r"reboot: (Restarting system|Power down|Power off not available|System halted)",
-    ),
-    (
-        Kind::Shutdown,
-        Source::Program,
-        r"^Requesting system (reboot|poweroff)",
-    ),
-    (
-        Kind::Crash("kernel panic"),
-        Source::Kernel,
-        r"(---\[ end )?Kernel panic - not syncing: ?(?P<message>.*)",
-    ),
-    (
-        Kind::Crash("kernel oops"),
-        Source::Kernel,
-        r"(?P<message>Internal error: .*\[#\d+\].*)",
-    ),
-    (
-        Kind::Crash("kernel oops"),
-        Source::Kernel,
-        r"(?P<message>Unable to handle kernel .* at virtual address .*)",
-    ),
-    (
-        Kind::Crash("kernel oops"),
-        Source::Kernel,
-        r"(?P<message>Oops: .*\[#\d+\].*|Oops \[#\d+\].*)",
-    ),
-    (
-        Kind::Crash("kernel oops"),
-        Source::Kernel,
-        r"(?P<message>Unhandled fault: .* at 0x.*|Insufficient stack space to handle exception!)",
-    ),
-    (
-        Kind::Crash("kernel BUG"),
-        Source::Kernel,
-        r"(?P<message>kernel BUG at \S+:\d+!.*)",
-    ),
-    (
-        Kind::Crash("kernel BUG"),
-        Source::Stamped,
-        r"(?P<message>BUG: .*)",
-    ),
-    (
-        Kind::Crash("RCU stall"),
-        Source::Stamped,
-        r"(?P<message>(rcu: )?INFO: rcu_\w+ (self-)?detected (expedited )?stalls?.*)",
-    ),
-    (
-        Kind::Crash("soft lockup"),
-        Source::Stamped,
-        r"(?P<message>(NMI )?watchdog: BUG: soft lockup - CPU#\d+.*|(NMI )?watchdog: (CPU\d+: )?Watchdog detected hard LOCKUP.*)",
-    ),
-    (
-        Kind::Crash("hung task"),
-        Source::Stamped,
-        r"(?P<message>INFO: task .*:\d+ blocked for more than \d+ seconds.*)",
-    ),
-    (
-        Kind::Login,
-        Source::Program,
-        r"(^|\W)[\w.-]+ login: \S+ \(automatic login\)",
-    ),
-    (
-        Kind::Crash("emergency mode"),
-        Source::Program,
-        r"^(?P<message>You are in (emergency|rescue) mode.*)",
-    ),
-    (
-        Kind::Crash("initrd failure"),
-        Source::Initrd,
-        r"^hearth: (?P<message>(cannot|gave up|giving up|failed).*)",
-    ),
-    (
-        Kind::Crash("initrd failure"),
-        Source::Initrd,
-        r"^(?P<message>ALERT! .*|Dropping to a shell!)",
-    ),
-    (
-        Kind::Crash("full overlay"),
-        Source::Program,
-        // Anywhere: the agent says it while a line of the job's may be half written.
-        r"hearth: (?P<message>the overlay is full.*)",
-    ),
-];
-
-/// Who prints what a pattern describes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// At the beginning of a line, before the kernel or after a reset.
-    Firmware,
-    /// With printk's prefix anywhere in a line, or without it at the beginning of one.
-    Kernel,
-    /// The same, but without the prefix only if this kernel prints none: the words are common ones.
-    Stamped,
-    /// At the beginning of a line, until the init system runs.
-    Initrd,
-    /// Programs that write to the console.
-    Program,
-}
-
-/// What may stand before a line of another program: the agent's own line was written in two pieces.
-const TORN_HEAD: &str = r"(?:hearth:[\d:]*|hearth|heart|hear|hea|he|h)?";
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Bootloader,
-    BootloaderTrouble,
-    BootScript,
-    Kernel,
-    Userspace,
-    Login,
-    Shutdown,
-    Crash(&'static str),
-}
-
-static EACH: LazyLock<Vec<Regex>> = LazyLock::new(|| {
-    PATTERNS
-        .iter()
-        .map(|(_, source, pattern)| {
-            Regex::new(&anchored(*source, pattern)).expect("the patterns are constants")
-        })
-        .collect()
-});
-static SET: LazyLock<RegexSet> = LazyLock::new(|| {
-    RegexSet::new(EACH.iter().map(Regex::as_str)).expect("the patterns are constants")
-});
-
-fn anchored(source: Source, pattern: &str) -> String {
-    match source {
-        Source::Kernel | Source::Stamped => {
-            format!("(?:^{TORN_HEAD}|(?P<stamp>{PRINTK_STAMP}))(?:{pattern})")
-        }
-        Source::Firmware | Source::Initrd | Source::Program => match pattern.strip_prefix('^') {
-            Some(rest) => format!("^{TORN_HEAD}(?:{rest})"),
-            None => pattern.to_string(),
-        },
-    }
-}
-
 /// What terminals understand and people don't: colours, cursor movements, window titles.
 static CONTROL: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(
@@ -232,7 +65,7 @@ static LOGIN: LazyLock<Regex> =
 
 /// Reads a console's bytes.
 #[derive(Debug, Default)]
-pub struct Watch {
+pub struct ConsoleParser {
     /// What came since the last line ending.
     partial: Vec<u8>,
     /// Whether the prompt that stands in `partial` was told already.
@@ -246,9 +79,9 @@ pub struct Watch {
     splitter: Splitter,
 }
 
-impl Watch {
+impl ConsoleParser {
     /// Takes what was read and gives what it means, in order.
-    pub fn feed(&mut self, bytes: &[u8]) -> Vec<Event> {
+    pub fn feed(&mut self, bytes: &[u8]) -> Vec<ConsoleEvent> {
         let mut events = Vec::new();
         for &byte in bytes {
             match byte {
@@ -268,7 +101,7 @@ impl Watch {
     }
 
     /// No more will come: gives what has no line ending.
-    pub fn finish(&mut self) -> Vec<Event> {
+    pub fn finish(&mut self) -> Vec<ConsoleEvent> {
         let mut events = Vec::new();
         if !self.partial.is_empty() {
             self.line(&mut events, false);
@@ -277,12 +110,12 @@ impl Watch {
     }
 
     /// Ends a line; `cut`: only because it is too long.
-    fn line(&mut self, events: &mut Vec<Event>, cut: bool) {
+    fn line(&mut self, events: &mut Vec<ConsoleEvent>, cut: bool) {
         let raw = std::mem::take(&mut self.partial);
         self.prompted = false;
         let own = self.splitter.own(&raw, cut);
         let of_job = own.len() != 1 || own[0].torn || own[0].text.len() != raw.len();
-        events.push(Event::Line {
+        events.push(ConsoleEvent::Line {
             text: clean(&raw),
             of_job: of_job && !raw.is_empty(),
             raw,
@@ -293,7 +126,7 @@ impl Watch {
     }
 
     /// Adds what a part of a line that is the board's own means.
-    fn judge(&mut self, part: &Own, events: &mut Vec<Event>) {
+    fn judge(&mut self, part: &Own, events: &mut Vec<ConsoleEvent>) {
         let text = clean(&part.text);
         // Several patterns may know one line; the first one names it.
         let seen = SET.matches(&text).into_iter();
@@ -321,7 +154,7 @@ impl Watch {
         (counts && !(torn && starts)).then_some(index)
     }
 
-    fn event(&mut self, index: usize, line: &str) -> Event {
+    fn event(&mut self, index: usize, line: &str) -> ConsoleEvent {
         let part = |name: &str| {
             EACH[index]
                 .captures(line)
@@ -331,10 +164,10 @@ impl Watch {
         match PATTERNS[index].0 {
             Kind::Bootloader => {
                 (self.kernel, self.stamped, self.userspace) = (false, false, false);
-                Event::Bootloader
+                ConsoleEvent::Bootloader
             }
-            Kind::BootloaderTrouble => Event::BootloaderTrouble(line.trim().to_string()),
-            Kind::BootScript => Event::BootScript {
+            Kind::BootloaderTrouble => ConsoleEvent::BootloaderTrouble(line.trim().to_string()),
+            Kind::BootScript => ConsoleEvent::BootScript {
                 board: part("board"),
                 image: part("image"),
             },
@@ -343,22 +176,22 @@ impl Watch {
                 self.stamped = EACH[index]
                     .captures(line)
                     .is_some_and(|found| found.name("stamp").is_some());
-                Event::Kernel
+                ConsoleEvent::Kernel
             }
             Kind::Userspace => {
                 self.userspace = true;
-                Event::Userspace
+                ConsoleEvent::Userspace
             }
-            Kind::Login => Event::Login,
-            Kind::Shutdown => Event::Shutdown,
-            Kind::Crash(kind) => Event::Crash {
+            Kind::Login => ConsoleEvent::Login,
+            Kind::Shutdown => ConsoleEvent::Shutdown,
+            Kind::Crash(kind) => ConsoleEvent::Crash {
                 kind,
                 message: part("message"),
             },
         }
     }
 
-    fn prompt(&mut self, events: &mut Vec<Event>) {
+    fn prompt(&mut self, events: &mut Vec<ConsoleEvent>) {
         if self.prompted || !matches!(self.partial.last(), Some(b' ')) {
             return;
         }
@@ -368,9 +201,9 @@ impl Watch {
         }
         let text = clean(&self.partial);
         let event = if !self.kernel && PROMPT.is_match(&text) {
-            Event::BootloaderPrompt
+            ConsoleEvent::BootloaderPrompt
         } else if LOGIN.is_match(&text) {
-            Event::Login
+            ConsoleEvent::Login
         } else {
             return;
         };
@@ -393,9 +226,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn seen(bytes: &[u8]) -> Vec<Event> {
-        let mut events = Watch::default().feed(bytes);
-        events.retain(|event| !matches!(event, Event::Line { .. }));
+    fn seen(bytes: &[u8]) -> Vec<ConsoleEvent> {
+        let mut events = ConsoleParser::default().feed(bytes);
+        events.retain(|event| !matches!(event, ConsoleEvent::Line { .. }));
         events
     }
 
@@ -409,11 +242,11 @@ mod tests {
         assert_eq!(
             seen(console),
             [
-                Event::Bootloader,
-                Event::Bootloader,
-                Event::Kernel,
-                Event::Userspace,
-                Event::Login
+                ConsoleEvent::Bootloader,
+                ConsoleEvent::Bootloader,
+                ConsoleEvent::Kernel,
+                ConsoleEvent::Userspace,
+                ConsoleEvent::Login
             ]
         );
     }
@@ -455,7 +288,7 @@ mod tests {
             let events = seen(format!("{line}\n").as_bytes());
             assert_eq!(
                 events,
-                [Event::Crash {
+                [ConsoleEvent::Crash {
                     kind,
                     message: message.into()
                 }],
@@ -465,7 +298,7 @@ mod tests {
     }
 
     /// A board that has booted, with a kernel that prints times, and then these lines.
-    fn after_boot(lines: &str) -> Vec<Event> {
+    fn after_boot(lines: &str) -> Vec<ConsoleEvent> {
         let boot = "U-Boot 2025.01 (Apr 01 2025)\r\n[    0.000000] Linux version 6.12.0 (debian)\r\n\
             [    1.000000] systemd[1]: systemd 257 running in system mode (+X)\r\n";
         seen(format!("{boot}{lines}").as_bytes()).split_off(3)
@@ -524,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_the_middle_of_a_job_is_found_however_it_stands_there() {
-        let crash = Event::Crash {
+        let crash = ConsoleEvent::Crash {
             kind: "kernel panic",
             message: "Fatal exception".into(),
         };
@@ -551,7 +384,7 @@ mod tests {
             "hearth:3:60:half of a li\r\nU-Boot SPL 2025.01 (Apr 01 2025)\r\n",
             "hearth:3:60:half of\u{0}\u{fffd}\r\n\u{fffd}\u{fffd}U-Boot TPL 2025.01 (Apr 01 2025)\r\n",
         ] {
-            assert_eq!(after_boot(reset), [Event::Bootloader], "{reset}");
+            assert_eq!(after_boot(reset), [ConsoleEvent::Bootloader], "{reset}");
         }
     }
 
@@ -566,7 +399,7 @@ mod tests {
         ] {
             assert_eq!(
                 after_boot(&format!("{line}\r\n")),
-                [Event::Shutdown],
+                [ConsoleEvent::Shutdown],
                 "{line}"
             );
         }
@@ -589,9 +422,9 @@ mod tests {
 
     #[test]
     fn a_prompt_is_told_once_and_not_after_the_kernel_started() {
-        let mut watch = Watch::default();
+        let mut watch = ConsoleParser::default();
         assert_eq!(watch.feed(b"=>"), []);
-        assert_eq!(watch.feed(b" "), [Event::BootloaderPrompt]);
+        assert_eq!(watch.feed(b" "), [ConsoleEvent::BootloaderPrompt]);
         assert_eq!(watch.feed(b""), []);
         watch.feed(b"boot\r\nLinux version 6.1\r\n");
         assert_eq!(watch.feed(b"=> "), []);
@@ -599,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_line_without_an_end_does_not_grow_for_ever() {
-        let mut watch = Watch::default();
+        let mut watch = ConsoleParser::default();
         watch.feed(&vec![b'x'; 1 << 20]);
         assert!(watch.partial.len() < LONGEST_LINE);
     }
@@ -607,17 +440,17 @@ mod tests {
     proptest! {
         #[test]
         fn no_noise_makes_it_panic(noise in proptest::collection::vec(any::<u8>(), 0..400)) {
-            Watch::default().feed(&noise);
+            ConsoleParser::default().feed(&noise);
         }
 
         #[test]
         fn how_the_bytes_are_cut_is_of_no_matter(cut in 0usize..60) {
             let console = b"U-Boot 2025.01 x\r\n[ 1.0] Linux version 6.12\r\nneo login: ";
             let cut = cut.min(console.len());
-            let mut watch = Watch::default();
+            let mut watch = ConsoleParser::default();
             let mut events = watch.feed(&console[..cut]);
             events.extend(watch.feed(&console[cut..]));
-            prop_assert_eq!(events, Watch::default().feed(console));
+            prop_assert_eq!(events, ConsoleParser::default().feed(console));
         }
     }
 }

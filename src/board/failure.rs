@@ -17,7 +17,7 @@ pub enum FailureClass {
     Test,
     /// hearth's own.
     Bug,
-    /// Somebody stopped it.
+    /// The user stopped it.
     Cancelled,
 }
 
@@ -47,7 +47,7 @@ impl FailureClass {
 
 /// Why a run ended before its tests did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
+pub struct RunFailure {
     pub class: FailureClass,
     /// The stage in which it happened, such as `kernel`.
     pub stage: String,
@@ -60,7 +60,7 @@ pub struct Failure {
 
 /// One stage of a boot: off, power, bootloader, kernel, userspace, checked-in, running, done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stage {
+pub struct BootStage {
     pub name: String,
     /// Seconds since the run began.
     pub at: f64,

@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::access::Access;
-use super::attended::Attended;
-use super::run::{Observer, Order};
-use super::secret;
-use super::store::{Boot, JobState};
+use super::board_access::BoardAccess;
+use super::console_monitor::ConsoleMonitor;
+use super::request::{JobRequest, Observer};
+use super::store::{Boot, JobState, StoreError};
 use crate::board::power::Light;
-use crate::board::{ConsoleLog, Event, Failure, FailureClass, State};
-use crate::job::{Attempt, Collector, Identity, Merger, NumberedLine, Suite, has_signal};
+use crate::board::{BootState, ConsoleEvent, ConsoleLog, FailureClass, RunFailure};
+use crate::job::{AttemptRecord, Collector, Identity, Merger, NumberedLine, Suite, has_signal};
 
 /// How often the store is looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -24,10 +23,12 @@ const LAG: f64 = 20.0;
 const HALT: Duration = Duration::from_secs(2);
 
 /// What came of one attempt.
-pub(super) struct Outcome {
-    pub attempt: Attempt,
+pub(super) struct AttemptResult {
+    pub attempt: AttemptRecord,
     /// The last state that the board reached.
-    pub reached: State,
+    pub reached: BootState,
+    /// Whether the lab's store failed: another attempt could do no better.
+    pub store_lost: bool,
     pub suites: Vec<Suite>,
     pub problems: Vec<String>,
     pub warnings: Vec<String>,
@@ -35,9 +36,9 @@ pub(super) struct Outcome {
 }
 
 /// An attempt under way.
-pub(super) struct Session<'a> {
-    order: &'a Order<'a>,
-    board: Attended<'a>,
+pub(super) struct Attempt<'a> {
+    request: &'a JobRequest<'a>,
+    monitor: ConsoleMonitor<'a>,
     job: i64,
     looked: Instant,
     /// When the board last gave a sign of life for the job, as of the last look at the store.
@@ -46,7 +47,7 @@ pub(super) struct Session<'a> {
     /// Whether the board told the lab that the job is done, as of the last look at the store.
     finished: bool,
     identity: Identity,
-    output: Output,
+    output: JobOutput,
     /// How many suites, and how many cases of the next one, the observer knows.
     told: (usize, usize),
     problems: Vec<String>,
@@ -56,7 +57,7 @@ pub(super) struct Session<'a> {
 }
 
 /// The job's output, from both channels.
-struct Output {
+struct JobOutput {
     merger: Merger,
     collector: Collector,
     /// How much of the network's copy was read, in bytes and in lines.
@@ -67,31 +68,31 @@ struct Output {
     console_at: f64,
 }
 
-impl<'a> Session<'a> {
-    /// Switches the board on, and then submits the job: whoever checked in before was an earlier boot.
+impl<'a> Attempt<'a> {
+    /// Switches the board on, and then submits the job: any check-in before that was of an earlier boot.
     pub(super) fn begin(
-        order: &'a Order<'a>,
-        access: &'a mut Access,
+        request: &'a JobRequest<'a>,
+        access: &'a mut BoardAccess,
         begun: Instant,
         log: &'a mut ConsoleLog,
     ) -> Result<Self> {
-        order.store.cancel_all(order.board)?;
-        let mut board = Attended::on(access, order.timeouts, begun, log)?;
-        order.store.powered_on(order.board)?;
-        board.board.light(Light::Off);
-        Ok(Session {
-            order,
-            board,
-            job: order.store.submit(order.board, order.payload)?,
+        request.store.cancel_all(request.board)?;
+        let mut monitor = ConsoleMonitor::on(access, request.timeouts, begun, log)?;
+        request.store.powered_on(request.board)?;
+        monitor.board.light(Light::Off);
+        Ok(Attempt {
+            request,
+            monitor,
+            job: request.store.submit(request.board, request.payload)?,
             looked: begun,
             seen: None,
             boot: None,
             finished: false,
             identity: Identity::default(),
-            output: Output {
+            output: JobOutput {
                 merger: Merger::default(),
-                collector: Collector::new(order.patterns.clone(), order.suites.clone())
-                    .strict(order.strict),
+                collector: Collector::new(request.patterns.clone(), request.suites.clone())
+                    .strict(request.strict),
                 read: 0,
                 lines: 0,
                 partial: Vec::new(),
@@ -105,20 +106,16 @@ impl<'a> Session<'a> {
     }
 
     /// Goes through with the attempt, and switches the board off.
-    pub(super) fn run(mut self, observer: &mut dyn Observer) -> Result<Outcome> {
-        let failure = self.watch(observer)?;
-        if failure.is_none() {
-            self.warnings.extend(self.board.gone());
-        }
-        self.read_what_is_left()?;
-        self.order.store.cancel(self.job)?;
-        let failure = failure.or_else(|| self.lost_lines());
-        self.tell_unconfirmed()?;
-        let reached = self.board.machine.state();
+    pub(super) fn run(mut self, observer: &mut dyn Observer) -> Result<AttemptResult> {
+        let (failure, store_lost) = match self.follow(observer) {
+            Ok(failure) => (failure, false),
+            Err(error) => (Some(self.lost_store(error)?), true),
+        };
+        let reached = self.monitor.tracker.state();
         let failure = match failure {
             Some(failure) => {
-                self.board.board.light(Light::Failed);
-                Some(self.board.explained(failure)?)
+                self.monitor.board.light(Light::Failed);
+                Some(self.monitor.explained(failure)?)
             }
             None => {
                 self.shut_down(observer)?;
@@ -127,15 +124,16 @@ impl<'a> Session<'a> {
         };
         self.tell(observer);
         let failure = self.switch_off(failure);
-        let at = self.board.at();
+        let at = self.monitor.at();
         let (suites, mut problems) = self.output.collector.finish(at);
         problems.append(&mut self.problems);
-        Ok(Outcome {
-            attempt: Attempt {
-                stages: self.board.machine.stages(at),
+        Ok(AttemptResult {
+            attempt: AttemptRecord {
+                stages: self.monitor.tracker.stages(at),
                 failure,
             },
             reached,
+            store_lost,
             suites,
             problems,
             warnings: self.warnings,
@@ -143,12 +141,47 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// Follows the board to the end of its job, and closes the job in the store.
+    fn follow(&mut self, observer: &mut dyn Observer) -> Result<Option<RunFailure>> {
+        let failure = self.watch(observer)?;
+        if failure.is_none() {
+            self.warnings.extend(self.monitor.gone());
+        }
+        match (failure, self.close()) {
+            (None, closed) => closed.map(|()| self.lost_lines()),
+            (Some(failure), Ok(())) => Ok(Some(failure)),
+            // The first failure counts.
+            (Some(failure), Err(error)) => {
+                self.warnings.push(format!("{error:#}"));
+                Ok(Some(failure))
+            }
+        }
+    }
+
+    /// Reads what is left of the output, and ends the job in the store.
+    fn close(&mut self) -> Result<()> {
+        self.read_what_is_left()?;
+        self.request.store.cancel(self.job)?;
+        self.tell_unconfirmed()
+    }
+
+    /// The failure of a run whose store cannot be used any more. What the console brought counts.
+    ///
+    /// # Errors
+    /// If the error is another one.
+    fn lost_store(&mut self, error: anyhow::Error) -> Result<RunFailure> {
+        let error: StoreError = error.downcast()?;
+        self.output.take_waiting_lines(self.monitor.at());
+        let message = format!("{:#}", anyhow::Error::new(error));
+        Ok(self.failed(FailureClass::Infrastructure, &message))
+    }
+
     /// Watches over the board until the job is done or something failed.
-    fn watch(&mut self, observer: &mut dyn Observer) -> Result<Option<Failure>> {
+    fn watch(&mut self, observer: &mut dyn Observer) -> Result<Option<RunFailure>> {
         loop {
-            if self.order.cancelled.load(Ordering::Relaxed) {
+            if self.request.cancelled.load(Ordering::Relaxed) {
                 return Ok(Some(
-                    self.failed(FailureClass::Cancelled, "somebody stopped the run"),
+                    self.failed(FailureClass::Cancelled, "the run was stopped"),
                 ));
             }
             if let Some(failure) = self.read_console()? {
@@ -166,42 +199,44 @@ impl<'a> Session<'a> {
             }
             if self.is_over()? {
                 // A crash counts though the tests went on to their end.
-                let crash = self.board.machine.crash();
-                self.board.machine.done(self.board.at());
+                let crash = self.monitor.tracker.crash();
+                self.monitor.tracker.done(self.monitor.at());
                 return Ok(crash);
             }
-            if let Some(failure) = self.board.failure() {
+            if let Some(failure) = self.monitor.failure() {
                 return Ok(Some(failure));
             }
         }
     }
 
-    fn read_console(&mut self) -> Result<Option<Failure>> {
-        let was_lost = self.board.lost().is_some();
-        let events = self.board.look()?;
-        self.warnings.extend(self.board.take_missed());
+    fn read_console(&mut self) -> Result<Option<RunFailure>> {
+        let was_lost = self.monitor.lost().is_some();
+        let events = self.monitor.look()?;
+        self.warnings.extend(self.monitor.take_missed());
         for event in events {
             let (line, raw, of_job) = match event {
-                Event::Line { text, raw, of_job } => (text, raw, of_job),
-                Event::BootScript { board, image } => {
-                    if let Some(wrong) = self.somebody_else(&board, &image) {
+                ConsoleEvent::Line { text, raw, of_job } => (text, raw, of_job),
+                ConsoleEvent::BootScript { board, image } => {
+                    if let Some(wrong) = self.wrong_boot(&board, &image) {
                         return Ok(Some(self.failed(FailureClass::Configuration, &wrong)));
                     }
                     continue;
                 }
                 _ => continue,
             };
-            if !of_job && let Some(hash) = secret::shown(&line) {
-                self.order.store.confirm(self.order.board, hash)?;
+            if !of_job {
+                self.request
+                    .store
+                    .confirm_by_console(self.request.board, &line)?;
             }
-            let at = self.board.at();
+            let at = self.monitor.at();
             match NumberedLine::from_console(&raw) {
                 Some(numbered) => {
                     self.output.console_at = at;
                     self.output.merge(numbered, at);
                 }
                 // Outside a job the kernel's own tests report on the console.
-                None if self.board.machine.state() < State::Running
+                None if self.monitor.tracker.state() < BootState::Running
                     && !line.starts_with("hearth:") =>
                 {
                     self.output.collector.line(&line, at);
@@ -211,24 +246,24 @@ impl<'a> Session<'a> {
                 None => {}
             }
         }
-        let Some(what) = self.board.lost().filter(|_| !was_lost).map(String::from) else {
+        let Some(what) = self.monitor.lost().filter(|_| !was_lost).map(String::from) else {
             return Ok(None);
         };
         // The board may have checked in since the store was looked at.
         let failure = self.read_store()?;
-        if !self.board.judge_loss() {
+        if !self.monitor.judge_loss() {
             self.warnings.push(what);
         }
         Ok(failure)
     }
 
     /// What is wrong with the name and the image that the board's boot script told.
-    fn somebody_else(&self, board: &str, image: &str) -> Option<String> {
-        let Order {
+    fn wrong_boot(&self, board: &str, image: &str) -> Option<String> {
+        let JobRequest {
             board: wanted,
             image: right,
             ..
-        } = self.order;
+        } = self.request;
         if board != *wanted {
             return Some(format!(
                 "the board on {wanted}'s console calls itself `{board}`: does it have {board}'s card?"
@@ -238,51 +273,51 @@ impl<'a> Session<'a> {
             .then(|| format!("`{board}` should boot the image {right} and boots {image}"))
     }
 
-    fn read_store(&mut self) -> Result<Option<Failure>> {
+    fn read_store(&mut self) -> Result<Option<RunFailure>> {
         if self.boot.is_none()
             && let Some(failure) = self.read_check_in()?
         {
             return Ok(Some(failure));
         }
-        let Some(job) = self.order.store.job(self.job)? else {
+        let Some(job) = self.request.store.job(self.job)? else {
             return Ok(Some(self.failed(
                 FailureClass::Bug,
                 "the job is gone from the lab's store",
             )));
         };
         self.finished = job.state == JobState::Finished;
-        let at = self.board.at();
-        if job.state != JobState::Submitted && self.board.machine.state() < State::Running {
-            self.board.machine.running(at);
-            self.board.board.light(Light::Testing);
+        let at = self.monitor.at();
+        if job.state != JobState::Submitted && self.monitor.tracker.state() < BootState::Running {
+            self.monitor.tracker.running(at);
+            self.monitor.board.light(Light::Testing);
         }
         if job.seen != self.seen {
             self.seen = job.seen;
-            self.board.machine.sign(at);
+            self.monitor.tracker.sign(at);
         }
         self.read_network(at)?;
         Ok(None)
     }
 
-    fn read_check_in(&mut self) -> Result<Option<Failure>> {
-        // Whoever this board's console confirmed is the board, whatever name it gives.
+    fn read_check_in(&mut self) -> Result<Option<RunFailure>> {
+        // The boot that this board's console confirmed is the board's, whatever name it claims.
         let Some(boot) = self
-            .order
+            .request
             .store
-            .confirmed(self.order.board)?
+            .confirmed(self.request.board)?
             .into_iter()
             .next()
         else {
             return Ok(None);
         };
         self.identity = identity(&boot);
-        if boot.claim.board == self.order.board {
-            self.board.machine.checked_in(self.board.at());
+        if boot.claim.board == self.request.board {
+            self.monitor.tracker.checked_in(self.monitor.at());
         }
         if let Some(problem) = &boot.problem {
             return Ok(Some(self.failed(FailureClass::Configuration, problem)));
         }
-        self.board.board.light(Light::Master);
+        self.monitor.board.light(Light::Master);
         self.boot = Some(boot);
         Ok(None)
     }
@@ -292,7 +327,7 @@ impl<'a> Session<'a> {
         if self.boot.is_some() {
             return Ok(());
         }
-        for boot in self.order.store.unconfirmed(self.order.board)? {
+        for boot in self.request.store.unconfirmed(self.request.board)? {
             self.warnings.push(format!(
                 "something with MAC {} checked in as `{}` and got no job: this board's console did not show its secret's \
                  hash. If it is the board, build its image again: the agent in it is older",
@@ -304,25 +339,25 @@ impl<'a> Session<'a> {
 
     /// Reads a part of what the network brought; gives whether there was any.
     fn read_network(&mut self, at: f64) -> Result<bool> {
-        let fresh = self.order.store.output(self.job, self.output.read)?;
+        let fresh = self.request.store.output(self.job, self.output.read)?;
         self.output.network(&fresh, at);
         Ok(!fresh.is_empty())
     }
 
-    /// Nothing more will come: whatever is there counts, unless somebody stops the run.
+    /// Reads the output that has arrived, until the run is cancelled: no more will come.
     fn read_what_is_left(&mut self) -> Result<()> {
-        while !self.order.cancelled.load(Ordering::Relaxed)
-            && self.output.read <= self.order.largest_output
-            && self.read_network(self.board.at())?
+        while !self.request.cancelled.load(Ordering::Relaxed)
+            && self.output.read <= self.request.largest_output
+            && self.read_network(self.monitor.at())?
         {}
-        self.output.take_waiting_lines(self.board.at());
+        self.output.take_waiting_lines(self.monitor.at());
         Ok(())
     }
 
     /// Why the job is ended if it prints more than a job may.
-    fn flood(&self) -> Option<Failure> {
-        let largest = self.order.largest_output;
-        (self.output.read.max(self.board.heard()) > largest).then(|| {
+    fn flood(&self) -> Option<RunFailure> {
+        let largest = self.request.largest_output;
+        (self.output.read.max(self.monitor.heard()) > largest).then(|| {
             self.failed(
                 FailureClass::Test,
                 &format!("the board printed more than {} MB: the job was ended (`largest-output` in the lab file)", largest / 1_000_000),
@@ -341,7 +376,7 @@ impl<'a> Session<'a> {
             }
             return Ok(true);
         }
-        if self.output.collector.exited() && self.board.at() - self.output.console_at > LAG {
+        if self.output.collector.exited() && self.monitor.at() - self.output.console_at > LAG {
             self.network_failed = true;
             self.warnings
                 .push("the results came over the console alone: the network failed".into());
@@ -351,7 +386,7 @@ impl<'a> Session<'a> {
     }
 
     /// Lines that neither channel brought may have been results.
-    fn lost_lines(&self) -> Option<Failure> {
+    fn lost_lines(&self) -> Option<RunFailure> {
         let lost = self.output.merger.lost();
         (lost > 0).then(|| {
             self.failed(
@@ -365,17 +400,21 @@ impl<'a> Session<'a> {
 
     /// Tells the board that it is done, and waits until it powered itself off, so that nothing it wrote is lost.
     fn shut_down(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        if let Some(boot) = &self.boot {
-            self.order.store.dismiss(boot)?;
+        if let Some(boot) = &self.boot
+            && let Err(error) = self.request.store.dismiss(boot)
+        {
+            let error = anyhow::Error::new(error);
+            self.warnings.push(format!("{error:#}"));
+            return Ok(());
         }
         if self.network_failed {
             // It cannot be told that it is dismissed.
             return Ok(());
         }
-        let mut end = Instant::now() + Duration::from_secs_f64(self.order.timeouts.shutdown);
+        let mut end = Instant::now() + Duration::from_secs_f64(self.request.timeouts.shutdown);
         let mut halted = false;
-        while !self.board.board.is_off() && self.board.lost().is_none() {
-            if self.order.cancelled.load(Ordering::Relaxed) {
+        while !self.monitor.board.is_off() && self.monitor.lost().is_none() {
+            if self.request.cancelled.load(Ordering::Relaxed) {
                 break;
             }
             if Instant::now() >= end {
@@ -385,7 +424,7 @@ impl<'a> Session<'a> {
                 break;
             }
             // It says so before it does; a board that cannot switch itself off stays like that.
-            if self.board.look()?.contains(&Event::Shutdown) {
+            if self.monitor.look()?.contains(&ConsoleEvent::Shutdown) {
                 halted = true;
                 end = Instant::now() + HALT;
             }
@@ -394,8 +433,8 @@ impl<'a> Session<'a> {
     }
 
     /// A board that cannot be switched off is a failure if there is no other.
-    fn switch_off(&mut self, failure: Option<Failure>) -> Option<Failure> {
-        match self.board.board.off() {
+    fn switch_off(&mut self, failure: Option<RunFailure>) -> Option<RunFailure> {
+        match self.monitor.board.off() {
             Ok(()) => failure,
             Err(error) if failure.is_none() => Some(self.failed(
                 FailureClass::Infrastructure,
@@ -410,7 +449,7 @@ impl<'a> Session<'a> {
     }
 
     fn tell(&mut self, observer: &mut dyn Observer) {
-        self.board.tell(observer);
+        self.monitor.tell(observer);
         let suites = self.output.collector.suites();
         while let Some(suite) = suites.get(self.told.0) {
             for case in &suite.cases[self.told.1..] {
@@ -424,12 +463,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn failed(&self, class: FailureClass, message: &str) -> Failure {
-        self.board.machine.failed(class, message)
+    fn failed(&self, class: FailureClass, message: &str) -> RunFailure {
+        self.monitor.tracker.failed(class, message)
     }
 }
 
-impl Output {
+impl JobOutput {
     fn merge(&mut self, line: NumberedLine, at: f64) {
         for line in self.merger.add(line) {
             self.collector.line(&line, at);
@@ -479,3 +518,6 @@ fn identity(boot: &Boot) -> Identity {
         image: some(&claim.image),
     }
 }
+
+#[cfg(test)]
+mod tests;

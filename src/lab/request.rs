@@ -1,0 +1,43 @@
+//! Owns the request to run a job on a board, and the observer that sees the run.
+//! Never runs one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::store::LabStore;
+use crate::board::{BootState, Retries, Timeouts};
+use crate::job::{Case, Pattern};
+
+/// Sees what happens, for a live view.
+pub trait Observer {
+    fn stage(&mut self, state: BootState, at: f64);
+    fn case(&mut self, suite: &str, case: &Case);
+    fn note(&mut self, text: &str);
+}
+
+/// What is to be run.
+pub struct JobRequest<'a> {
+    pub board: &'a str,
+    /// The id of the image that it is to boot.
+    pub image: &'a str,
+    pub store: &'a Arc<LabStore>,
+    /// The job's tar.
+    pub payload: &'a [u8],
+    /// The definitions' patterns, by suite.
+    pub patterns: BTreeMap<String, Pattern>,
+    /// The suites of the job, in their request.
+    pub suites: Vec<String>,
+    /// Whether only what LAVA's dispatcher would report is wanted.
+    pub strict: bool,
+    pub timeouts: Timeouts,
+    /// How often a boot that fails for the infrastructure's sake is tried again.
+    pub retries: Retries,
+    /// How much a board may print in one attempt, in bytes.
+    pub largest_output: u64,
+    /// Where `console.log` goes.
+    pub directory: &'a Path,
+    /// Set by Ctrl-C.
+    pub cancelled: &'a AtomicBool,
+}
