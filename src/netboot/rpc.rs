@@ -22,6 +22,9 @@ const AUTH_NONE: u32 = 0;
 const AUTH_SYS: u32 = 1;
 const CALL: u32 = 0;
 const RPC_VERSION: u32 = 2;
+/// The shortest whole call, in bytes: six words, and two empty authentications (RFC 5531, section 9). Over UDP nothing
+/// shorter is answered, so that no refusal is larger than what is refused.
+const MIN_CALL: usize = 40;
 
 /// Arguments that are not what the procedure takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +180,9 @@ pub fn answer(
     message: &[u8],
     out: &mut Vec<u8>,
 ) -> Option<Tail> {
+    if peer.transport == Transport::Udp && message.len() < MIN_CALL {
+        return None;
+    }
     let mut data = Arguments::new(message);
     let (Ok(xid), Ok(CALL)) = (data.u32(), data.u32()) else {
         return None;

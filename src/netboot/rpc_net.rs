@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -32,21 +31,18 @@ pub struct Service {
 }
 
 impl Service {
-    fn peer(&self, address: SocketAddr, transport: Transport) -> Peer {
-        Peer {
-            address,
-            transport,
-            allowed: self.access.allows(address.ip(), self.name),
-        }
-    }
-
     /// Accepts connections of allowed hosts until the task is dropped.
     pub async fn serve_tcp(self, listener: TcpListener) {
         let access = self.access.clone();
         accept(self.name, listener, access, |stream, address| {
             let service = self.clone();
             async move {
-                let peer = service.peer(address, Transport::Tcp);
+                // `accept` has looked.
+                let peer = Peer {
+                    address,
+                    transport: Transport::Tcp,
+                    allowed: true,
+                };
                 service.serve_connection(stream, peer).await
             }
         })
@@ -110,9 +106,12 @@ impl Service {
         tail
     }
 
-    /// Answers datagrams until the task is dropped. Strangers get no answer at all, so that the server cannot be
-    /// used to flood somebody else.
+    /// Answers datagrams until the task is dropped. Hosts that are not allowed, and sources that are no client's, get no
+    /// answer at all, so that the server cannot be used to flood others.
     pub async fn serve_udp(self, socket: UdpSocket) {
+        let Ok(own) = socket.local_addr() else {
+            return;
+        };
         let mut datagram = vec![0; MAX_DATAGRAM];
         let mut reply = Vec::new();
         loop {
@@ -121,10 +120,14 @@ impl Service {
                 // An earlier reply could not be delivered; the client's affair.
                 Err(_) => continue,
             };
-            let peer = self.peer(address, Transport::Udp);
-            if !peer.allowed {
+            if !self.access.answers(address, own, self.name) {
                 continue;
             }
+            let peer = Peer {
+                address,
+                transport: Transport::Udp,
+                allowed: true,
+            };
             reply.clear();
             let tail = rpc::answer(&self.programs, peer, &datagram[..length], &mut reply);
             debug_assert!(tail.is_none(), "datagrams carry their data themselves");

@@ -10,7 +10,6 @@ use anyhow::{Context, Result};
 use axum::Router;
 use listenfd::ListenFd;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
 use super::access::Access;
@@ -24,7 +23,7 @@ use super::sockets::{Pair, Sockets};
 use super::store::Store;
 use super::tftp::Tftp;
 use super::view::View;
-use super::{dhcp, http};
+use super::{dhcp, http, limits};
 use crate::error::Fault;
 use crate::recipe::{LabSettings, LoadedLab, Network};
 
@@ -50,7 +49,6 @@ impl Server {
     /// # Errors
     /// Names every port that cannot be had, and the remedy for each; that there is nothing to serve.
     pub fn open(lab: LoadedLab, builds: &Path, mut inherited: ListenFd) -> Result<Server> {
-        raise_file_limit();
         let sockets = Sockets::open(&lab.settings, &mut inherited)?;
         let access = Arc::new(Access::new(allowed(&lab.settings)?));
         let exports = Arc::new(Exports::default());
@@ -91,6 +89,12 @@ impl Server {
             },
             ports.http
         )];
+        lines.extend(limits::warning());
+        if settings.nfs_udp {
+            lines.push(
+                "NFS over UDP is on (nfs-udp): its answers go wherever a forged request says".into(),
+            );
+        }
         if let Some(dhcp) = &settings.dhcp {
             lines.push(format!("DHCP for the lab's boards on {}", dhcp.interface));
         }
@@ -156,7 +160,9 @@ impl Server {
             rpc.services(&lab.settings, sockets.nfs, sockets.mount, portmap)
         {
             tasks.spawn(service.clone().serve_tcp(tcp));
-            tasks.spawn(service.serve_udp(udp));
+            if let Some(udp) = udp {
+                tasks.spawn(service.serve_udp(udp));
+            }
         }
         let tftp = Tftp {
             files: view.clone(),
@@ -224,7 +230,7 @@ impl Rpc {
         services.push((service("nfs", with_nfs), nfs_pair));
         if let Some(pair) = portmap {
             let ports = lab.ports;
-            let program = Portmap::new(ports.nfs, ports.mount, ports.portmap);
+            let program = Portmap::over(ports.nfs, ports.mount, ports.portmap, lab.nfs_udp);
             services.push((service("portmap", vec![Arc::new(program)]), pair));
         }
         services
@@ -264,14 +270,4 @@ fn network_of(address: Ipv4Addr) -> Option<Network> {
         let prefix = mask.to_bits().leading_ones() as u8;
         (ip == address).then(|| Network::of(address, prefix))
     })
-}
-
-/// Many boards at once need many sockets: takes as many as the system grants without asking.
-fn raise_file_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        log::debug!("cannot raise the limit of open files: {error}");
-    }
 }

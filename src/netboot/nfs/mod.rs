@@ -19,9 +19,9 @@ use super::exports::{Export, Exports, Handle};
 use super::rpc::{Arguments, Call, Garbage, Program, Refusal, Tail, Transport, put};
 use crate::rootfs::index::{Inode, Kind, Number};
 
-/// The largest READ over TCP, and over UDP, where an answer is one datagram. Bytes.
+/// The largest READ over TCP, and over UDP, where it is what U-Boot asks for: a forged request shall gain little. Bytes.
 const MAX_READ: u32 = 1 << 20;
-const MAX_READ_UDP: u32 = 32 << 10;
+const MAX_READ_UDP: u32 = 1 << 10;
 /// Reads up to this size are copied into the reply, so that several replies leave together.
 const INLINE_READ: u32 = 16 << 10;
 /// What FSINFO says about writes, which are refused anyway. Bytes.
