@@ -2,6 +2,7 @@
 //! Never resolves names: networks are numbers.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +18,16 @@ pub struct Access {
     /// The broadcast addresses of this host's interfaces.
     broadcasts: Vec<Ipv4Addr>,
     told: Mutex<HashMap<IpAddr, Instant>>,
+    boards: Option<Boards>,
+}
+
+/// Says whether a host is a board of the lab.
+struct Boards(Box<dyn Fn(IpAddr) -> bool + Send + Sync>);
+
+impl fmt::Debug for Boards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Boards")
+    }
 }
 
 const TELL_AGAIN: Duration = Duration::from_secs(60);
@@ -32,7 +43,23 @@ impl Access {
             networks,
             broadcasts: broadcasts(),
             told: Mutex::default(),
+            boards: None,
         }
+    }
+
+    /// Knows boards of the lab by this, for whom a share of the places is kept.
+    #[must_use]
+    pub fn with_boards(self, is_board: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
+        Access {
+            boards: Some(Boards(Box::new(is_board))),
+            ..self
+        }
+    }
+
+    /// Whether a host is a board of the lab.
+    pub fn is_board(&self, host: IpAddr) -> bool {
+        let host = host.to_canonical();
+        self.boards.as_ref().is_some_and(|Boards(is)| is(host))
     }
 
     pub fn networks(&self) -> &[Network] {

@@ -28,6 +28,8 @@ const LATELY: Duration = Duration::from_secs(60);
 pub struct Credit {
     sources: HashMap<IpAddr, Source>,
     of_all: Free,
+    /// When room was made last.
+    forgot: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl Credit {
         Credit {
             sources: HashMap::new(),
             of_all: Free::new(FREE_OF_ALL, ALL_REGAIN, now),
+            forgot: None,
         }
     }
 
@@ -146,7 +149,13 @@ impl Credit {
         Some(source)
     }
 
+    /// Makes room, at most once a second.
     fn forget(&mut self, now: Instant) {
+        let is_soon = |at: Instant| now.duration_since(at) < Duration::from_secs(1);
+        if self.forgot.is_some_and(is_soon) {
+            return;
+        }
+        self.forgot = Some(now);
         self.sources.retain(|_, source| {
             let keep = if source.is_proved { REMEMBER } else { LATELY };
             now.duration_since(source.heard) < keep

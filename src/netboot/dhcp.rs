@@ -1,8 +1,9 @@
 //! Owns the DHCP server (RFC 2131): answers the lab's boards with their static addresses, and says where to boot from.
 //! Never answers strangers, and never hands out an address that the lab file does not give.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode};
@@ -19,6 +20,8 @@ const CLIENT_PORT: u16 = 68;
 const LEASE: u32 = 24 * 3600;
 /// The smallest message that all clients take (RFC 2131, section 2: 300 bytes of BOOTP).
 const MIN_REPLY: usize = 300;
+/// Requests may be forged: an answer has less than so many times their bytes. Clients pad theirs to 300 bytes too.
+const MOST_TIMES: usize = 3;
 
 /// A socket that hears broadcasts on one interface only, so that other networks of the host are left alone.
 ///
@@ -48,14 +51,19 @@ pub struct Reply {
 /// Answers requests until the task is dropped; `lab` gives the boards as they are now.
 pub async fn serve(
     socket: tokio::net::UdpSocket,
-    lab: impl Fn() -> Result<LoadedLab> + Send + Sync,
+    lab: impl Fn() -> Result<Arc<LoadedLab>> + Send + Sync,
 ) {
     let mut datagram = vec![0; 4096];
     loop {
-        let Ok((length, _)) = socket.recv_from(&mut datagram).await else {
+        let Ok((length, from)) = socket.recv_from(&mut datagram).await else {
             continue;
         };
-        let reply = lab().and_then(|lab| answer(&datagram[..length], &lab));
+        let reply = lab().and_then(|lab| {
+            if is_forged(from, &lab.settings) {
+                return Ok(None);
+            }
+            answer(&datagram[..length], &lab)
+        });
         match reply {
             Ok(Some(reply)) => {
                 if let Err(error) = socket.send_to(&reply.packet, reply.to).await {
@@ -66,6 +74,20 @@ pub async fn serve(
             Err(error) => log::warn!("dhcp: {error:#}"),
         }
     }
+}
+
+/// Whether a request has a source that no client and no relay has: a group of hosts, or this server's own socket.
+fn is_forged(from: SocketAddr, lab: &LabSettings) -> bool {
+    let IpAddr::V4(address) = from.ip() else {
+        return true;
+    };
+    let network = lab.dhcp.as_ref().and_then(|dhcp| dhcp.network.parse().ok());
+    let is_broadcast = network
+        .is_some_and(|network: Network| network.contains(address) && !network.has_host(address));
+    // 224.0.0.0/4 is multicast, and what follows it reserved up to the limited broadcast (RFC 6890).
+    address.octets()[0] >= 224
+        || is_broadcast
+        || (address, from.port()) == (lab.address, SERVER_PORT)
 }
 
 /// Options without a length: what fills gaps, and what ends the list (RFC 2132, section 3).
@@ -138,9 +160,12 @@ pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
         // The relay is to broadcast it: the client's address is not good (RFC 2131, section 4.3.2).
         reply.set_flags(Flags::default().set_broadcast());
     }
-    if *to.ip() != Ipv4Addr::BROADCAST && !network.contains(*to.ip()) {
-        log::debug!("dhcp: {mac} wants its answer outside {network}: {to}");
-        if !request.giaddr().is_unspecified() {
+    let is_host = network.has_host(*to.ip()) && *to.ip() != server;
+    if *to.ip() != Ipv4Addr::BROADCAST && !is_host {
+        log::debug!("dhcp: {mac} wants its answer where no host of {network} is: {to}");
+        let is_relayed = !request.giaddr().is_unspecified();
+        let address = to.ip();
+        if is_relayed || network.contains(*address) || !is_unicast(*address) {
             return Ok(None);
         }
         to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
@@ -148,7 +173,16 @@ pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
     let mut packet = reply.to_vec().context("cannot write a DHCP reply")?;
     append(&mut packet, relay_information(options(datagram)));
     packet.resize(packet.len().max(MIN_REPLY), 0);
+    if packet.len() >= MOST_TIMES * datagram.len() {
+        log::debug!("dhcp: {mac}: the answer is far larger than the request; none is sent");
+        return Ok(None);
+    }
     Ok(Some(Reply { packet, to }))
+}
+
+/// Whether an address can be that of one host on a network.
+fn is_unicast(address: Ipv4Addr) -> bool {
+    !matches!(address.octets()[0], 0 | 127 | 224..)
 }
 
 /// What a relay added to a request, to get it back as it is (option 82, RFC 3046, section 2.2).

@@ -38,9 +38,15 @@ impl Openers {
             let (files, wake) = (files.clone(), wake.clone());
             let (waiting, sender) = (waiting.clone(), sender.clone());
             let run = move || {
-                let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let next = || {
+                    waiting
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .recv()
+                };
                 while let Ok((id, request, peer)) = next() {
-                    let content = catch_unwind(AssertUnwindSafe(|| open(&*files, &request, peer.ip())));
+                    let content =
+                        catch_unwind(AssertUnwindSafe(|| open(&*files, &request, peer.ip())));
                     let content = content
                         .unwrap_or_else(|_| Err((Code::Undefined, "the server failed".into())));
                     if sender.send((id, content)).is_err() {
@@ -49,7 +55,9 @@ impl Openers {
                     let _ = wake.write(1);
                 }
             };
-            thread::Builder::new().name("tftp-files".into()).spawn(run)?;
+            thread::Builder::new()
+                .name("tftp-files".into())
+                .spawn(run)?;
         }
         Ok(Openers { jobs, opened })
     }

@@ -292,6 +292,16 @@ impl Records {
         &mut self.input
     }
 
+    /// Whether a part of a record has come.
+    pub fn is_begun(&self) -> bool {
+        self.is_begun_before(0)
+    }
+
+    /// Whether a part of a record had come before the last `length` bytes.
+    pub fn is_begun_before(&self, length: usize) -> bool {
+        !self.partial.is_empty() || self.input.len() - self.consumed > length
+    }
+
     /// Calls `handle` with the next whole record, if there is one.
     pub fn next<T>(&mut self, handle: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, TooLong> {
         loop {

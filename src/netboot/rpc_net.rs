@@ -4,20 +4,30 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, send};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::access::Access;
-use super::connections::accept;
+use super::connections::{Activity, accept};
 use super::rpc::{self, MAX_CALL, Peer, Program, Records, Tail, Transport};
 
 /// Bytes read from a connection at once, and of replies that wait to be sent together.
 const READ_AT_ONCE: usize = 16 << 10;
 const SEND_AT_ONCE: usize = 64 << 10;
+/// How long a client may be silent, as with the kernel's server, and how long it may take for one call.
+const IDLE: Duration = Duration::from_secs(360);
+const HALF_CALL: Duration = Duration::from_secs(30);
+/// How long a client may take nothing of what it asked for.
+const STALLED: Duration = Duration::from_secs(60);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(10);
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_536;
 
@@ -34,7 +44,7 @@ impl Service {
     /// Accepts connections of allowed hosts until the task is dropped.
     pub async fn serve_tcp(self, listener: TcpListener) {
         let access = self.access.clone();
-        accept(self.name, listener, access, |stream, address| {
+        accept(self.name, listener, access, |stream, address, activity| {
             let service = self.clone();
             async move {
                 // `accept` has looked.
@@ -43,22 +53,44 @@ impl Service {
                     transport: Transport::Tcp,
                     allowed: true,
                 };
-                service.serve_connection(stream, peer).await
+                service.serve_connection(stream, peer, &activity).await
             }
         })
         .await;
     }
 
-    /// Answers the calls of one connection, in order, until the client closes it.
-    async fn serve_connection(&self, mut stream: TcpStream, peer: Peer) -> io::Result<()> {
+    /// Answers the calls of one connection, in order, until the client closes it or says nothing for long.
+    async fn serve_connection(
+        &self,
+        mut stream: TcpStream,
+        peer: Peer,
+        activity: &Activity,
+    ) -> io::Result<()> {
         let mut records = Records::default();
         let mut replies = Vec::new();
+        // Looked at now and then: to set a timer for each call would take longer than many a call.
+        let mut look = pin!(sleep(LOOK));
+        let mut last_call = Instant::now();
         loop {
             let input = records.input();
             input.reserve(READ_AT_ONCE);
-            if stream.read_buf(input).await? == 0 {
+            let length = tokio::select! {
+                biased;
+                length = stream.read_buf(input) => length?,
+                () = &mut look => {
+                    let patience = if records.is_begun() { HALF_CALL } else { IDLE };
+                    if last_call.elapsed() >= patience {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    look.as_mut().reset(Instant::now() + LOOK);
+                    continue;
+                }
+            };
+            if length == 0 {
                 return Ok(());
             }
+            let mut is_new = !records.is_begun_before(length);
+            activity.touch();
             loop {
                 let next = records.next(|record| self.answer_record(peer, record, &mut replies));
                 let tail = match next {
@@ -69,6 +101,7 @@ impl Service {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, limit));
                     }
                 };
+                is_new = true;
                 if let Some(tail) = tail {
                     send_all(
                         &stream,
@@ -83,6 +116,9 @@ impl Service {
                     send_all(&stream, &replies, MsgFlags::empty()).await?;
                     replies.clear();
                 }
+            }
+            if is_new {
+                last_call = Instant::now();
             }
             send_all(&stream, &replies, MsgFlags::empty()).await?;
             replies.clear();
@@ -142,12 +178,11 @@ impl Service {
 
 async fn send_all(stream: &TcpStream, mut data: &[u8], flags: MsgFlags) -> io::Result<()> {
     while !data.is_empty() {
-        let sent = stream
-            .async_io(Interest::WRITABLE, || {
-                let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-                Ok(send(stream.as_raw_fd(), data, flags)?)
-            })
-            .await?;
+        let sent = stream.async_io(Interest::WRITABLE, || {
+            let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            Ok(send(stream.as_raw_fd(), data, flags)?)
+        });
+        let sent = timeout(STALLED, sent).await??;
         data = &data[sent..];
     }
     Ok(())
@@ -174,7 +209,7 @@ async fn send_tail(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
 /// sent without a copy that would have to be kept meanwhile.
 async fn send_tail_to_end(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
     let copied = stream.async_io(Interest::WRITABLE, || copy_tail(stream, tail));
-    let mut sent = copied.await?;
+    let mut sent = timeout(STALLED, copied).await??;
     while sent < tail.length {
         let mut offset = i64::try_from(tail.offset + sent as u64).map_err(io::Error::other)?;
         let more = stream.async_io(Interest::WRITABLE, || {
@@ -186,7 +221,7 @@ async fn send_tail_to_end(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
                 left,
             )?)
         });
-        match more.await? {
+        match timeout(STALLED, more).await?? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => sent += more,
         }

@@ -50,10 +50,12 @@ impl Server {
     /// Names every port that cannot be had, and the remedy for each; that there is nothing to serve.
     pub fn open(lab: LoadedLab, builds: &Path, mut inherited: ListenFd) -> Result<Server> {
         let sockets = Sockets::open(&lab.settings, &mut inherited)?;
-        let access = Arc::new(Access::new(allowed(&lab.settings)?));
         let exports = Arc::new(Exports::default());
         let store = Arc::new(Store::open(builds, exports.clone())?);
         let view = Arc::new(View::new(lab.clone(), store.clone()));
+        let boards = view.clone();
+        let access = Access::new(allowed(&lab.settings)?);
+        let access = Arc::new(access.with_boards(move |host| boards.is_board(host)));
         Ok(Server {
             lab,
             store,
@@ -92,7 +94,8 @@ impl Server {
         lines.extend(limits::warning());
         if settings.nfs_udp {
             lines.push(
-                "NFS over UDP is on (nfs-udp): its answers go wherever a forged request says".into(),
+                "NFS over UDP is on (nfs-udp): its answers go wherever a forged request says"
+                    .into(),
             );
         }
         if let Some(dhcp) = &settings.dhcp {

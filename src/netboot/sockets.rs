@@ -36,8 +36,8 @@ impl Sockets {
         let ports = lab.ports;
         let tftp = opener.udp("TFTP", ports.tftp);
         let nfs = opener.pair("NFS", ports.nfs, lab.nfs_udp);
-        let mount = (ports.mount != ports.nfs)
-            .then(|| opener.pair("MOUNT", ports.mount, lab.nfs_udp));
+        let mount =
+            (ports.mount != ports.nfs).then(|| opener.pair("MOUNT", ports.mount, lab.nfs_udp));
         let portmap = (ports.portmap != 0).then(|| opener.pair("portmapper", ports.portmap, true));
         let http = opener.tcp("HTTP", ports.http);
         let dhcp = lab.dhcp.as_ref().map(|dhcp| opener.dhcp(&dhcp.interface));

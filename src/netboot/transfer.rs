@@ -207,12 +207,7 @@ impl Transfer {
         Ok(Next::Listen)
     }
 
-    fn acknowledge(
-        &mut self,
-        block: u64,
-        wire: &mut dyn Wire,
-        now: Instant,
-    ) -> io::Result<Next> {
+    fn acknowledge(&mut self, block: u64, wire: &mut dyn Wire, now: Instant) -> io::Result<Next> {
         self.is_proved = true;
         self.heard = now;
         let is_duplicate = self.is_agreed && block == self.acknowledged;
@@ -333,10 +328,7 @@ mod tests {
 
     #[test]
     fn a_window_goes_on_where_there_was_no_room_and_silence_has_an_end() {
-        let options = [
-            ("windowsize".to_string(), 8),
-            ("timeout".to_string(), 255),
-        ];
+        let options = [("windowsize".to_string(), 8), ("timeout".to_string(), 255)];
         let begun = Instant::now();
         let content = Content::Bytes(vec![1; 100_000]);
         let mut transfer = Transfer::new(content, &options, begun);

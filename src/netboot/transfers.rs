@@ -4,8 +4,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -509,9 +509,11 @@ impl Running {
         let mut packet = [0; MAX_PACKET];
         match self.socket.recv(&mut packet) {
             Ok(length) => self.transfer.receive(&packet[..length], &mut wire, now),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(if self.is_full { Next::Send } else { Next::Listen })
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(if self.is_full {
+                Next::Send
+            } else {
+                Next::Listen
+            }),
             // The client's host says that its port is closed.
             Err(error) => Err(error),
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::current_lab::CurrentLab;
 use super::store::Store;
 use super::tftp::{Content, Files};
 use crate::error::Fault;
@@ -21,22 +22,27 @@ const ARP: &str = "/proc/net/arp";
 
 #[derive(Debug)]
 pub struct View {
-    /// The lab as it was when the server started; its file is read again for each boot script.
-    lab: LoadedLab,
+    lab: CurrentLab,
     store: Arc<Store>,
 }
 
 impl View {
     pub fn new(lab: LoadedLab, store: Arc<Store>) -> Self {
-        View { lab, store }
+        View {
+            lab: CurrentLab::new(lab),
+            store,
+        }
     }
 
     /// The lab as its file describes it now.
-    pub fn lab(&self) -> Result<LoadedLab> {
-        match &self.lab.path {
-            Some(path) => LoadedLab::load(path),
-            None => Ok(self.lab.clone()),
-        }
+    pub fn lab(&self) -> Result<Arc<LoadedLab>> {
+        self.lab.get()
+    }
+
+    /// Whether a host is a board of the lab: by its address in the lab file, or by its MAC.
+    pub fn is_board(&self, peer: IpAddr) -> bool {
+        self.lab()
+            .is_ok_and(|lab| known_board(&lab, peer).is_some())
     }
 
     /// A board's script for the image that is its next: in all forms, with the paths they have.
@@ -49,8 +55,8 @@ impl View {
         let templates = Templates::load()?;
         // Ports are those that this server has, whatever the file says by now.
         let mut settings = lab.settings.clone();
-        settings.ports = self.lab.settings.ports;
-        settings.address = self.lab.settings.address;
+        settings.ports = self.lab.first().settings.ports;
+        settings.address = self.lab.first().settings.address;
         let values = Values::of(board, &settings, Some(&image.id));
         BootScript::render(
             &templates,
@@ -73,16 +79,11 @@ impl View {
     /// The board at an address, for a request that names none: by the lab file, by the kernel's ARP table, or
     /// because there is only one.
     fn board_at<'a>(&self, lab: &'a LoadedLab, peer: IpAddr) -> Option<&'a Board> {
-        let by_address = || {
-            let mut boards = lab.boards.iter();
-            boards.find(|board| board.address.map(IpAddr::V4) == Some(peer))
-        };
-        let by_mac = || lab.board_with_mac(mac_of(peer)?);
         let only = || match lab.boards.as_slice() {
             [board] => Some(board),
             _ => None,
         };
-        by_address().or_else(by_mac).or_else(only)
+        known_board(lab, peer).or_else(only)
     }
 
     /// An artifact of an image, as it was built with it.
@@ -160,6 +161,13 @@ impl Files for View {
         }
         Ok(None)
     }
+}
+
+/// The board that the lab file has at this address, or whose MAC the kernel has seen there.
+fn known_board(lab: &LoadedLab, peer: IpAddr) -> Option<&Board> {
+    let mut boards = lab.boards.iter();
+    let by_address = boards.find(|board| board.address.map(IpAddr::V4) == Some(peer));
+    by_address.or_else(|| lab.board_with_mac(mac_of(peer)?))
 }
 
 /// A regular file; what is missing, or no file, is not there.
