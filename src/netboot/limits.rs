@@ -1,23 +1,31 @@
 //! Owns how many files and sockets the servers may have open at a time: what the system grants, and each one's share.
 //! Never opens one.
 
-use std::sync::Once;
+use std::fs;
+use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// What a server has open whoever its clients are: listeners, images, the lab's store, standard streams, and files that
-/// are opened for a moment.
-const OWN: usize = 36;
+/// Files that are opened for a moment, whoever the clients are: the lab file, the store, an image that is new.
+const SPARE: usize = 12;
 /// Clients of one server at a time, if there are files enough.
 const MOST: usize = 1024;
+/// So many are tried even if there are no files for all of them.
+const FEWEST: usize = 4;
 /// Fewer clients of each server than these are worth a warning.
 const FEW: usize = 64;
 /// NFS, MOUNT and the portmapper have one file for each client. HTTP and TFTP have two: a socket and what is sent.
 const SHARES: usize = 3 + 2 * 2;
 
-/// How many clients each server may have at a time: connections to one port, or TFTP transfers.
+/// How many clients each server may have at a time: connections to one port, or TFTP transfers. What is open when this is
+/// asked first, such as listeners and images, is taken off.
 pub fn clients() -> usize {
-    (files().saturating_sub(OWN) / SHARES).clamp(4, MOST)
+    static CLIENTS: OnceLock<usize> = OnceLock::new();
+    *CLIENTS.get_or_init(|| {
+        raise();
+        let open = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        (files().saturating_sub(open + SPARE) / SHARES).clamp(FEWEST, MOST)
+    })
 }
 
 /// What to tell the user if so few files may be open that clients will have to wait for each other.
@@ -32,15 +40,14 @@ pub fn warning() -> Option<String> {
     })
 }
 
-/// How many files this process may have open: as many as the system grants without asking.
+/// How many files this process may have open.
 fn files() -> usize {
-    static RAISED: Once = Once::new();
-    RAISED.call_once(raise);
     let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
     usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
-fn raise() {
+/// Takes as many files as the system grants without asking.
+pub fn raise() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)

@@ -49,6 +49,7 @@ impl Server {
     /// # Errors
     /// Names every port that cannot be had, and the remedy for each; that there is nothing to serve.
     pub fn open(lab: LoadedLab, builds: &Path, mut inherited: ListenFd) -> Result<Server> {
+        limits::raise();
         let sockets = Sockets::open(&lab.settings, &mut inherited)?;
         let exports = Arc::new(Exports::default());
         let store = Arc::new(Store::open(builds, exports.clone())?);

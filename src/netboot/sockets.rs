@@ -206,6 +206,9 @@ impl Opener {
                 "no interface of this host has the address {}: correct `address` in the lab file, or give it to one",
                 self.address
             ),
+            Some(Errno::EMFILE | Errno::ENFILE) => {
+                "let more files be open: `ulimit -n 1024`, or LimitNOFILE= of the service".into()
+            }
             Some(Errno::ENODEV) => "correct `interface` in the lab file's [lab.dhcp]".into(),
             _ => "choose another port in the lab file's [lab.ports]".into(),
         }
@@ -228,6 +231,7 @@ fn cause(error: &io::Error) -> String {
         Some(Errno::EADDRINUSE) => "taken".into(),
         Some(Errno::EADDRNOTAVAIL) => "not an address of this host".into(),
         Some(Errno::ENODEV) => "no such interface".into(),
+        Some(Errno::EMFILE | Errno::ENFILE) => "too many files are open".into(),
         _ => error.to_string(),
     }
 }
