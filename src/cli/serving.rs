@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hearth::lab::{Known, Store, router};
+use hearth::netboot::current_lab::CurrentLab;
 use hearth::netboot::serve::Server;
 use hearth::recipe::LoadedLab;
 use listenfd::ListenFd;
@@ -111,13 +112,10 @@ fn serve(
 pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<Store>) -> Server {
     let images = server.store();
     let idle = lab.settings.idle;
-    let lab = lab.clone();
+    let current = CurrentLab::new(lab.clone());
     let roster = move || {
         // The lab file may have changed since; one that is broken now was right then.
-        let lab = match &lab.path {
-            Some(path) => LoadedLab::load(path).unwrap_or_else(|_| lab.clone()),
-            None => lab.clone(),
-        };
+        let lab = current.get().unwrap_or_else(|_| current.first().clone());
         let ids: Vec<String> = images.listing().into_iter().map(|(id, _)| id).collect();
         let known = |board: &hearth::recipe::Board| Known {
             name: board.name.clone(),

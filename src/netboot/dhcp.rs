@@ -160,12 +160,15 @@ pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
         // The relay is to broadcast it: the client's address is not good (RFC 2131, section 4.3.2).
         reply.set_flags(Flags::default().set_broadcast());
     }
+    let has = request.ciaddr();
+    if !has.is_unspecified() && !is_unicast(has) {
+        return Ok(None);
+    }
     let is_host = network.has_host(*to.ip()) && *to.ip() != server;
-    if *to.ip() != Ipv4Addr::BROADCAST && !is_host {
+    let is_relayed = !request.giaddr().is_unspecified();
+    if !is_host && (is_relayed || *to.ip() != Ipv4Addr::BROADCAST) {
         log::debug!("dhcp: {mac} wants its answer where no host of {network} is: {to}");
-        let is_relayed = !request.giaddr().is_unspecified();
-        let address = to.ip();
-        if is_relayed || network.contains(*address) || !is_unicast(*address) {
+        if is_relayed || network.contains(*to.ip()) {
             return Ok(None);
         }
         to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);

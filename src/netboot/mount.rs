@@ -13,7 +13,7 @@ use nfs3_types::xdr_codec::{List, Opaque};
 use super::access::Access;
 use super::exports::Exports;
 use super::nfs;
-use super::rpc::{Call, Program, Refusal, Tail, put};
+use super::rpc::{Call, Program, Refusal, Tail, Transport, put};
 
 /// The flavours of credential that the server takes: AUTH_SYS, then AUTH_NONE.
 const FLAVORS: [u32; 2] = [1, 0];
@@ -41,6 +41,10 @@ impl Program for Mount {
             P::MOUNTPROC3_MNT => {
                 let path = call.arguments.opaque(MNTPATHLEN)?;
                 put(results, &self.mount(call, path));
+            }
+            // The list is larger than the call: over UDP the source may be forged.
+            P::MOUNTPROC3_EXPORT if call.peer.transport == Transport::Udp => {
+                return Err(Refusal::NoSuchProcedure);
             }
             P::MOUNTPROC3_EXPORT => put(results, &self.list()),
             // An empty list: nobody is remembered.

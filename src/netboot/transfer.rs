@@ -19,7 +19,7 @@ const RETRIES: u32 = 8;
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a client may take to answer the first packet, whatever it asks for: until then a forged source address
 /// would do.
-pub const UNPROVED: Duration = Duration::from_secs(5);
+const UNPROVED: Duration = Duration::from_secs(5);
 
 /// What was agreed on for one transfer.
 #[derive(Debug)]

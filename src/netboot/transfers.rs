@@ -18,12 +18,14 @@ use super::credit::{Credit, FIRST};
 use super::limits;
 use super::openers::{Opened, Openers};
 use super::tftp::{Code, Files, Refusal, Request, error_packet};
-use super::transfer::{Next, Transfer, UNPROVED, Wire, are_known};
+use super::transfer::{Next, Transfer, Wire, are_known};
 
 /// Of all transfers, the part that one host may have.
 const PART_OF_HOST: usize = 4;
 /// A copy of a request that comes this soon is a copy that the network made: no board restarts as fast.
 const COPY: Duration = Duration::from_millis(200);
+/// How long a request waits until its first packet may be sent; its client asks again.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A client that has been silent for so long may lose its place to another.
 const SILENT: Duration = Duration::from_secs(5);
 /// How often deadlines are looked at, while there are transfers.
@@ -142,7 +144,7 @@ impl Active {
 
     fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Waiting => Some(self.begun + UNPROVED),
+            State::Waiting => Some(self.begun + PATIENCE),
             State::Opening => None,
             State::Running(running) => Some(running.transfer.deadline()),
         }

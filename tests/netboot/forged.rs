@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use hearth::board::network::SERVER;
 use hearth::netboot::access::Access;
+use hearth::netboot::nfs::handle;
 use hearth::netboot::portmap::Portmap;
 use hearth::netboot::rpc_net::Service;
 use tokio::runtime::Runtime;
 
 use crate::common::{oracle, succeed};
-use crate::rpc::{NFS, call};
+use crate::fixture::NfsServer;
+use crate::rpc::{NFS, arguments, call, root_handle};
 use crate::serve::{LAB, Serving, build};
 use crate::tftp::TftpServer;
 
@@ -187,6 +189,53 @@ fn no_answer_of_the_portmapper_is_larger_than_its_call() {
     others.send(0, &call(1, (100_000, 2), 0, 0, 0, &[]), address);
     assert!(victims.ratio() < 1.0);
     assert_eq!(others.ratio(), 0.0);
+}
+
+/// Where NFS over UDP is asked for, a forged call gets little more than what U-Boot reads at once.
+#[test]
+fn no_answer_over_udp_is_far_larger_than_its_call() {
+    let server = NfsServer::start(&["127.0.0.0/8"]);
+    let large = server.image().find(b"usr/bin/large").unwrap().number;
+    let export = server.exports.by_id("test-image").unwrap();
+    let file = handle(&export, large).to_vec();
+    let directory = root_handle(&server);
+    let name: &[u8] = b"/test-image";
+    for (program, version, procedure, arguments) in [
+        (
+            100_003u32,
+            3u32,
+            6u32,
+            arguments(&[&file], &[0, 0, u32::MAX]),
+        ),
+        (
+            100_003,
+            3,
+            16,
+            arguments(&[&directory], &[0, 0, 0, 0, u32::MAX]),
+        ),
+        (
+            100_003,
+            3,
+            17,
+            arguments(&[&directory], &[0, 0, 0, 0, u32::MAX, u32::MAX]),
+        ),
+        (100_005, 3, 1, arguments(&[name], &[])),
+        (100_005, 3, 5, vec![]),
+    ] {
+        let words = [1, 0, 2, program, version, procedure, 0, 0, 0, 0];
+        let mut message: Vec<u8> = words
+            .iter()
+            .flat_map(|word: &u32| word.to_be_bytes())
+            .collect();
+        message.extend(arguments);
+        let mut victims = Victims::at([Ipv4Addr::LOCALHOST].into_iter());
+        victims.send(0, &message, server.address);
+        let ratio = victims.ratio();
+        assert!(
+            ratio > 0.0 && ratio < 15.0,
+            "{program}, {procedure}: {ratio}"
+        );
+    }
 }
 
 /// Names what [`client`] is to do.
