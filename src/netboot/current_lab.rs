@@ -1,5 +1,5 @@
-//! Owns the lab as its file describes it now: read again when it has changed, and not for each packet.
-//! Never writes it.
+//! Owns the lab and the boot scripts' templates as their files are now: read again when they have changed, and not for each
+//! packet. Never writes them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,9 +11,10 @@ use anyhow::{Result, anyhow};
 
 use crate::dirs;
 use crate::recipe::LoadedLab;
-use crate::recipe::find::BOARD_TYPE;
+use crate::recipe::find::{BOARD_TYPE, BOOT_SCRIPT};
+use crate::uboot::Templates;
 
-/// How often the board types' files are looked at; the lab file is each time.
+/// How often the files of board types and templates are looked at; the lab file is each time.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A lab whose file may change while it is served.
@@ -68,7 +69,7 @@ impl CurrentLab {
             return read.lab.clone().map_err(|error| anyhow!(error));
         }
         // Looked at before the files are read: what changes meanwhile is read next time.
-        let types = types();
+        let types = versions(BOARD_TYPE.directory);
         let loaded = LoadedLab::load(path).map(Arc::new);
         let lab = match &loaded {
             Ok(lab) => Ok(lab.clone()),
@@ -90,7 +91,7 @@ impl Read {
             return true;
         }
         self.looked = now;
-        self.types == types()
+        self.types == versions(BOARD_TYPE.directory)
     }
 }
 
@@ -101,18 +102,56 @@ fn version(path: &Path) -> Version {
     Some((meta.dev(), meta.ino(), meta.size(), written, changed))
 }
 
-/// Of all files of board types, and of their directories.
-fn types() -> Vec<Version> {
-    let mut types = Vec::new();
-    for directory in dirs::data() {
-        let directory = directory.join(BOARD_TYPE.directory);
-        types.push(version(&directory));
+/// Of all files in a directory of the user's data, wherever that may be, and of the directory itself.
+fn versions(directory: &str) -> Vec<Version> {
+    let mut versions = Vec::new();
+    for place in dirs::data() {
+        let directory = place.join(directory);
+        versions.push(version(&directory));
         let Ok(entries) = fs::read_dir(&directory) else {
             continue;
         };
-        types.extend(entries.flatten().map(|entry| version(&entry.path())));
+        versions.extend(entries.flatten().map(|entry| version(&entry.path())));
     }
-    types
+    versions
+}
+
+/// The templates as they are now.
+#[derive(Default)]
+pub struct CurrentTemplates {
+    read: Mutex<Option<ReadTemplates>>,
+}
+
+struct ReadTemplates {
+    versions: Vec<Version>,
+    looked: Instant,
+    templates: Arc<Templates>,
+}
+
+impl CurrentTemplates {
+    /// # Errors
+    /// If one cannot be read, or has a mistake.
+    pub fn get(&self) -> Result<Arc<Templates>> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let Some(read) = &mut *read {
+            let is_old = now.duration_since(read.looked) >= LOOK;
+            if !is_old || read.versions == versions(BOOT_SCRIPT.directory) {
+                if is_old {
+                    read.looked = now;
+                }
+                return Ok(read.templates.clone());
+            }
+        }
+        let versions = versions(BOOT_SCRIPT.directory);
+        let templates = Arc::new(Templates::load()?);
+        *read = Some(ReadTemplates {
+            versions,
+            looked: now,
+            templates: templates.clone(),
+        });
+        Ok(templates)
+    }
 }
 
 #[cfg(test)]

@@ -10,19 +10,19 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::current_lab::CurrentLab;
+use super::current_lab::{CurrentLab, CurrentTemplates};
 use super::store::Store;
 use super::tftp::{Content, Files};
 use crate::error::Fault;
 use crate::recipe::{Board, LoadedLab, Mac};
-use crate::uboot::{BootScript, Templates, Values};
+use crate::uboot::{BootScript, Values};
 
 /// Where the kernel keeps which address has which MAC.
 const ARP: &str = "/proc/net/arp";
 
-#[derive(Debug)]
 pub struct View {
     lab: CurrentLab,
+    templates: CurrentTemplates,
     store: Arc<Store>,
 }
 
@@ -30,6 +30,7 @@ impl View {
     pub fn new(lab: LoadedLab, store: Arc<Store>) -> Self {
         View {
             lab: CurrentLab::new(lab),
+            templates: CurrentTemplates::default(),
             store,
         }
     }
@@ -52,7 +53,7 @@ impl View {
                 .remedy("give it one in the lab file, or the whole lab: recipe = \"…\"")
         })?;
         let image = self.store.current(recipe)?;
-        let templates = Templates::load()?;
+        let templates = self.templates.get()?;
         // Ports are those that this server has, whatever the file says by now.
         let mut settings = lab.settings.clone();
         settings.ports = self.lab.first().settings.ports;
