@@ -2,8 +2,9 @@
 //! boot server.
 //! Never answers unknown clients, and never assigns an address that is not in the lab file.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dhcproto::v4::{DhcpOption, Flags, HType, Message, MessageType, Opcode, OptionCode};
@@ -20,6 +21,8 @@ const CLIENT_PORT: u16 = 68;
 const LEASE: u32 = 24 * 3600;
 /// The smallest message that all clients accept (RFC 2131, section 2: 300 bytes of BOOTP).
 const MIN_REPLY: usize = 300;
+/// Requests may be forged: an answer has less than so many times their bytes. Clients pad theirs to 300 bytes too.
+const MOST_TIMES: usize = 3;
 
 /// A socket bound to one interface, so that it receives no broadcasts of the host's other networks.
 ///
@@ -49,14 +52,19 @@ pub struct Reply {
 /// Answers requests until the task is dropped; `lab` returns the current boards.
 pub async fn serve(
     socket: tokio::net::UdpSocket,
-    lab: impl Fn() -> Result<LoadedLab> + Send + Sync,
+    lab: impl Fn() -> Result<Arc<LoadedLab>> + Send + Sync,
 ) {
     let mut datagram = vec![0; 4096];
     loop {
-        let Ok((length, _)) = socket.recv_from(&mut datagram).await else {
+        let Ok((length, from)) = socket.recv_from(&mut datagram).await else {
             continue;
         };
-        let reply = lab().and_then(|lab| answer(&datagram[..length], &lab));
+        let reply = lab().and_then(|lab| {
+            if is_forged(from, &lab.settings) {
+                return Ok(None);
+            }
+            answer(&datagram[..length], &lab)
+        });
         match reply {
             Ok(Some(reply)) => {
                 if let Err(error) = socket.send_to(&reply.packet, reply.to).await {
@@ -67,6 +75,20 @@ pub async fn serve(
             Err(error) => log::warn!("dhcp: {error:#}"),
         }
     }
+}
+
+/// Whether a request has a source that no client and no relay has: a group of hosts, or this server's own socket.
+fn is_forged(from: SocketAddr, lab: &LabSettings) -> bool {
+    let IpAddr::V4(address) = from.ip() else {
+        return true;
+    };
+    let network = lab.dhcp.as_ref().and_then(|dhcp| dhcp.network.parse().ok());
+    let is_broadcast = network
+        .is_some_and(|network: Network| network.contains(address) && !network.has_host(address));
+    // 224.0.0.0/4 is multicast, and what follows it reserved up to the limited broadcast (RFC 6890).
+    address.octets()[0] >= 224
+        || is_broadcast
+        || (address, from.port()) == (lab.address, SERVER_PORT)
 }
 
 /// Options without a length: padding and the end of the list (RFC 2132, section 3).
@@ -140,9 +162,15 @@ pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
         // 4.3.2).
         reply.set_flags(Flags::default().set_broadcast());
     }
-    if *to.ip() != Ipv4Addr::BROADCAST && !network.contains(*to.ip()) {
-        log::debug!("dhcp: {mac} wants its answer outside {network}: {to}");
-        if !request.giaddr().is_unspecified() {
+    let has = request.ciaddr();
+    if !has.is_unspecified() && !is_unicast(has) {
+        return Ok(None);
+    }
+    let is_host = network.has_host(*to.ip()) && *to.ip() != server;
+    let is_relayed = !request.giaddr().is_unspecified();
+    if !is_host && (is_relayed || *to.ip() != Ipv4Addr::BROADCAST) {
+        log::debug!("dhcp: {mac} wants its answer where no host of {network} is: {to}");
+        if is_relayed || network.contains(*to.ip()) {
             return Ok(None);
         }
         to = SocketAddrV4::new(Ipv4Addr::BROADCAST, CLIENT_PORT);
@@ -150,7 +178,16 @@ pub fn answer(datagram: &[u8], lab: &LoadedLab) -> Result<Option<Reply>> {
     let mut packet = reply.to_vec().context("cannot write a DHCP reply")?;
     append(&mut packet, relay_information(options(datagram)));
     packet.resize(packet.len().max(MIN_REPLY), 0);
+    if packet.len() >= MOST_TIMES * datagram.len() {
+        log::debug!("dhcp: {mac}: the answer is far larger than the request; none is sent");
+        return Ok(None);
+    }
     Ok(Some(Reply { packet, to }))
+}
+
+/// Whether an address can be that of one host on a network.
+fn is_unicast(address: Ipv4Addr) -> bool {
+    !matches!(address.octets()[0], 0 | 127 | 224..)
 }
 
 /// The option that a relay added to a request, to be echoed unchanged (option 82, RFC 3046, section

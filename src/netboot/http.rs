@@ -23,21 +23,27 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 
 use crate::netboot::net::access::Access;
 use crate::netboot::net::connections::accept;
+use crate::netboot::net::patience::{Timed, Watched};
 use crate::netboot::tftp::{Content, Files, clean};
 
 /// Buffer size in bytes.
 const CHUNK: usize = 64 << 10;
 
 /// Time-out for the head of a request, and its largest size.
-const HEAD_TIME: Duration = Duration::from_secs(30);
+const HEAD_TIME: Duration = Duration::from_secs(15);
 const HEAD_SIZE: usize = 64 << 10;
+/// How long a client may take to send the body of a request, which has a MiB at most, and to take a file.
+const BODY_TIME: Duration = Duration::from_secs(60);
+const FILE_TIME: Duration = Duration::from_secs(3600);
 
 /// Accepts connections of allowed hosts until the task is dropped.
 pub async fn serve(listener: TcpListener, access: Arc<Access>, router: Router) {
-    accept("http", listener, access, |stream, peer| {
+    accept("http", listener, access, |stream, peer, activity| {
+        let stream = Watched::new(stream, activity);
         serve_connection(stream, peer, router.clone())
     })
     .await;
@@ -74,9 +80,19 @@ pub fn restrict(router: Router, access: Arc<Access>) -> Router {
 async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     match peer {
-        Some(ConnectInfo(peer)) if access.allows(peer.ip(), "http") => next.run(request).await,
+        Some(ConnectInfo(peer)) if access.allows(peer.ip(), "http") => {
+            next.run(request.map(timed)).await
+        }
         _ => StatusCode::FORBIDDEN.into_response(),
     }
+}
+
+/// A body of a request that fails when it takes too long.
+fn timed(body: Body) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    Body::new(Timed::new(body, BODY_TIME))
 }
 
 async fn get_file<F: Files + 'static>(
@@ -151,6 +167,7 @@ fn body(content: Content, start: u64, length: u64) -> Body {
             file,
             offset: start,
             left: length,
+            end: Instant::now() + FILE_TIME,
         }),
     }
 }
@@ -206,6 +223,8 @@ struct Part {
     file: File,
     offset: u64,
     left: u64,
+    /// When the client has to have it.
+    end: Instant,
 }
 
 impl HttpBody for Part {
@@ -218,6 +237,10 @@ impl HttpBody for Part {
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         if self.left == 0 {
             return Poll::Ready(None);
+        }
+        if Instant::now() >= self.end {
+            self.left = 0;
+            return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
         }
         let mut chunk = vec![0; self.left.min(CHUNK as u64) as usize];
         if let Err(error) = self.file.read_exact_at(&mut chunk, self.offset) {
@@ -241,6 +264,7 @@ impl HttpBody for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netboot::net::connections::Activity;
 
     #[test]
     fn ranges_are_read_as_http_says() {
@@ -262,5 +286,59 @@ mod tests {
             assert_eq!(parse(whole), Wanted::All, "{whole}");
         }
         assert_eq!(Wanted::parse("bytes=0-", 0), Wanted::Impossible);
+    }
+
+    /// One large file under every path.
+    struct Large(tempfile::NamedTempFile);
+
+    impl Files for Large {
+        fn open(&self, _: &str, _: std::net::IpAddr) -> anyhow::Result<Option<Content>> {
+            Ok(Some(Content::of(self.0.reopen()?)?))
+        }
+    }
+
+    /// How many seconds pass until the server ends the connection of a client that says this and no more, and takes
+    /// nothing beyond the first 64 KiB.
+    async fn patience(says: &[u8]) -> f64 {
+        use tokio::io::AsyncWriteExt;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(10 << 20).unwrap();
+        let access = Arc::new(Access::new(vec!["127.0.0.0/8".parse().unwrap()]));
+        let api = Router::new().route("/post", axum::routing::post(|_: Bytes| async { "taken" }));
+        let router = restrict(api.merge(files(Arc::new(Large(file)))), access);
+        let (mut client, server) = tokio::io::duplex(64 << 10);
+        client.write_all(says).await.unwrap();
+        let begun = Instant::now();
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1000));
+        let _ = serve_connection(Watched::new(server, Activity::default()), peer, router).await;
+        begun.elapsed().as_secs_f64()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_client_is_waited_for_without_end() {
+        for (says, at_most) in [
+            (&b""[..], 20.0),
+            (b"GET /", 20.0),
+            (b"GET / HTTP/1.1\r\nHost: a\r\nX: y", 20.0),
+            (
+                b"POST /post HTTP/1.1\r\nContent-Length: 1000\r\n\r\n[",
+                90.0,
+            ),
+            (
+                b"POST /post HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n[[",
+                90.0,
+            ),
+            // A body that nothing reads.
+            (b"GET /file HTTP/1.1\r\nContent-Length: 1000\r\n\r\n[", 90.0),
+            // Answered, and then idle.
+            (b"HEAD /file HTTP/1.1\r\nHost: a\r\n\r\n", 90.0),
+            // The file is larger than what the client takes.
+            (b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n", 90.0),
+        ] {
+            let shown = String::from_utf8_lossy(says);
+            let ended = tokio::time::timeout(Duration::from_secs(7200), patience(says)).await;
+            let took = ended.unwrap_or_else(|_| panic!("{shown:?} is waited for"));
+            assert!(took <= at_most, "{shown:?}: {took} s");
+        }
     }
 }

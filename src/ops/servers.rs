@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::lab::{Known, LabStore, router};
 use crate::netboot::serve::Server;
+use crate::netboot::serve::current_lab::CurrentLab;
 use crate::recipe::LoadedLab;
 use anyhow::{Context, Result};
 use listenfd::ListenFd;
@@ -112,13 +113,10 @@ fn serve(
 pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<LabStore>) -> Server {
     let images = server.images();
     let idle = lab.settings.idle;
-    let lab = lab.clone();
+    let current = CurrentLab::new(lab.clone());
     let roster = move || {
         // The lab file may have changed since; one that is broken now was right then.
-        let lab = match &lab.path {
-            Some(path) => LoadedLab::load(path).unwrap_or_else(|_| lab.clone()),
-            None => lab.clone(),
-        };
+        let lab = current.get().unwrap_or_else(|_| current.first().clone());
         let ids: Vec<String> = images.listing().into_iter().map(|(id, _)| id).collect();
         let known = |board: &crate::recipe::Board| Known {
             name: board.name.clone(),

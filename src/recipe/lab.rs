@@ -38,6 +38,10 @@ pub struct LabSettings {
     /// and the boards' own network.
     #[serde(default)]
     pub allow: Vec<String>,
+    /// Whether NFS and MOUNT answer over UDP too, as U-Boot's `nfs` command needs it. Requests over
+    /// UDP can have a forged source, and answers are far larger.
+    #[serde(default)]
+    pub nfs_udp: bool,
     /// Time in seconds after which an idle board powers itself off, from its check-in or its last
     /// job.
     #[serde(default = "idle")]
@@ -367,6 +371,12 @@ impl Network {
 
     pub fn contains(self, address: Ipv4Addr) -> bool {
         self.0.contains(&address)
+    }
+
+    /// Whether one host of the network can have the address: not the network's own, and not its broadcast address.
+    pub fn has_host(self, address: Ipv4Addr) -> bool {
+        let is_host = address != self.0.network() && address != self.0.broadcast();
+        self.contains(address) && (is_host || self.0.prefix_len() >= 31)
     }
 
     pub fn mask(self) -> Ipv4Addr {

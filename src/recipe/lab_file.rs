@@ -128,6 +128,7 @@ impl LoadedLab {
             ports: Ports::default(),
             dhcp: None,
             allow: Vec::new(),
+            nfs_udp: false,
             idle: idle(),
             largest_output: largest_output(),
         };

@@ -223,3 +223,43 @@ fn nothing_is_sent_outside_the_lab_s_network() {
     let (_, to) = ask(&renewal).unwrap();
     assert_eq!(to, "255.255.255.255:68".parse().unwrap());
 }
+
+/// Nor to an address that is many hosts', or the server's own, which would answer itself.
+#[test]
+fn addresses_that_are_no_host_s_get_no_answer() {
+    for address in [
+        SERVER,
+        Ipv4Addr::new(192, 168, 7, 255),
+        Ipv4Addr::new(192, 168, 7, 0),
+        Ipv4Addr::new(224, 0, 0, 1),
+        Ipv4Addr::new(127, 0, 0, 1),
+        Ipv4Addr::BROADCAST,
+    ] {
+        let mut relayed = request(BOARD, MessageType::Discover, vec![]);
+        relayed.set_giaddr(address);
+        assert!(ask(&relayed).is_none(), "giaddr {address}");
+        let mut renewal = request(BOARD, MessageType::Inform, vec![]);
+        renewal.set_ciaddr(address);
+        assert!(ask(&renewal).is_none(), "ciaddr {address}");
+    }
+}
+
+/// The smallest requests that are answered at all, and a lab that has much to say.
+#[test]
+fn an_answer_is_less_than_three_times_its_request() {
+    let mut lab = lab();
+    let dns = |number: u8| Ipv4Addr::new(192, 168, 7, number);
+    for servers in [0, 10, 60, 120] {
+        lab.settings.dhcp.as_mut().unwrap().dns = (0..servers).map(dns).collect();
+        for length in 241..320 {
+            let whole = request(BOARD, MessageType::Discover, vec![])
+                .to_vec()
+                .unwrap();
+            let mut packet = whole.clone();
+            packet.resize(length, 0);
+            if let Some(reply) = answer(&packet, &lab).unwrap() {
+                assert!(reply.packet.len() < 3 * length, "{servers}: {length}");
+            }
+        }
+    }
+}

@@ -6,7 +6,9 @@ mod common;
 mod connections;
 mod dhcp;
 mod fixture;
+mod forged;
 mod image;
+mod load;
 mod malformed;
 mod nfs;
 #[path = "../common/nfs.rs"]

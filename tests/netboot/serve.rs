@@ -74,13 +74,23 @@ impl Drop for Running {
 
 impl Serving {
     pub fn start(directory: tempfile::TempDir, lab: &str) -> Self {
+        Self::start_with(directory, lab, None)
+    }
+
+    /// The same; the server may have only so many files open.
+    pub fn start_with(directory: tempfile::TempDir, lab: &str, descriptors: Option<u32>) -> Self {
         fs::write(directory.path().join("lab.toml"), lab).unwrap();
         let notify = directory.path().join("notify");
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let limit = match descriptors {
+            Some(count) => format!("ulimit -n {count} && exec \"$0\" serve"),
+            None => "exec \"$0\" serve".to_string(),
+        };
         let child = hearth()
-            .args(["private-network", env!("CARGO_BIN_EXE_hearth"), "serve"])
+            .args(["private-network", "sh", "-c", &limit])
+            .arg(env!("CARGO_BIN_EXE_hearth"))
             .current_dir(directory.path())
             .env("NOTIFY_SOCKET", &notify)
             .stderr(Stdio::piped())
@@ -117,6 +127,17 @@ impl Serving {
         let found = lines.find_map(|text| text.strip_prefix(line)?.strip_prefix(':'));
         let count = found.unwrap().split_whitespace().next().unwrap();
         count.parse().unwrap()
+    }
+
+    /// Seconds of the processor that the server has taken (proc(5): utime and stime, in ticks of 10 ms).
+    pub fn processor(&self) -> f64 {
+        let path = format!("/proc/{}/stat", self.child.0.id());
+        let stat = fs::read_to_string(path).expect("the server is gone");
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks = fields.split(' ').skip(11).take(2);
+        ticks
+            .map(|ticks| ticks.parse::<f64>().unwrap() / 100.0)
+            .sum()
     }
 
     pub fn fetch(&self, url: &str) -> Vec<u8> {

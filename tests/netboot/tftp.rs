@@ -31,14 +31,14 @@ impl Files for Shelf {
     }
 }
 
-struct TftpServer {
-    address: SocketAddr,
+pub struct TftpServer {
+    pub address: SocketAddr,
     directory: std::path::PathBuf,
     _runtime: Runtime,
 }
 
 impl TftpServer {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let shelf = Shelf {
             directory: tempfile::tempdir().unwrap(),
         };
@@ -66,7 +66,7 @@ impl TftpServer {
         }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("tftp://127.0.0.1:{}/{path}", self.address.port())
     }
 }

@@ -3,3 +3,6 @@
 
 pub mod access;
 pub mod connections;
+pub(super) mod credit;
+pub(super) mod limits;
+pub(super) mod patience;

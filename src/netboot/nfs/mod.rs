@@ -22,9 +22,9 @@ use self::exports::{Export, Exports, Handle};
 use crate::image::index::{Inode, Kind, Number};
 use crate::netboot::rpc::{Arguments, Call, Garbage, Program, Refusal, Tail, Transport, put};
 
-/// The largest READ over TCP, and over UDP, where a reply is one datagram. Bytes.
+/// The largest READ over TCP, and over UDP, where it is what U-Boot asks for: a forged request shall gain little. Bytes.
 const MAX_READ: u32 = 1 << 20;
-const MAX_READ_UDP: u32 = 32 << 10;
+const MAX_READ_UDP: u32 = 1 << 10;
 /// Reads up to this size are copied into the reply, so that several replies are sent together.
 /// Bytes.
 const INLINE_READ: u32 = 16 << 10;

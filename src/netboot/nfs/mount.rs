@@ -13,7 +13,7 @@ use nfs3_types::xdr_codec::{List, Opaque};
 use super::exports::Exports;
 use crate::netboot::net::access::Access;
 use crate::netboot::nfs;
-use crate::netboot::rpc::{Call, Program, Refusal, Tail, put};
+use crate::netboot::rpc::{Call, Program, Refusal, Tail, Transport, put};
 
 /// The accepted authentication flavours: AUTH_SYS, then AUTH_NONE.
 const FLAVORS: [u32; 2] = [1, 0];
@@ -41,6 +41,10 @@ impl Program for Mount {
             P::MOUNTPROC3_MNT => {
                 let path = call.arguments.opaque(MNTPATHLEN)?;
                 put(results, &self.mount(call, path));
+            }
+            // The list is larger than the call: over UDP the source may be forged.
+            P::MOUNTPROC3_EXPORT if call.peer.transport == Transport::Udp => {
+                return Err(Refusal::NoSuchProcedure);
             }
             P::MOUNTPROC3_EXPORT => put(results, &self.list()),
             // An empty list: mounts are not recorded.

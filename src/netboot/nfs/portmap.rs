@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use nfs3_types::portmap::{self, PMAP_PROG, mapping};
 use nfs3_types::xdr_codec::List;
 
-use super::acl;
-use crate::netboot::rpc::{Call, Program, Refusal, Tail, put};
+use crate::netboot::nfs::acl;
+use crate::netboot::rpc::{Call, Program, Refusal, Tail, Transport, put};
 
 #[derive(Debug)]
 pub struct Portmap {
@@ -15,9 +15,13 @@ pub struct Portmap {
 }
 
 impl Portmap {
-    /// The table: NFS with its ACLs and MOUNT on these ports, over TCP and UDP, and the portmapper
-    /// itself.
+    /// NFS with its ACLs and MOUNT on these ports, over TCP, and the portmapper itself, over UDP too.
     pub fn new(nfs: u16, mount: u16, portmap: u16) -> Self {
+        Portmap::over(nfs, mount, portmap, false)
+    }
+
+    /// The same; `udp` says whether NFS and MOUNT are served over UDP too.
+    pub fn over(nfs: u16, mount: u16, portmap: u16, udp: bool) -> Self {
         let programs = [
             (portmap::PROGRAM, portmap::VERSION, portmap),
             (nfs3_types::nfs3::PROGRAM, nfs3_types::nfs3::VERSION, nfs),
@@ -38,6 +42,9 @@ impl Portmap {
                     prot,
                     port: u32::from(port),
                 })
+            })
+            .filter(|known| {
+                udp || known.prog == portmap::PROGRAM || known.prot == portmap::IPPROTO_TCP
             })
             .collect();
         Portmap { mappings }
@@ -67,6 +74,10 @@ impl Program for Portmap {
                     .find(|known| (known.prog, known.vers, known.prot) == (prog, vers, prot));
                 // 0 means that the program is not registered.
                 put(results, &known.map_or(0, |known| known.port));
+            }
+            // The list is larger than the call: over UDP the source may be forged.
+            P::PMAPPROC_DUMP if call.peer.transport == Transport::Udp => {
+                return Err(Refusal::NoSuchProcedure);
             }
             P::PMAPPROC_DUMP => put(results, &List(self.mappings.clone())),
             // CALLIT is not implemented: forwarding calls allows reflection attacks.

@@ -24,6 +24,9 @@ const AUTH_NONE: u32 = 0;
 const AUTH_SYS: u32 = 1;
 const CALL: u32 = 0;
 const RPC_VERSION: u32 = 2;
+/// The shortest whole call, in bytes: six words, and two empty authentications (RFC 5531, section 9). Over UDP nothing
+/// shorter is answered, so that no refusal is larger than what is refused.
+const MIN_CALL: usize = 40;
 
 /// Malformed arguments of a procedure (GARBAGE_ARGS).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +183,9 @@ pub fn answer(
     message: &[u8],
     out: &mut Vec<u8>,
 ) -> Option<Tail> {
+    if peer.transport == Transport::Udp && message.len() < MIN_CALL {
+        return None;
+    }
     let mut data = Arguments::new(message);
     let (Ok(xid), Ok(CALL)) = (data.u32(), data.u32()) else {
         return None;
@@ -287,6 +293,16 @@ impl Records {
         self.input.drain(..self.consumed);
         self.consumed = 0;
         &mut self.input
+    }
+
+    /// Whether a part of a record has come.
+    pub fn is_begun(&self) -> bool {
+        self.is_begun_before(0)
+    }
+
+    /// Whether a part of a record had come before the last `length` bytes.
+    pub fn is_begun_before(&self, length: usize) -> bool {
+        !self.partial.is_empty() || self.input.len() - self.consumed > length
     }
 
     /// Calls `handle` with the next complete record, if there is one.

@@ -2,23 +2,32 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, send};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{MAX_CALL, Peer, Program, Records, Tail, TooLong, Transport, answer};
 use crate::netboot::net::access::Access;
-use crate::netboot::net::connections::accept;
+use crate::netboot::net::connections::{Activity, accept};
 
 /// Size of the receive buffer, and of the replies that are sent together, in bytes.
 const READ_AT_ONCE: usize = 16 << 10;
 const SEND_AT_ONCE: usize = 64 << 10;
+/// How long a client may be silent, as with the kernel's server, and how long it may take for one call.
+const IDLE: Duration = Duration::from_secs(360);
+const HALF_CALL: Duration = Duration::from_secs(30);
+/// How long a client may take nothing of what it asked for.
+const STALLED: Duration = Duration::from_secs(60);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_secs(10);
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_536;
 
@@ -32,37 +41,56 @@ pub struct Service {
 }
 
 impl Service {
-    fn peer(&self, address: SocketAddr, transport: Transport) -> Peer {
-        Peer {
-            address,
-            transport,
-            allowed: self.access.allows(address.ip(), self.name),
-        }
-    }
-
     /// Accepts connections of allowed hosts until the task is dropped.
     pub async fn serve_tcp(self, listener: TcpListener) {
         let access = self.access.clone();
-        accept(self.name, listener, access, |stream, address| {
+        accept(self.name, listener, access, |stream, address, activity| {
             let service = self.clone();
             async move {
-                let peer = service.peer(address, Transport::Tcp);
-                service.serve_connection(stream, peer).await
+                // `accept` has looked.
+                let peer = Peer {
+                    address,
+                    transport: Transport::Tcp,
+                    allowed: true,
+                };
+                service.serve_connection(stream, peer, &activity).await
             }
         })
         .await;
     }
 
-    /// Answers the calls of one connection, in order, until the client closes it.
-    async fn serve_connection(&self, mut stream: TcpStream, peer: Peer) -> io::Result<()> {
+    /// Answers the calls of one connection, in order, until the client closes it or says nothing for long.
+    async fn serve_connection(
+        &self,
+        mut stream: TcpStream,
+        peer: Peer,
+        activity: &Activity,
+    ) -> io::Result<()> {
         let mut records = Records::default();
         let mut replies = Vec::new();
+        // Looked at now and then: to set a timer for each call would take longer than many a call.
+        let mut look = pin!(sleep(LOOK));
+        let mut last_call = Instant::now();
         loop {
             let input = records.input();
             input.reserve(READ_AT_ONCE);
-            if stream.read_buf(input).await? == 0 {
+            let length = tokio::select! {
+                biased;
+                length = stream.read_buf(input) => length?,
+                () = &mut look => {
+                    let patience = if records.is_begun() { HALF_CALL } else { IDLE };
+                    if last_call.elapsed() >= patience {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    look.as_mut().reset(Instant::now() + LOOK);
+                    continue;
+                }
+            };
+            if length == 0 {
                 return Ok(());
             }
+            let mut is_new = !records.is_begun_before(length);
+            activity.touch();
             loop {
                 let next = records.next(|record| self.answer_record(peer, record, &mut replies));
                 let tail = match next {
@@ -73,6 +101,7 @@ impl Service {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, limit));
                     }
                 };
+                is_new = true;
                 if let Some(tail) = tail {
                     send_all(
                         &stream,
@@ -87,6 +116,9 @@ impl Service {
                     send_all(&stream, &replies, MsgFlags::empty()).await?;
                     replies.clear();
                 }
+            }
+            if is_new {
+                last_call = Instant::now();
             }
             send_all(&stream, &replies, MsgFlags::empty()).await?;
             replies.clear();
@@ -110,9 +142,12 @@ impl Service {
         tail
     }
 
-    /// Answers datagrams until the task is dropped. Hosts outside of the allowed networks get no
-    /// answer, so that the server cannot be used to flood third parties.
+    /// Answers datagrams until the task is dropped. Hosts that are not allowed, and sources that are no client's, get no
+    /// answer at all, so that the server cannot be used to flood others.
     pub async fn serve_udp(self, socket: UdpSocket) {
+        let Ok(own) = socket.local_addr() else {
+            return;
+        };
         let mut datagram = vec![0; MAX_DATAGRAM];
         let mut reply = Vec::new();
         loop {
@@ -121,10 +156,14 @@ impl Service {
                 // A pending ICMP error of an earlier reply, which concerns only its client.
                 Err(_) => continue,
             };
-            let peer = self.peer(address, Transport::Udp);
-            if !peer.allowed {
+            if !self.access.answers(address, own, self.name) {
                 continue;
             }
+            let peer = Peer {
+                address,
+                transport: Transport::Udp,
+                allowed: true,
+            };
             reply.clear();
             let tail = answer(&self.programs, peer, &datagram[..length], &mut reply);
             debug_assert!(tail.is_none(), "datagrams carry their data themselves");
@@ -139,12 +178,11 @@ impl Service {
 
 async fn send_all(stream: &TcpStream, mut data: &[u8], flags: MsgFlags) -> io::Result<()> {
     while !data.is_empty() {
-        let sent = stream
-            .async_io(Interest::WRITABLE, || {
-                let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-                Ok(send(stream.as_raw_fd(), data, flags)?)
-            })
-            .await?;
+        let sent = stream.async_io(Interest::WRITABLE, || {
+            let flags = flags | MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            Ok(send(stream.as_raw_fd(), data, flags)?)
+        });
+        let sent = timeout(STALLED, sent).await??;
         data = &data[sent..];
     }
     Ok(())
@@ -171,7 +209,7 @@ async fn send_tail(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
 /// is sent with sendfile, which needs no buffer meanwhile.
 async fn send_tail_to_end(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
     let copied = stream.async_io(Interest::WRITABLE, || copy_tail(stream, tail));
-    let mut sent = copied.await?;
+    let mut sent = timeout(STALLED, copied).await??;
     let (tar, start) = tail.image.tar_at(tail.offset);
     while sent < tail.length {
         let mut offset = i64::try_from(start + sent as u64).map_err(io::Error::other)?;
@@ -179,7 +217,7 @@ async fn send_tail_to_end(stream: &TcpStream, tail: &Tail) -> io::Result<()> {
             let left = tail.length - sent;
             Ok(sendfile(stream, tar, Some(&mut offset), left)?)
         });
-        match more.await? {
+        match timeout(STALLED, more).await?? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => sent += more,
         }

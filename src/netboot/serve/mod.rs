@@ -2,6 +2,7 @@
 //! the servers.
 //! Never prints.
 
+pub mod current_lab;
 mod images;
 mod sockets;
 mod view;
@@ -15,12 +16,12 @@ use anyhow::{Context, Result};
 use axum::Router;
 use listenfd::ListenFd;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
 use self::images::Images;
 use self::sockets::{Pair, Sockets};
 use self::view::View;
+use super::net::limits;
 use super::{dhcp, http};
 use crate::error::Fault;
 use crate::netboot::net::access::Access;
@@ -55,12 +56,14 @@ impl Server {
     /// # Errors
     /// If ports cannot be opened, each with its remedy; if there is nothing to serve.
     pub fn open(lab: LoadedLab, builds: &Path, mut inherited: ListenFd) -> Result<Server> {
-        raise_file_limit();
+        limits::raise();
         let sockets = Sockets::open(&lab.settings, &mut inherited)?;
-        let access = Arc::new(Access::new(allowed(&lab.settings)?));
         let exports = Arc::new(Exports::default());
         let images = Arc::new(Images::open(builds, exports.clone())?);
         let view = Arc::new(View::new(lab.clone(), images.clone()));
+        let boards = view.clone();
+        let access = Access::new(allowed(&lab.settings)?);
+        let access = Arc::new(access.with_boards(move |host| boards.is_board(host)));
         Ok(Server {
             lab,
             images,
@@ -96,6 +99,13 @@ impl Server {
             },
             ports.http
         )];
+        lines.extend(limits::warning());
+        if settings.nfs_udp {
+            lines.push(
+                "NFS over UDP is on (nfs-udp): its answers go wherever a forged request says"
+                    .into(),
+            );
+        }
         if let Some(dhcp) = &settings.dhcp {
             lines.push(format!("DHCP for the lab's boards on {}", dhcp.interface));
         }
@@ -167,7 +177,9 @@ impl Server {
             rpc.services(&lab.settings, sockets.nfs, sockets.mount, portmap)
         {
             tasks.spawn(service.clone().serve_tcp(tcp));
-            tasks.spawn(service.serve_udp(udp));
+            if let Some(udp) = udp {
+                tasks.spawn(service.serve_udp(udp));
+            }
         }
         let tftp = Tftp {
             files: view.clone(),
@@ -236,7 +248,7 @@ impl Rpc {
         services.push((service("nfs", with_nfs), nfs_pair));
         if let Some(pair) = portmap {
             let ports = lab.ports;
-            let program = Portmap::new(ports.nfs, ports.mount, ports.portmap);
+            let program = Portmap::over(ports.nfs, ports.mount, ports.portmap, lab.nfs_udp);
             services.push((service("portmap", vec![Arc::new(program)]), pair));
         }
         services
@@ -276,14 +288,4 @@ fn network_of(address: Ipv4Addr) -> Option<Network> {
         let prefix = mask.to_bits().leading_ones() as u8;
         (ip == address).then(|| Network::of(address, prefix))
     })
-}
-
-/// Raises the limit on open files as far as allowed: many boards need many sockets.
-fn raise_file_limit() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        log::debug!("cannot raise the limit of open files: {error}");
-    }
 }

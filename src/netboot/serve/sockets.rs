@@ -11,8 +11,8 @@ use crate::error::Fault;
 use crate::netboot::dhcp;
 use crate::recipe::LabSettings;
 
-/// The TCP and the UDP socket of a program.
-pub type Pair = (TcpListener, UdpSocket);
+/// A program's connections, and its datagrams where it is served over UDP.
+pub type Pair = (TcpListener, Option<UdpSocket>);
 
 /// All sockets of a server. MOUNT has its own only if its port differs from that of NFS.
 #[derive(Debug)]
@@ -35,9 +35,10 @@ impl Sockets {
         let mut opener = Opener::new(lab.address, inherited);
         let ports = lab.ports;
         let tftp = opener.udp("TFTP", ports.tftp);
-        let nfs = opener.pair("NFS", ports.nfs);
-        let mount = (ports.mount != ports.nfs).then(|| opener.pair("MOUNT", ports.mount));
-        let portmap = (ports.portmap != 0).then(|| opener.pair("portmapper", ports.portmap));
+        let nfs = opener.pair("NFS", ports.nfs, lab.nfs_udp);
+        let mount =
+            (ports.mount != ports.nfs).then(|| opener.pair("MOUNT", ports.mount, lab.nfs_udp));
+        let portmap = (ports.portmap != 0).then(|| opener.pair("portmapper", ports.portmap, true));
         let http = opener.tcp("HTTP", ports.http);
         let dhcp = lab.dhcp.as_ref().map(|dhcp| opener.dhcp(&dhcp.interface));
         // A missing socket has a recorded failure; optional ones may be missing without.
@@ -118,9 +119,11 @@ impl Opener {
         self.note(service, "UDP", port, opened)
     }
 
-    fn pair(&mut self, service: &'static str, port: u16) -> Option<Pair> {
-        let (tcp, udp) = (self.tcp(service, port), self.udp(service, port));
-        Some((tcp?, udp?))
+    fn pair(&mut self, service: &'static str, port: u16, with_udp: bool) -> Option<Pair> {
+        let tcp = self.tcp(service, port);
+        // If it cannot be opened, its failure is noted.
+        let udp = with_udp.then(|| self.udp(service, port)).flatten();
+        Some((tcp?, udp))
     }
 
     fn dhcp(&mut self, interface: &str) -> Option<UdpSocket> {
@@ -203,6 +206,9 @@ impl Opener {
                 "no interface of this host has the address {}: correct `address` in the lab file, or give it to one",
                 self.address
             ),
+            Some(Errno::EMFILE | Errno::ENFILE) => {
+                "let more files be open: `ulimit -n 1024`, or LimitNOFILE= of the service".into()
+            }
             Some(Errno::ENODEV) => "correct `interface` in the lab file's [lab.dhcp]".into(),
             _ => "choose another port in the lab file's [lab.ports]".into(),
         }
@@ -225,6 +231,7 @@ fn cause(error: &io::Error) -> String {
         Some(Errno::EADDRINUSE) => "taken".into(),
         Some(Errno::EADDRNOTAVAIL) => "not an address of this host".into(),
         Some(Errno::ENODEV) => "no such interface".into(),
+        Some(Errno::EMFILE | Errno::ENFILE) => "too many files are open".into(),
         _ => error.to_string(),
     }
 }

@@ -10,33 +10,40 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde_json::json;
 
+use super::current_lab::{CurrentLab, CurrentTemplates};
 use super::images::Images;
 use crate::error::Fault;
 use crate::netboot::tftp::{Content, Files};
 use crate::recipe::{Board, LoadedLab, Mac, boot_values};
-use crate::uboot::{BootScript, Templates};
+use crate::uboot::BootScript;
 
 /// The kernel's ARP table.
 const ARP: &str = "/proc/net/arp";
 
-#[derive(Debug)]
 pub struct View {
-    /// The lab at the start of the server; its file is read again for each boot script.
-    lab: LoadedLab,
+    lab: CurrentLab,
+    templates: CurrentTemplates,
     images: Arc<Images>,
 }
 
 impl View {
     pub fn new(lab: LoadedLab, images: Arc<Images>) -> Self {
-        View { lab, images }
+        View {
+            lab: CurrentLab::new(lab),
+            templates: CurrentTemplates::default(),
+            images,
+        }
     }
 
     /// The lab as its file describes it now.
-    pub fn lab(&self) -> Result<LoadedLab> {
-        match &self.lab.path {
-            Some(path) => LoadedLab::load(path),
-            None => Ok(self.lab.clone()),
-        }
+    pub fn lab(&self) -> Result<Arc<LoadedLab>> {
+        self.lab.get()
+    }
+
+    /// Whether a host is a board of the lab: by its address in the lab file, or by its MAC.
+    pub fn is_board(&self, peer: IpAddr) -> bool {
+        self.lab()
+            .is_ok_and(|lab| known_board(&lab, peer).is_some())
     }
 
     /// A board's script for the image that it boots next: all formats, with their paths.
@@ -46,11 +53,11 @@ impl View {
                 .remedy("give it one in the lab file, or the whole lab: recipe = \"…\"")
         })?;
         let image = self.images.current(recipe)?;
-        let templates = Templates::load()?;
+        let templates = self.templates.get()?;
         // The ports of the running server, even if the file has changed.
         let mut settings = lab.settings.clone();
-        settings.ports = self.lab.settings.ports;
-        settings.address = self.lab.settings.address;
+        settings.ports = self.lab.first().settings.ports;
+        settings.address = self.lab.first().settings.address;
         let values = boot_values(board, &settings, Some(&image.id));
         BootScript::render(
             &templates,
@@ -73,16 +80,11 @@ impl View {
     /// The board at an address, for a request without a name: according to the lab file, the
     /// kernel's ARP table, or because there is only one.
     fn board_at<'a>(&self, lab: &'a LoadedLab, peer: IpAddr) -> Option<&'a Board> {
-        let by_address = || {
-            let mut boards = lab.boards.iter();
-            boards.find(|board| board.address.map(IpAddr::V4) == Some(peer))
-        };
-        let by_mac = || lab.board_with_mac(mac_of(peer)?);
         let only = || match lab.boards.as_slice() {
             [board] => Some(board),
             _ => None,
         };
-        by_address().or_else(by_mac).or_else(only)
+        known_board(lab, peer).or_else(only)
     }
 
     /// An artifact built with an image.
@@ -158,6 +160,13 @@ impl Files for View {
         }
         Ok(None)
     }
+}
+
+/// The board that the lab file has at this address, or whose MAC the kernel has seen there.
+fn known_board(lab: &LoadedLab, peer: IpAddr) -> Option<&Board> {
+    let mut boards = lab.boards.iter();
+    let by_address = boards.find(|board| board.address.map(IpAddr::V4) == Some(peer));
+    by_address.or_else(|| lab.board_with_mac(mac_of(peer)?))
 }
 
 /// Opens a regular file; `None` if it is missing or not a regular file.

@@ -1,18 +1,17 @@
-//! Owns the TFTP server: RFC 1350 with options (RFC 2347), blksize (2348), timeout and tsize (2349)
-//! and windowsize (7440). Read-only; never decides which files exist.
+//! Owns the requests of TFTP (RFC 1350, with options by RFC 2347), and the server as a task. Read-only; never decides which
+//! files there are.
 
+mod openers;
+pub mod transfer;
 mod transfers;
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use self::transfers::{Admission, Transfers};
+use self::transfers::Transfers;
 use crate::netboot::net::access::Access;
 
 /// The files visible to boards, by path without a leading slash.
@@ -46,7 +45,7 @@ impl Content {
     }
 
     /// Fills `buffer` from `offset` on; fails if the file ends before.
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+    pub(super) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         match self {
             Content::Bytes(bytes) => {
                 let start = offset as usize;
@@ -58,13 +57,12 @@ impl Content {
     }
 }
 
-const SERVER_PORT: u16 = 69;
 const RRQ: u16 = 1;
 const WRQ: u16 = 2;
-const DATA: u16 = 3;
-const ACK: u16 = 4;
-const ERROR: u16 = 5;
-const OACK: u16 = 6;
+pub(super) const DATA: u16 = 3;
+pub(super) const ACK: u16 = 4;
+pub(super) const ERROR: u16 = 5;
+pub(super) const OACK: u16 = 6;
 
 /// Error codes of RFC 1350.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,23 +73,8 @@ pub enum Code {
     IllegalOperation = 4,
 }
 
-const DEFAULT_BLOCK: usize = 512;
-const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 8..=65464;
-/// The largest window granted, in blocks: more would overrun a board's receive ring.
-const MAX_WINDOW: u64 = 64;
-const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
-const LAST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a window is retransmitted before the transfer is given up.
-const RETRIES: u32 = 8;
-/// Time-out for the client's answer to the first packet, whatever it asks for: until then its
-/// source address may be forged.
-const UNPROVED: Duration = Duration::from_secs(5);
 /// Limit on files converted to netascii, which is done in memory, in bytes.
 const MAX_NETASCII: u64 = 16 << 20;
-/// Stack size of a transfer's thread; unused parts are only address space.
-const STACK: usize = 512 << 10;
-/// Largest request (RFC 2347: 512 bytes).
-const MAX_REQUEST: usize = 1024;
 
 pub struct Tftp<F> {
     pub files: Arc<F>,
@@ -99,66 +82,15 @@ pub struct Tftp<F> {
 }
 
 impl<F: Files + 'static> Tftp<F> {
-    /// Answers requests until the task is dropped. Each transfer has a socket of its own, on a free
-    /// port of the same address, and a thread, which has less latency than a task for waiting for
-    /// one acknowledgement after another.
+    /// Answers requests until the task is dropped.
     pub async fn serve(self, socket: tokio::net::UdpSocket) {
-        let transfers = Transfers::default();
-        let address = socket
-            .local_addr()
-            .map_or(IpAddr::from([0, 0, 0, 0]), |local| local.ip());
-        let mut datagram = vec![0; MAX_REQUEST];
-        loop {
-            let Ok((length, peer)) = socket.recv_from(&mut datagram).await else {
-                continue;
-            };
-            if !self.access.allows(peer.ip(), "tftp") {
-                continue;
-            }
-            // Only requests are answered (RFC 1350, section 4): two servers that answer each
-            // other's errors would never stop. Datagrams from port 0 or from another server's port
-            // are not answered either.
-            if !Request::is_one(&datagram[..length]) || matches!(peer.port(), 0 | SERVER_PORT) {
-                continue;
-            }
-            let accepted = Request::parse(&datagram[..length])
-                .and_then(|request| self.begin(request, &transfers, address, peer));
-            if let Err(refusal) = accepted {
-                log::debug!("tftp: {peer}: {}", refusal.1);
-                let _ = socket.send_to(&error_packet(refusal), peer).await;
-            }
+        let started = socket
+            .into_std()
+            .and_then(|socket| Transfers::start(self.files, self.access, socket));
+        match started {
+            Ok(transfers) => transfers.ended().await,
+            Err(error) => log::error!("tftp: cannot start: {error}"),
         }
-    }
-
-    /// Starts the requested transfer.
-    fn begin(
-        &self,
-        request: Request,
-        transfers: &Transfers,
-        address: IpAddr,
-        peer: SocketAddr,
-    ) -> Result<(), Refusal> {
-        const BUSY: Refusal = (Code::Undefined, "too many transfers; try again");
-        let mut wire = match transfers.admit(&request, address, peer) {
-            Ok(Admission::Begin(connection)) => connection,
-            Ok(Admission::Copy) => return Ok(()),
-            Ok(Admission::Busy) => return Err(BUSY),
-            Err(error) => {
-                log::warn!("tftp: {peer}: cannot open a socket: {error}");
-                return Err(BUSY);
-            }
-        };
-        let files = self.files.clone();
-        let transfer = move || {
-            if let Err(error) = answer(&*files, &request, peer, &mut wire) {
-                log::info!("tftp: {peer}: {}: {error}", request.path);
-            }
-        };
-        let thread = thread::Builder::new().name("tftp".into()).stack_size(STACK);
-        thread.spawn(transfer).map(drop).map_err(|error| {
-            log::warn!("tftp: {peer}: cannot start a thread: {error}");
-            BUSY
-        })
     }
 }
 
@@ -168,14 +100,14 @@ pub type Refusal = (Code, &'static str);
 /// A read request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    path: String,
-    is_text: bool,
-    options: Vec<(String, u64)>,
+    pub(super) path: String,
+    pub(super) is_text: bool,
+    pub(super) options: Vec<(String, u64)>,
 }
 
 impl Request {
     /// Whether a packet is a request, of either kind, possibly malformed.
-    fn is_one(packet: &[u8]) -> bool {
+    pub(super) fn is_one(packet: &[u8]) -> bool {
         let opcode = packet.first_chunk::<2>().copied().map(u16::from_be_bytes);
         matches!(opcode, Some(RRQ | WRQ))
     }
@@ -271,277 +203,40 @@ pub fn clean(path: &str) -> Option<String> {
     Some(clean.join("/"))
 }
 
-/// The negotiated parameters of one transfer.
-#[derive(Debug)]
-struct Terms {
-    block: usize,
-    window: u64,
-    timeout: Option<Duration>,
-    /// The OACK packet; `None` if the client sent no known option.
-    acknowledgement: Option<Vec<u8>>,
-}
-
-impl Terms {
-    fn agree(options: &[(String, u64)], size: u64) -> Self {
-        let mut terms = Terms {
-            block: DEFAULT_BLOCK,
-            window: 1,
-            timeout: None,
-            acknowledgement: None,
-        };
-        let mut packet = OACK.to_be_bytes().to_vec();
-        let mut agreed = HashSet::new();
-        for (name, value) in options {
-            let granted = match (name.as_str(), *value) {
-                ("blksize", value) if value >= *BLOCK_SIZES.start() => {
-                    let granted = value.min(*BLOCK_SIZES.end());
-                    terms.block = granted as usize;
-                    granted
-                }
-                ("windowsize", value) if (1..=65535).contains(&value) => {
-                    terms.window = value.min(MAX_WINDOW);
-                    terms.window
-                }
-                ("timeout", value) if (1..=255).contains(&value) => {
-                    terms.timeout = Some(Duration::from_secs(value));
-                    value
-                }
-                ("tsize", _) => size,
-                _ => continue,
-            };
-            // An option may occur only once (RFC 2347).
-            if agreed.insert(name) {
-                packet.extend_from_slice(format!("{name}\0{granted}\0").as_bytes());
-            }
-        }
-        if !agreed.is_empty() {
-            terms.acknowledgement = Some(packet);
-        }
-        terms
-    }
-}
-
-fn error_packet((code, message): (Code, &str)) -> Vec<u8> {
+/// An ERROR packet that answers a request of `length` bytes. The message ends where the packet would be twice as large as
+/// the request, which may have a forged source.
+pub(super) fn error_packet((code, message): (Code, &str), length: usize) -> Vec<u8> {
     let mut packet = ERROR.to_be_bytes().to_vec();
     packet.extend_from_slice(&(code as u16).to_be_bytes());
-    packet.extend_from_slice(message.as_bytes());
+    let room = (2 * length).saturating_sub(packet.len() + 1);
+    packet.extend_from_slice(&message.as_bytes()[..message.floor_char_boundary(room)]);
     packet.push(0);
     packet
 }
 
-/// The connection to one client.
-pub trait Wire {
-    /// Sends a packet; a failure counts as a lost packet, which is retransmitted.
-    fn send(&mut self, packet: &[u8]);
-
-    /// Waits for the client's next packet and returns its length; `None` after the given time.
-    ///
-    /// # Errors
-    /// If no more packets can arrive.
-    fn receive(&mut self, packet: &mut [u8], wait: Duration) -> io::Result<Option<usize>>;
-}
-
-/// Sends the requested file or an error; returns when the client has it, or does not answer.
+/// The file that is asked for, as the client wants it.
 ///
 /// # Errors
-/// If the client aborts or stops answering before it has everything; if the file cannot be read.
-pub fn answer(
+/// If there is none for this peer, or it cannot be read; code and message for the client.
+pub(super) fn open(
     files: &dyn Files,
     request: &Request,
-    peer: SocketAddr,
-    wire: &mut dyn Wire,
-) -> io::Result<()> {
-    let opened = files.open(&request.path, peer.ip());
-    let opened = match opened {
+    peer: IpAddr,
+) -> Result<Content, (Code, String)> {
+    let opened = match files.open(&request.path, peer) {
         Ok(Some(content)) if request.is_text => netascii(&content).map(Some).map_err(Into::into),
         opened => opened,
     };
-    let refusal = match opened {
-        Ok(Some(content)) => {
-            let begun = Instant::now();
-            let size = content.size();
-            let terms = Terms::agree(&request.options, size);
-            Transfer::new(wire, content, terms).run()?;
-            log::info!(
-                "tftp: {peer}: sent {}, {size} bytes in {:.1} s",
-                request.path,
-                begun.elapsed().as_secs_f64()
-            );
-            return Ok(());
-        }
+    match opened {
+        Ok(Some(content)) => Ok(content),
         Ok(None) => {
             log::info!("tftp: {peer}: no file {}", request.path);
-            error_packet((Code::NotFound, "no such file"))
+            Err((Code::NotFound, "no such file".into()))
         }
         Err(error) => {
             log::error!("tftp: {peer}: {}: {error:#}", request.path);
-            error_packet((Code::Undefined, &format!("{error:#}")))
+            Err((Code::Undefined, format!("{error:#}")))
         }
-    };
-    wire.send(&refusal);
-    Ok(())
-}
-
-struct Transfer<'a> {
-    wire: &'a mut dyn Wire,
-    content: Content,
-    terms: Terms,
-    /// The last DATA packet, and its block; 0 before the first.
-    packet: Vec<u8>,
-    block: u64,
-    /// Whether the client has answered.
-    is_proved: bool,
-}
-
-/// When the time-out for an answer expires, and its duration.
-#[derive(Clone, Copy)]
-struct Deadline {
-    end: Instant,
-    wait: Duration,
-}
-
-impl<'a> Transfer<'a> {
-    fn new(wire: &'a mut dyn Wire, content: Content, terms: Terms) -> Self {
-        Transfer {
-            packet: Vec::with_capacity(4 + terms.block),
-            block: 0,
-            is_proved: false,
-            wire,
-            content,
-            terms,
-        }
-    }
-
-    /// Sends the whole file, and returns when its last block is acknowledged.
-    fn run(&mut self) -> io::Result<()> {
-        // Blocks count from 1; the last one is shorter than the others, possibly empty.
-        let last = self.content.size() / self.terms.block as u64 + 1;
-        let mut acknowledged = match self.terms.acknowledgement.take() {
-            Some(packet) => self.agree(&packet)?,
-            None => 0,
-        };
-        let mut retries = 0;
-        let mut answered_duplicate = false;
-        while acknowledged < last {
-            let end = (acknowledged + self.terms.window).min(last);
-            for block in acknowledged + 1..=end {
-                self.make(block)?;
-                self.wire.send(&self.packet);
-            }
-            // Reads ahead while the client processes these.
-            if end < last {
-                self.make(end + 1)?;
-            }
-            let deadline = self.deadline(retries);
-            let next = loop {
-                match self.acknowledgement(acknowledged, end, deadline)? {
-                    // The client requests the window's first block again. It is resent once:
-                    // resending for each duplicate would double every packet that follows (the
-                    // sorcerer's apprentice syndrome, RFC 1123, section 4.2.3.1).
-                    Some(same) if same == acknowledged => {
-                        if self.terms.window > 1 && !answered_duplicate {
-                            answered_duplicate = true;
-                            break Some(same);
-                        }
-                    }
-                    other => break other,
-                }
-            };
-            match next {
-                Some(block) => {
-                    if block > acknowledged {
-                        (retries, answered_duplicate) = (0, false);
-                    }
-                    acknowledged = block;
-                }
-                None if self.is_proved && retries < RETRIES => retries += 1,
-                None => return Err(self.gave_up()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Sends the OACK, and waits for the acknowledgement of block 0.
-    fn agree(&mut self, packet: &[u8]) -> io::Result<u64> {
-        self.wire.send(packet);
-        let deadline = self.deadline(0);
-        match self.acknowledgement(0, 0, deadline)? {
-            Some(_) => Ok(0),
-            None => Err(self.gave_up()),
-        }
-    }
-
-    fn gave_up(&self) -> io::Error {
-        io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the client no longer answers; gave it up",
-        )
-    }
-
-    fn deadline(&self, retries: u32) -> Deadline {
-        let wait = match self.terms.timeout {
-            // The first packet is sent once: a client that did not receive it repeats its request.
-            _ if !self.is_proved => UNPROVED,
-            Some(agreed) => agreed,
-            None => (FIRST_TIMEOUT * 2u32.pow(retries.min(8))).min(LAST_TIMEOUT),
-        };
-        let end = Instant::now() + wait;
-        Deadline { end, wait }
-    }
-
-    /// Makes the DATA packet of a block, counted from 1 without limit; its 16-bit number rolls over
-    /// to 0.
-    fn make(&mut self, block: u64) -> io::Result<()> {
-        if self.block == block {
-            return Ok(());
-        }
-        let offset = (block - 1) * self.terms.block as u64;
-        let left = self.content.size().saturating_sub(offset);
-        let length = left.min(self.terms.block as u64) as usize;
-        self.packet.resize(4 + length, 0);
-        self.packet[..2].copy_from_slice(&DATA.to_be_bytes());
-        self.packet[2..4].copy_from_slice(&(block as u16).to_be_bytes());
-        self.content.read_at(offset, &mut self.packet[4..])?;
-        self.block = block;
-        Ok(())
-    }
-
-    /// Waits for the acknowledgement of a block from `from` to `to`; `None` on time-out.
-    fn acknowledgement(
-        &mut self,
-        from: u64,
-        to: u64,
-        deadline: Deadline,
-    ) -> io::Result<Option<u64>> {
-        let mut packet = [0; 512];
-        // Irrelevant packets extend the wait to at most twice the time-out.
-        while Instant::now() < deadline.end {
-            let Some(length) = self.wire.receive(&mut packet, deadline.wait)? else {
-                break;
-            };
-            let Some((head, rest)) = packet[..length].split_first_chunk::<4>() else {
-                continue;
-            };
-            let number = u16::from_be_bytes([head[2], head[3]]);
-            match u16::from_be_bytes([head[0], head[1]]) {
-                ACK => {
-                    // A window is far smaller than the range of 16-bit block numbers, so that the
-                    // block is unambiguous.
-                    let block = from + u64::from(number.wrapping_sub(from as u16));
-                    if block <= to {
-                        self.is_proved = true;
-                        return Ok(Some(block));
-                    }
-                }
-                ERROR => {
-                    let text = rest.split(|&byte| byte == 0).next().unwrap_or_default();
-                    let text = String::from_utf8_lossy(text);
-                    return Err(io::Error::other(format!("the client stopped: {text}")));
-                }
-                _ => {}
-            }
-        }
-        Ok(None)
     }
 }
 
@@ -569,18 +264,12 @@ mod tests {
     }
 
     #[test]
-    fn options_out_of_range_are_not_acknowledged() {
-        let options = |pairs: &[(&str, u64)]| -> Vec<(String, u64)> {
-            pairs.iter().map(|(n, v)| (n.to_string(), *v)).collect()
-        };
-        let terms = Terms::agree(
-            &options(&[("blksize", 4), ("windowsize", 0), ("timeout", 256)]),
-            1,
-        );
-        assert_eq!(terms.acknowledgement, None);
-        let terms = Terms::agree(&options(&[("blksize", 70_000), ("windowsize", 1000)]), 1);
-        assert_eq!((terms.block, terms.window), (65464, 64));
-        let oack = terms.acknowledgement.unwrap();
-        assert_eq!(oack, b"\0\x06blksize\x0065464\0windowsize\x0064\0");
+    fn an_error_is_less_than_three_times_its_request() {
+        for length in 2..100 {
+            let packet = error_packet((Code::Undefined, "größer als die Anfrage"), length);
+            assert!(packet.len() <= 2 * length.max(3), "{length}");
+            assert!(packet.len() < 3 * length && packet.ends_with(b"\0"));
+            assert!(str::from_utf8(&packet[4..]).is_ok());
+        }
     }
 }
