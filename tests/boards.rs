@@ -1,13 +1,11 @@
 //! hearth test with emulated boards, from the build to the report. Builds the shipped image for 32-bit boards, or takes it
 //! from the cache; each boot takes minutes where nothing but software emulates the processor.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{repository, succeed};
+use common::{lasting, repository, succeed};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -41,12 +39,8 @@ run:
 
 /// The directory of one test, with the image in `out/`; its logs stay there.
 fn workshop(name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("boards")
-        .join(name);
-    let _ = fs::remove_dir_all(&directory);
-    fs::create_dir_all(&directory).unwrap();
-    directory
+    fs::remove_dir_all(lasting("boards").join(name)).ok();
+    lasting(&format!("boards/{name}"))
 }
 
 fn hearth(directory: &Path) -> Command {

@@ -2,10 +2,6 @@
 //!
 //! A small recipe without a kernel keeps it quick; its stages are in the default cache, where the tests share them.
 
-mod common;
-#[path = "common/small.rs"]
-mod small_image;
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -14,12 +10,13 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{fail, hearth, oracle, pack, run, succeed};
+use common::small::{SMALL, small, workshop};
+use common::tarball::{file, symlink, tar};
+use common::{fail, hearth, lasting, oracle, pack, run, succeed};
 use hearth::recipe::{Lock, LockedPackage, Recipe, Role};
 use hearth::rootfs::Manifest;
 use hearth::rootfs::index::{Image, Kind};
 use sha2::{Digest, Sha256};
-use small_image::{SMALL, small, workshop};
 
 /// How long one build may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -302,48 +299,18 @@ fn a_full_disk_is_the_hosts_fault_and_leaves_what_was_there() {
 fn a_hostile_package_is_refused_by_name() {
     let directory = like_small("hostile");
     let canary = directory.join("canary");
-    let mut data = tar::Builder::new(Vec::new());
-    for (name, kind, text) in [
-        (
-            "./link",
-            tar::EntryType::Symlink,
-            directory.to_str().unwrap(),
-        ),
-        ("./link/canary", tar::EntryType::Regular, "x"),
-    ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_path(name).unwrap();
-        header.set_entry_type(kind);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        let content = if kind == tar::EntryType::Regular {
-            text
-        } else {
-            ""
-        };
-        if kind == tar::EntryType::Symlink {
-            header.set_link_name(text).unwrap();
-        }
-        header.set_size(content.len() as u64);
-        header.set_cksum();
-        data.append(&header, content.as_bytes()).unwrap();
-    }
+    let data = tar(&[
+        symlink("./link", directory.to_str().unwrap()),
+        file("./link/canary", 0o644, "x"),
+    ]);
     let control =
         "Package: evil\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: evil\n";
-    let mut control_tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_path("./control").unwrap();
-    header.set_mode(0o644);
-    header.set_size(control.len() as u64);
-    header.set_cksum();
-    control_tar.append(&header, control.as_bytes()).unwrap();
+    let control = tar(&[file("./control", 0o644, control)]);
     let mut deb = ar::Builder::new(fs::File::create(directory.join("evil.deb")).unwrap());
     for (name, bytes) in [
         ("debian-binary", b"2.0\n".to_vec()),
-        ("control.tar", control_tar.into_inner().unwrap()),
-        ("data.tar", data.into_inner().unwrap()),
+        ("control.tar", control),
+        ("data.tar", data),
     ] {
         let header = ar::Header::new(name.into(), bytes.len() as u64);
         deb.append(&header, &bytes[..]).unwrap();
@@ -590,7 +557,7 @@ fn the_tree_is_that_of_mmdebstrap_but_for_what_is_explained() {
 
 #[test]
 fn the_shipped_recipe_gives_a_kernel_device_trees_and_bootloaders() {
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("build/trixie-armhf");
+    let out = lasting("build").join("trixie-armhf");
     succeed(
         hearth()
             .args(["build", "trixie-armhf", "--locked", "-o"])

@@ -1,6 +1,6 @@
 //! Boards that come up, and fail while they run their tests.
 
-use crate::board::{Board, shows};
+use common::scripted::{Board, shows};
 
 const CASE: &str = "lava-test-case one --result pass";
 

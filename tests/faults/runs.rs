@@ -5,8 +5,9 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::board::{Board, Process, shows, spawn, wait_for};
-use crate::common::{MAC, fail, succeed};
+use common::process::{Process, spawn};
+use common::scripted::{Board, shows};
+use common::{MAC, fail, succeed, wait_for};
 
 const CASE: &str = "lava-test-case one --result pass";
 

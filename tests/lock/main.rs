@@ -1,7 +1,5 @@
 //! `hearth lock` and the archive client: against dpkg, APT and GnuPG, and against archives and servers that misbehave.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod fetch;
 mod lockfile;
 mod release;

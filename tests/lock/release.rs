@@ -4,8 +4,8 @@ use std::fs;
 
 use hearth::recipe::Lock;
 
-use crate::common::{fail, succeed};
 use crate::{lock, locked};
+use common::{fail, succeed};
 
 #[test]
 fn a_tampered_release_or_index_is_refused() {

@@ -6,9 +6,9 @@ use std::process::Stdio;
 
 use hearth::archive::{Keyring, Mirrors, SignatureError};
 
-use crate::common::archive::Keys;
-use crate::common::{oracle, succeed};
 use crate::now;
+use common::archive::Keys;
+use common::{oracle, succeed};
 
 /// What hearth says of a text that these keys sign.
 fn judge(

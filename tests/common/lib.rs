@@ -1,11 +1,25 @@
-//! What the end-to-end tests share: running hearth and its oracles, and saying what is missing.
-#![allow(dead_code, reason = "each test binary uses a part")]
+//! Owns what the end-to-end tests share: running hearth and its oracles, boards in QEMU and boards that a script plays,
+//! small tars and archives. Never uses hearth's library, so that the library's unit tests may use this.
 
 pub mod archive;
 pub mod emulator;
+pub mod process;
+pub mod scripted;
+pub mod small;
+pub mod tarball;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+/// How long anything but an emulated board may take.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The SHA-256 of bytes, in hex.
+pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
+    use sha2::Digest;
+    hex::encode(sha2::Sha256::digest(bytes))
+}
 
 /// Packs a directory with a `DEBIAN` in it into the package `deb`, whose files are root's.
 pub fn pack(tree: &Path, deb: &Path) {
@@ -17,14 +31,46 @@ pub fn pack(tree: &Path, deb: &Path) {
     );
 }
 
-/// The hearth under test.
+/// The hearth under test, of which cargo tells each integration test.
 pub fn hearth() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_hearth"))
+    let path = std::env::var_os("CARGO_BIN_EXE_hearth");
+    Command::new(path.expect("cargo sets CARGO_BIN_EXE_hearth for integration tests"))
 }
 
 /// The repository.
 pub fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("this is tests/common")
+}
+
+/// A directory for one area of tests that outlasts them: for what takes long to make, and for logs.
+pub fn lasting(area: &str) -> PathBuf {
+    let directory = repository().join("target/tmp").join(area);
+    std::fs::create_dir_all(&directory).unwrap();
+    directory
+}
+
+/// Waits for something, within reason.
+#[track_caller]
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "waited for {what} in vain");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The agent that hearth puts into images.
+pub fn agent() -> PathBuf {
+    repository().join("src/agent/hearth-agent")
+}
+
+/// Lets the agent, or what starts it, find in `directory` what a board has in /proc, /sys and /run.
+pub fn set_agent_paths(command: &mut Command, directory: &Path) {
+    command
+        .env("HEARTH_CMDLINE", directory.join("cmdline"))
+        .env("HEARTH_WORK", directory.join("work"))
+        .env("HEARTH_NET", directory.join("net"));
 }
 
 /// The MAC that the agent finds in `interfaces`.
