@@ -529,3 +529,6 @@ impl<'a> Solver<'a> {
         reasons.join(", ")
     }
 }
+
+#[cfg(test)]
+mod tests;
