@@ -12,6 +12,7 @@ mod dpkg;
 pub mod index;
 mod initrd;
 mod install;
+mod keys;
 mod locale;
 mod manifest;
 mod normalise;

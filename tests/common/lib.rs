@@ -84,6 +84,23 @@ pub fn interfaces(directory: &Path) -> PathBuf {
     net
 }
 
+/// Whether the calling test goes on: it is root's, who may give files away. Anybody else's has been run again as root of
+/// a user namespace, and has passed there.
+pub fn runs_as_root() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    let thread = std::thread::current();
+    let test = thread.name().expect("the test runner names its threads");
+    succeed(
+        oracle("unshare")
+            .args(["--user", "--map-root-user", "--map-auto"])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"]),
+    );
+    false
+}
+
 /// A program that nobody here wrote. Panics where it is missing: a test never passes by skipping.
 pub fn oracle(program: &str) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
