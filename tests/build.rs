@@ -4,15 +4,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::small::{SMALL, small, workshop};
-use common::tarball::{file, symlink, tar};
-use common::{fail, hearth, lasting, oracle, pack, run, succeed};
+use common::tarball::{self, file, tar};
+use common::{fail, hearth, lasting, oracle, pack, remove, run, succeed};
 use hearth::recipe::{Lock, LockedPackage, Recipe, Role};
 use hearth::rootfs::Manifest;
 use hearth::rootfs::index::{Image, Kind};
@@ -165,7 +165,7 @@ fn root_and_an_ordinary_user_get_the_same_bytes() {
     let recipe = like_small("verified").join("small.toml");
     let open = Path::new("/var/tmp/hearth-test-recipe");
     // The other user has to read it.
-    let _ = fs::remove_dir_all(open);
+    remove(open);
     fs::create_dir_all(open).unwrap();
     for name in ["small.toml", "small.lock", "motd"] {
         fs::copy(recipe.with_file_name(name), open.join(name)).unwrap();
@@ -180,7 +180,8 @@ fn root_and_an_ordinary_user_get_the_same_bytes() {
 fn cache_with_downloads(directory: &Path) -> PathBuf {
     let cache = directory.join("cache");
     fs::create_dir_all(&cache).unwrap();
-    let _ = std::os::unix::fs::symlink(hearth::dirs::cache().join("blobs"), cache.join("blobs"));
+    remove(&cache.join("blobs"));
+    symlink(hearth::dirs::cache().join("blobs"), cache.join("blobs")).unwrap();
     cache
 }
 
@@ -221,7 +222,7 @@ fn remove_tree(cache: &Path) {
 fn a_build_that_is_killed_in_any_stage_is_simply_run_again() {
     let directory = like_small("killed");
     let (recipe, out) = (directory.join("small.toml"), directory.join("out"));
-    let _ = fs::remove_dir_all(&out);
+    remove(&out);
     remove_tree(&directory.join("cache"));
     let cache = cache_with_downloads(&directory);
     for (stage, wait) in [
@@ -233,7 +234,7 @@ fn a_build_that_is_killed_in_any_stage_is_simply_run_again() {
         let mut child = spawn(&recipe, &out, &cache);
         wait_for(&cache, stage, &mut child);
         thread::sleep(Duration::from_millis(wait));
-        let _ = child.kill();
+        child.kill().unwrap();
         child.wait().unwrap();
         thread::sleep(Duration::from_millis(300));
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
@@ -268,7 +269,7 @@ fn a_full_disk_is_the_hosts_fault_and_leaves_what_was_there() {
     let recipe = directory.join("small.toml");
     let out = directory.join("out");
     // An output of hearth's, as other directories are never replaced.
-    let _ = fs::remove_dir_all(&out);
+    remove(&out);
     succeed(Command::new("cp").arg("-a").arg(&small().1).arg(&out));
     let before = fs::read(out.join("manifest.json")).unwrap();
     let place = directory.join("disk");
@@ -300,7 +301,7 @@ fn a_hostile_package_is_refused_by_name() {
     let directory = like_small("hostile");
     let canary = directory.join("canary");
     let data = tar(&[
-        symlink("./link", directory.to_str().unwrap()),
+        tarball::symlink("./link", directory.to_str().unwrap()),
         file("./link/canary", 0o644, "x"),
     ]);
     let control =
@@ -355,7 +356,7 @@ fn a_hostile_package_is_refused_by_name() {
 fn scripts_may_be_in_the_way_of_what_is_done_beside_them() {
     let directory = workshop("beside");
     let tree = directory.join("early");
-    let _ = fs::remove_dir_all(&tree);
+    remove(&tree);
     let control = "Package: early\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n";
     let preinst = "#!/bin/sh\nmkdir -p /opt/early && echo script > /opt/early/file\n";
     let postinst = "#!/bin/sh\nmkdir -p /etc/udev/hwdb.d\n\

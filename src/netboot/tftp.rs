@@ -551,8 +551,12 @@ mod tests {
             request.options,
             [("blksize".into(), 1468), ("tsize".into(), 0)]
         );
+        // A cut request is one only where a string ends, behind the mode.
+        let mode = b"\0\x01/images/./x\0OCTET\0".len();
         for length in 0..packet.len() {
-            let _ = Request::parse(&packet[..length]);
+            let read = Request::parse(&packet[..length]).is_ok();
+            let ends = length >= mode && packet[length - 1] == 0;
+            assert_eq!(read, ends, "{length} bytes");
         }
         let code = |packet: &[u8]| Request::parse(packet).unwrap_err().0;
         assert_eq!(code(b"\0\x02a\0octet\0"), Code::AccessViolation);

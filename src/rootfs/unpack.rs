@@ -46,6 +46,20 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// Notes the directories above a path, which a package need not list; says whether all may be directories.
+    fn directories_above(&mut self, path: &Path) -> bool {
+        for above in path.ancestors().skip(1) {
+            if self.directories.contains(above) {
+                break;
+            }
+            if self.files.contains_key(above) {
+                return false;
+            }
+            self.directories.insert(above.to_path_buf());
+        }
+        true
+    }
+
     /// Notes the paths that dpkg's database lists for a package.
     pub fn add_list(&mut self, package: &str, list: &str) {
         for path in list.lines() {
@@ -356,7 +370,7 @@ impl One<'_> {
                 .claims
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if claims.files.contains_key(&key) {
+            if claims.files.contains_key(&key) || !claims.directories_above(&key) {
                 return Err(self.contest());
             }
             claims.directories.insert(key);
@@ -479,7 +493,10 @@ impl One<'_> {
             let taken = claims
                 .files
                 .insert(key.clone(), self.package.name().to_string());
-            if taken.is_some() || claims.directories.contains(&key) {
+            if taken.is_some()
+                || claims.directories.contains(&key)
+                || !claims.directories_above(&key)
+            {
                 return Err(self.contest());
             }
             self.done.list.push(path);
@@ -703,7 +720,6 @@ mod tests {
     #[test]
     fn a_link_of_another_package_leads_nowhere_but_into_the_image() {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("root");
         let here = dir.path().to_str().unwrap();
         let link = package(
             dir.path(),
@@ -712,8 +728,20 @@ mod tests {
             &[("./opt", EntryType::Symlink, here, 0o777)],
         );
         let file = package(dir.path(), "b", "", &[("./opt/evil", FILE, "x", 0o644)]);
-        // The link leads to a directory that the image does not have.
-        let _ = unpack(&root, &[link, file]);
+        // The order decides, not which thread is first: both name `opt`, one of them as a directory, unlisted.
+        let mut both = [link, file];
+        for _ in 0..50 {
+            let root = dir.path().join("link-first");
+            unpack(&root, &both).unwrap_err();
+            fs::remove_dir_all(&root).unwrap();
+            both.reverse();
+            let root = dir.path().join("file-first");
+            unpack(&root, &both).unwrap();
+            both.reverse();
+            // As dpkg has it, a directory is not replaced by a link.
+            assert_eq!(fs::read(root.join("opt/evil")).unwrap(), b"x");
+            fs::remove_dir_all(&root).unwrap();
+        }
         assert!(!dir.path().join("evil").exists());
     }
 

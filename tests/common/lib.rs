@@ -50,6 +50,21 @@ pub fn lasting(area: &str) -> PathBuf {
     directory
 }
 
+/// Removes a file or a directory that a former run of the test may have left.
+pub fn remove(path: &Path) {
+    let removed = if path.is_dir() && !path.is_symlink() {
+        std::fs::remove_dir_all(path)
+    } else {
+        std::fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            panic!("cannot remove {}: {error}", path.display())
+        }
+        _ => {}
+    }
+}
+
 /// Waits for something, within reason.
 #[track_caller]
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {

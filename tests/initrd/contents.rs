@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use common::{fail, hearth, oracle, run, succeed};
+use common::{fail, hearth, oracle, remove, run, succeed};
 use nix::unistd::getuid;
 
 use crate::{built, initrd, native, recipe, show, work};
@@ -50,7 +50,7 @@ fn gnu_cpio_unpacks_what_hearth_unpacks() {
     let unpacked = run(oracle("sh").args(["-c", &script]).current_dir(&theirs));
     let code = if getuid().is_root() { 0 } else { 2 };
     assert_eq!(unpacked.status.code(), Some(code), "{unpacked:?}");
-    fs::remove_file(theirs.join("dev/console")).ok();
+    remove(&theirs.join("dev/console"));
     succeed(
         oracle("diff")
             .args(["-r", "--no-dereference"])

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::emulator::{self, Emulator};
-use common::{hearth, oracle, succeed};
+use common::{hearth, oracle, remove, succeed};
 
 use crate::{NANOPI_NEO, VIRT_ARM, alone, built, initrd, work};
 
@@ -13,9 +13,9 @@ fn disk(directory: &Path, initrd: &Path, init: &str) -> PathBuf {
     let (root, unpacked) = (directory.join("root"), directory.join("unpacked"));
     let disk = directory.join("disk.ext4");
     // Of the last run.
-    fs::remove_dir_all(&root).ok();
-    fs::remove_dir_all(&unpacked).ok();
-    fs::remove_file(&disk).ok();
+    for left in [&root, &unpacked, &disk] {
+        remove(left);
+    }
     for below in ["sbin", "dev", "proc", "sys", "run"] {
         fs::create_dir_all(root.join(below)).unwrap();
     }
