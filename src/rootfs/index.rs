@@ -108,6 +108,26 @@ pub struct Found {
 }
 
 /// An open image: its tree in memory, its bytes in the tar. Cheap to share between threads.
+///
+/// ```
+/// # use common::tarball::{dir, file, symlink, tar};
+/// # let path = tempfile::NamedTempFile::new()?.into_temp_path();
+/// # let os = "NAME=Debian\n";
+/// # let entries = [dir("./", 0o755), symlink("etc/os-release", "../usr/lib/os-release"), file("usr/lib/os-release", 0o644, os)];
+/// # std::fs::write(&path, tar(&entries))?;
+/// use hearth::rootfs::index::{Image, Kind};
+///
+/// let image = Image::open(&path)?;
+/// // Links are followed inside the image, whatever the host has there.
+/// let found = image.follow("/etc/os-release").unwrap();
+/// assert_eq!(found.path, b"usr/lib/os-release");
+/// assert_eq!(image.read(found.number)?, b"NAME=Debian\n");
+///
+/// let mut files = 0;
+/// image.walk(|_, _, inode| files += u32::from(matches!(inode.kind, Kind::File { .. })));
+/// assert_eq!(files, 1);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct Image {
     path: PathBuf,
     file: File,

@@ -88,6 +88,21 @@ pub struct Extract<'a> {
 /// Reads an image and tells what it is. `length` is that of the file, if it is known; a pipe's is not.
 /// What lies behind the image is never read, so that an endless pipe ends.
 ///
+/// ```
+/// use hearth::uboot::read::{Image, inspect};
+/// use hearth::uboot::{ImageArch, Kind, script};
+///
+/// let mut image = script::wrap(b"echo hello\n", ImageArch::ARM, "boot", 0)?;
+/// let report = inspect(&image[..], Some(image.len() as u64), None)?;
+/// assert_eq!(report.image.kind(), Kind::SCRIPT);
+/// assert_eq!(report.parts[0].text.as_deref(), Some("echo hello\n"));
+/// assert!(report.damage().is_none());
+///
+/// image.truncate(80);
+/// assert!(inspect(&image[..], Some(80), None)?.damage().is_some());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+///
 /// # Errors
 /// A [`Fault`] without the file's name, which the caller adds, if this is no image that hearth knows, or if it lacks the
 /// file that was asked for; an [`io::Error`] of reading, or of writing what was asked for.
