@@ -569,6 +569,7 @@ mod tests {
     use super::*;
     use crate::progress::NoProgress;
     use crate::rootfs::package::PackageFile;
+    use common::tarball;
     use sha2::Sha256;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -579,25 +580,16 @@ mod tests {
     const DIR: EntryType = EntryType::Directory;
 
     fn tar_of(entries: Entries<'_>) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, kind, text, mode) in entries {
-            let mut header = tar::Header::new_gnu();
-            // Past the crate's own checks, which would not let a hostile name in.
-            header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-            header.set_entry_type(*kind);
-            header.set_mode(*mode);
-            header.set_uid(nix::unistd::getuid().as_raw().into());
-            header.set_gid(nix::unistd::getgid().as_raw().into());
-            header.set_mtime(1_000_000);
-            let data = if *kind == FILE { *text } else { "" };
-            if *kind == EntryType::Symlink || *kind == EntryType::Link {
-                header.set_link_name_literal(text).unwrap();
-            }
-            header.set_size(data.len() as u64);
-            header.set_cksum();
-            builder.append(&header, data.as_bytes()).unwrap();
-        }
-        builder.into_inner().unwrap()
+        let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(name, kind, text, mode)| {
+                tarball::entry(name, *kind, *mode, text)
+                    .owner(uid.as_raw().into(), gid.as_raw().into())
+                    .mtime(1_000_000)
+            })
+            .collect();
+        tarball::tar(&entries)
     }
 
     /// Makes a package in `directory`; `more` are further lines of its control file.
