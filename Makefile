@@ -17,7 +17,7 @@ deps:
 	@.ci/deps
 
 # What to run before each commit: nothing here boots, builds an image or needs the network.
-check: nextest lint
+check: deps nextest lint
 	cargo nextest run --locked --lib --bins
 	cargo test --locked --doc --quiet
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
