@@ -20,24 +20,24 @@ deps:
 	@.ci/deps
 
 # What to run before each commit: nothing here boots, builds an image or needs the network.
-check: nextest lint
+check: deps nextest lint
 	cargo nextest run --locked --lib --bins
 	cargo test --locked --doc --quiet
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 
-# Tests whose names begin with `long::` boot every kind of board with either initrd, one after another.
+# Tests in a module `long` boot every kind of board with either initrd, one after another.
 test: deps nextest lint
-	cargo nextest run --locked -E 'not test(/^long::/)'
+	cargo nextest run --locked -E 'not test(/(^|::)long::/)'
 
 test-long: deps nextest
-	cargo nextest run --locked -E 'test(/^long::/)'
+	cargo nextest run --locked -E 'test(/(^|::)long::/)'
 
 nextest:
 	@cargo nextest --version >/dev/null 2>&1 || cargo install --locked cargo-nextest
 
 lint:
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 deb:
 	@.ci/deb

@@ -1,14 +1,12 @@
 //! Boot scripts, as a real U-Boot in QEMU runs them, and `hearth bootscript` as a user runs it.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::emulator::{
-    Emulator, dead_network, disk, fat_disk, user_network, virt_arm, virt_arm64,
+    Emulator, VIRT_ARM, VIRT_ARM64, dead_network, disk, fat_disk, no_network, user_network,
 };
 use common::{fail, hearth, oracle, succeed};
 use hearth::data::Source;
@@ -121,10 +119,6 @@ fn mkimage(dir: &Path, arch: &str, kind: &str, data: &[u8]) -> Vec<u8> {
     fs::read(output).unwrap()
 }
 
-fn start(qemu: &str, parts: &[Vec<String>]) -> Emulator {
-    Emulator::start(qemu, &parts.concat())
-}
-
 /// What `virt1` shall boot with, by whichever way.
 fn kernel_command_line() -> String {
     format!(
@@ -140,23 +134,20 @@ fn the_card_names_its_board_and_fetches_its_script_again_until_it_boots() {
     let card = desk.script("virt1", "card");
     let tftp = desk.tftp(&[]);
     let image = fat_disk(desk.path(), &[&[("boot.scr", &card)]]);
-    let mut board = start(
-        "qemu-system-arm",
-        &[virt_arm(), disk(&image), user_network(&tftp)],
-    );
+    let mut board = VIRT_ARM.start_uboot(&[disk(&image), user_network(&tftp)]);
 
-    board.until("hearth: virt1 asks 10.0.2.2 for its boot script, attempt 1 of 10");
-    board.until("DHCP client bound");
-    board.until("Filename 'boards/virt1/boot.scr.uimg'");
-    board.until(&format!("hearth: virt1 boots {IMAGE} from 10.0.2.2"));
-    board.until(&format!(
+    board.expect("hearth: virt1 asks 10.0.2.2 for its boot script, attempt 1 of 10");
+    board.expect("DHCP client bound");
+    board.expect("Filename 'boards/virt1/boot.scr.uimg'");
+    board.expect(&format!("hearth: virt1 boots {IMAGE} from 10.0.2.2"));
+    board.expect(&format!(
         "hearth: cannot load {IMAGE} by TFTP from 10.0.2.2"
     ));
-    board.until("hearth: trying again in 5 seconds");
-    board.until("hearth: virt1 asks 10.0.2.2 for its boot script, attempt 2 of 10");
-    board.until("trying again in 5 seconds");
+    board.expect("hearth: trying again in 5 seconds");
+    board.expect("hearth: virt1 asks 10.0.2.2 for its boot script, attempt 2 of 10");
+    board.expect("trying again in 5 seconds");
     board.type_in("\u{3}");
-    board.until("hearth: stopped");
+    board.expect("hearth: stopped");
     board.interrupt_uboot();
 
     assert_eq!(board.uboot_variable("hearth_board"), "virt1");
@@ -170,12 +161,9 @@ fn a_board_without_an_answer_says_so() {
     let desk = Desk::new();
     let card = desk.script("virt1", "card");
     let image = fat_disk(desk.path(), &[&[("boot.scr", &card)]]);
-    let mut board = start(
-        "qemu-system-arm",
-        &[virt_arm(), disk(&image), dead_network()],
-    );
-    board.until("hearth: virt1 asks 10.0.2.2");
-    board.until("hearth: no answer to DHCP; is the cable in?");
+    let mut board = VIRT_ARM.start_uboot(&[disk(&image), dead_network()]);
+    board.expect("hearth: virt1 asks 10.0.2.2");
+    board.expect("hearth: no answer to DHCP; is the cable in?");
 }
 
 #[test]
@@ -190,22 +178,19 @@ fn a_zimage_boots_over_the_network_by_script_and_by_extlinux() {
         ("initrd.img", b"not really an initrd"),
     ]);
     let image = fat_disk(desk.path(), &[&[("boot.scr.uimg", &card)]]);
-    let mut board = start(
-        "qemu-system-arm",
-        &[virt_arm(), disk(&image), user_network(&tftp)],
-    );
+    let mut board = VIRT_ARM.start_uboot(&[disk(&image), user_network(&tftp)]);
     assert_boots_over_tftp(&mut board, "Kernel image @ ");
 
-    let mut board = start("qemu-system-arm", &[virt_arm(), user_network(&tftp)]);
-    board.until("Hit any key");
+    let mut board = VIRT_ARM.start_uboot(&[user_network(&tftp)]);
+    board.expect("Hit any key");
     board.interrupt_uboot();
     board.uboot("setenv -f ethaddr 02:00:5e:10:00:07");
     board.uboot("setenv autoload no; dhcp; setenv serverip 10.0.2.2");
     board.uboot("pxe get");
     board.type_in("pxe boot\n");
-    board.until("append: ");
-    assert_eq!(board.until("\r\n"), kernel_command_line());
-    board.until("Starting kernel ...");
+    board.expect("append: ");
+    assert_eq!(board.expect("\r\n"), kernel_command_line());
+    board.expect("Starting kernel ...");
 }
 
 #[test]
@@ -215,10 +200,7 @@ fn a_64_bit_image_boots_over_the_network() {
     let initrd = mkimage(desk.path(), "arm64", "ramdisk", b"not really an initrd");
     let tftp = desk.tftp(&[("vmlinuz", &idle_image()), ("uInitrd", &initrd)]);
     let image = fat_disk(desk.path(), &[&[("boot.scr", &card)]]);
-    let mut board = start(
-        "qemu-system-aarch64",
-        &[virt_arm64(), disk(&image), user_network(&tftp)],
-    );
+    let mut board = VIRT_ARM64.start_uboot(&[disk(&image), user_network(&tftp)]);
     assert_boots_over_tftp(&mut board, "Loading init Ramdisk from Legacy Image");
 }
 
@@ -244,21 +226,18 @@ fn a_kernel_that_is_a_uimage_boots_over_the_network() {
     let kernel = mkimage(desk.path(), "arm", "kernel", &idle_zimage());
     let tftp = desk.tftp(&[("vmlinuz", &kernel), ("uInitrd", &initrd)]);
     let image = fat_disk(desk.path(), &[&[("boot.scr", &card)]]);
-    let mut board = start(
-        "qemu-system-arm",
-        &[virt_arm(), disk(&image), user_network(&tftp)],
-    );
+    let mut board = VIRT_ARM.start_uboot(&[disk(&image), user_network(&tftp)]);
     assert_boots_over_tftp(&mut board, "Booting kernel from Legacy Image");
 }
 
 fn assert_boots_over_tftp(board: &mut Emulator, kernel: &str) {
-    board.until("## Executing script");
-    board.until(&format!("Filename 'images/{IMAGE}/vmlinuz'"));
-    board.until(&format!("Filename 'images/{IMAGE}/uInitrd'"));
-    board.until(kernel);
-    board.until("Verifying Checksum ... OK");
-    board.until("Flattened Device Tree blob");
-    board.until("Starting kernel ...");
+    board.expect("## Executing script");
+    board.expect(&format!("Filename 'images/{IMAGE}/vmlinuz'"));
+    board.expect(&format!("Filename 'images/{IMAGE}/uInitrd'"));
+    board.expect(kernel);
+    board.expect("Verifying Checksum ... OK");
+    board.expect("Flattened Device Tree blob");
+    board.expect("Starting kernel ...");
 }
 
 #[test]
@@ -274,19 +253,15 @@ fn the_local_script_boots_from_the_second_partition() {
             &[("vmlinuz", &kernel), ("uInitrd", &initrd)],
         ],
     );
-    let no_network = vec!["-nic".into(), "none".into()];
-    let mut board = start(
-        "qemu-system-arm",
-        &[virt_arm(), disk(&image), no_network.clone()],
-    );
-    board.until("hearth: virt1 boots /vmlinuz from virtio 0:2");
-    board.until("Verifying Checksum ... OK");
-    board.until("Starting kernel ...");
+    let mut board = VIRT_ARM.start_uboot(&[disk(&image), no_network()]);
+    board.expect("hearth: virt1 boots /vmlinuz from virtio 0:2");
+    board.expect("Verifying Checksum ... OK");
+    board.expect("Starting kernel ...");
     drop(board);
 
     let image = fat_disk(desk.path(), &[&[("boot.scr", &local)], &[]]);
-    let mut board = start("qemu-system-arm", &[virt_arm(), disk(&image), no_network]);
-    board.until("hearth: nothing boots from virtio 0:2");
+    let mut board = VIRT_ARM.start_uboot(&[disk(&image), no_network()]);
+    board.expect("hearth: nothing boots from virtio 0:2");
     board.interrupt_uboot();
     let arguments = board.uboot_variable("bootargs");
     assert!(
@@ -357,9 +332,8 @@ fn no_value_breaks_out_in_a_real_uboot() {
 
     let desk = Desk::new();
     let image = fat_disk(desk.path(), &[&[("boot.scr", &boot_scr)]]);
-    let no_network = vec!["-nic".into(), "none".into()];
-    let mut board = start("qemu-system-arm", &[virt_arm(), disk(&image), no_network]);
-    board.until("ALL SET");
+    let mut board = VIRT_ARM.start_uboot(&[disk(&image), no_network()]);
+    board.expect("ALL SET");
     board.interrupt_uboot();
     for (n, value) in values.iter().enumerate() {
         assert_eq!(

@@ -2,24 +2,21 @@
 //!
 //! A small recipe without a kernel keeps it quick; its stages are in the default cache, where the tests share them.
 
-mod common;
-#[path = "common/small.rs"]
-mod small_image;
-
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{fail, hearth, oracle, pack, run, succeed};
+use common::small::{SMALL, small, workshop};
+use common::tarball::{self, file, tar};
+use common::{fail, hearth, lasting, oracle, pack, remove, run, succeed};
 use hearth::image::Manifest;
 use hearth::image::index::{Image, Kind};
 use hearth::recipe::{Lock, LockedPackage, Recipe, Role};
 use sha2::{Digest, Sha256};
-use small_image::{SMALL, small, workshop};
 
 /// How long one build may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
@@ -322,7 +319,7 @@ fn root_and_an_ordinary_user_get_the_same_bytes() {
     let recipe = like_small("verified").join("small.toml");
     let open = Path::new("/var/tmp/hearth-test-recipe");
     // The other user has to read it.
-    let _ = fs::remove_dir_all(open);
+    remove(open);
     fs::create_dir_all(open).unwrap();
     for name in ["small.toml", "small.lock", "motd"] {
         fs::copy(recipe.with_file_name(name), open.join(name)).unwrap();
@@ -337,7 +334,8 @@ fn root_and_an_ordinary_user_get_the_same_bytes() {
 fn cache_with_downloads(directory: &Path) -> PathBuf {
     let cache = directory.join("cache");
     fs::create_dir_all(&cache).unwrap();
-    let _ = std::os::unix::fs::symlink(hearth::dirs::cache().join("blobs"), cache.join("blobs"));
+    remove(&cache.join("blobs"));
+    symlink(hearth::dirs::cache().join("blobs"), cache.join("blobs")).unwrap();
     cache
 }
 
@@ -378,7 +376,7 @@ fn remove_tree(cache: &Path) {
 fn a_build_that_is_killed_in_any_stage_is_simply_run_again() {
     let directory = like_small("killed");
     let (recipe, out) = (directory.join("small.toml"), directory.join("out"));
-    let _ = fs::remove_dir_all(&out);
+    remove(&out);
     remove_tree(&directory.join("cache"));
     let cache = cache_with_downloads(&directory);
     for (stage, wait) in [
@@ -390,7 +388,7 @@ fn a_build_that_is_killed_in_any_stage_is_simply_run_again() {
         let mut child = spawn(&recipe, &out, &cache);
         wait_for(&cache, stage, &mut child);
         thread::sleep(Duration::from_millis(wait));
-        let _ = child.kill();
+        child.kill().unwrap();
         child.wait().unwrap();
         thread::sleep(Duration::from_millis(300));
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
@@ -425,7 +423,7 @@ fn a_full_disk_is_the_hosts_fault_and_leaves_what_was_there() {
     let recipe = directory.join("small.toml");
     let out = directory.join("out");
     // An output of hearth's, as other directories are never replaced.
-    let _ = fs::remove_dir_all(&out);
+    remove(&out);
     succeed(Command::new("cp").arg("-a").arg(&small().1).arg(&out));
     let before = fs::read(out.join("manifest.json")).unwrap();
     let place = directory.join("disk");
@@ -456,48 +454,18 @@ fn a_full_disk_is_the_hosts_fault_and_leaves_what_was_there() {
 fn a_hostile_package_is_refused_by_name() {
     let directory = like_small("hostile");
     let canary = directory.join("canary");
-    let mut data = tar::Builder::new(Vec::new());
-    for (name, kind, text) in [
-        (
-            "./link",
-            tar::EntryType::Symlink,
-            directory.to_str().unwrap(),
-        ),
-        ("./link/canary", tar::EntryType::Regular, "x"),
-    ] {
-        let mut header = tar::Header::new_gnu();
-        header.set_path(name).unwrap();
-        header.set_entry_type(kind);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        let content = if kind == tar::EntryType::Regular {
-            text
-        } else {
-            ""
-        };
-        if kind == tar::EntryType::Symlink {
-            header.set_link_name(text).unwrap();
-        }
-        header.set_size(content.len() as u64);
-        header.set_cksum();
-        data.append(&header, content.as_bytes()).unwrap();
-    }
+    let data = tar(&[
+        tarball::symlink("./link", directory.to_str().unwrap()),
+        file("./link/canary", 0o644, "x"),
+    ]);
     let control =
         "Package: evil\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: evil\n";
-    let mut control_tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_path("./control").unwrap();
-    header.set_mode(0o644);
-    header.set_size(control.len() as u64);
-    header.set_cksum();
-    control_tar.append(&header, control.as_bytes()).unwrap();
+    let control = tar(&[file("./control", 0o644, control)]);
     let mut deb = ar::Builder::new(fs::File::create(directory.join("evil.deb")).unwrap());
     for (name, bytes) in [
         ("debian-binary", b"2.0\n".to_vec()),
-        ("control.tar", control_tar.into_inner().unwrap()),
-        ("data.tar", data.into_inner().unwrap()),
+        ("control.tar", control),
+        ("data.tar", data),
     ] {
         let header = ar::Header::new(name.into(), bytes.len() as u64);
         deb.append(&header, &bytes[..]).unwrap();
@@ -542,7 +510,7 @@ fn a_hostile_package_is_refused_by_name() {
 fn scripts_may_be_in_the_way_of_what_is_done_beside_them() {
     let directory = workshop("beside");
     let tree = directory.join("early");
-    let _ = fs::remove_dir_all(&tree);
+    remove(&tree);
     let control = "Package: early\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n";
     let preinst = "#!/bin/sh\nmkdir -p /opt/early && echo script > /opt/early/file\n";
     let postinst = "#!/bin/sh\nmkdir -p /etc/udev/hwdb.d\n\
@@ -744,7 +712,7 @@ fn the_tree_is_that_of_mmdebstrap_but_for_what_is_explained() {
 
 #[test]
 fn the_shipped_recipe_gives_a_kernel_device_trees_and_bootloaders() {
-    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("build/trixie-armhf");
+    let out = lasting("build").join("trixie-armhf");
     succeed(
         hearth()
             .args(["build", "trixie-armhf", "--locked", "-o"])

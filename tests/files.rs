@@ -1,7 +1,5 @@
 //! `hearth files`, and an installed hearth that has nothing but its binary and an empty home.
 
-mod common;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

@@ -1,7 +1,5 @@
 //! Owns the tests of the initrd's shell functions, run by busybox on files that look like `/sys` and `/dev`. Never boots.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
@@ -326,4 +324,21 @@ fn device_numbers_are_decimal_pairs_or_hexadecimal() {
         );
         assert_eq!(told, known, "{text}");
     }
+}
+
+#[test]
+fn the_shell_scripts_are_clean() {
+    let scripts = [
+        "init.sh",
+        "ip.sh",
+        "root.sh",
+        "udhcpc.sh",
+        "initramfs/bottom.sh",
+        "initramfs/functions.sh",
+        "initramfs/hook.sh",
+        "initramfs/init-top.sh",
+        "initramfs/nfs.sh",
+    ]
+    .map(|name| common::repository().join("src/initrd").join(name));
+    succeed(oracle("shellcheck").args(["-s", "sh"]).args(scripts));
 }

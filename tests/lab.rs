@@ -1,16 +1,15 @@
 //! The lab's API with the real agent: checks in, runs jobs, survives a lab that dies. The agent runs here under dash
 //! and busybox; curl, awk and tar are its own programs.
 
-mod common;
-
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::{set_agent_paths, wait_for};
 use hearth::job::{Collector, JobSettings, Loader, Merger, NumberedLine, Outcome, Trust, payload};
 use hearth::lab::{Claim, JobState, Known, LabStore, List, OPENAPI, listing, router};
 use hearth::netboot::http;
@@ -20,9 +19,6 @@ use sha2::Digest;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
-
-/// How long anything here may take.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long, in seconds, a board stays on without a job.
 const IDLE: f64 = 1.0;
@@ -49,13 +45,12 @@ impl Agent {
         .unwrap();
         fs::write(path("console"), "").unwrap();
         let mut words = shell.split(' ');
-        let child = Command::new(words.next().unwrap())
+        let mut command = Command::new(words.next().unwrap());
+        set_agent_paths(&mut command, dir.path());
+        let child = command
             .args(words)
-            .arg(common::repository().join("src/agent/hearth-agent"))
-            .env("HEARTH_CMDLINE", path("cmdline"))
+            .arg(common::agent())
             .env("HEARTH_CONSOLE", path("console"))
-            .env("HEARTH_WORK", path("work"))
-            .env("HEARTH_NET", path("net"))
             .env(
                 "HEARTH_POWEROFF",
                 format!("touch {}", path("off").display()),
@@ -141,14 +136,6 @@ fn job(steps: &str) -> Vec<u8> {
     let mut tar = Vec::new();
     payload(&mut tar, &loaded, &mut loader, &settings).unwrap();
     tar
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "waited for {what} in vain");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 fn finished(store: &LabStore, id: i64) -> bool {

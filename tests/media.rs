@@ -1,12 +1,10 @@
 //! SD images and flashing, against fdisk, gdisk, dosfstools, mtools, bmaptool and emulated boards.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::emulator::{self, Emulator};
+use common::emulator::{Emulator, NANOPI_NEO, VIRT_ARM, disk, user_network};
 use common::{fail, hearth, oracle, run, succeed};
 use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
 use hearth::ops::bootloader;
@@ -520,29 +518,25 @@ fn card_and_tree(board: &str) -> TempDir {
 const IMAGE: &str = "trixie-armhf-0123456789ab";
 
 /// Follows the board from its card to its own script on the network.
-fn runs_its_own_script(board: &str, arguments: &[String]) {
-    let mut console = Emulator::start("qemu-system-arm", arguments);
-    console.until(&format!(
+fn runs_its_own_script(board: &str, mut console: Emulator) {
+    console.expect(&format!(
         "hearth: {board} asks 10.0.2.2 for its boot script"
     ));
-    console.until(&format!("hearth: {board} boots {IMAGE} from 10.0.2.2"));
+    console.expect(&format!("hearth: {board} boots {IMAGE} from 10.0.2.2"));
     // What stands for the kernel is none: all was loaded, and U-Boot tried it.
-    console.until("hearth: bootz came back");
+    console.expect("hearth: bootz came back");
 }
 
 #[test]
 fn nanopi_neo_goes_from_its_card_by_spl_and_u_boot_to_its_own_script() {
     let dir = card_and_tree("nanopi-neo");
-    let card = dir.path().join("card.img");
-    let arguments = [
-        "-M",
-        "orangepi-pc",
-        "-drive",
-        &format!("format=raw,if=sd,file={}", card.display()),
-        "-nic",
-        &format!("user,tftp={}", dir.path().join("tftp").display()),
-    ];
-    runs_its_own_script("nanopi-neo", &arguments.map(String::from));
+    let card = dir.path().join("card.img").display().to_string();
+    let tftp = dir.path().join("tftp").display().to_string();
+    let mut command = NANOPI_NEO.command();
+    command
+        .args(["-drive", &format!("format=raw,if=sd,file={card}")])
+        .args(["-nic", &format!("user,tftp={tftp}")]);
+    runs_its_own_script("nanopi-neo", Emulator::start_bootloader(&mut command));
 }
 
 #[test]
@@ -559,13 +553,13 @@ fn a_virt_board_with_trixies_u_boot_runs_the_script_on_its_card() {
     let firmware = dir
         .path()
         .join("bootloader/qemu-virt-arm/usr/lib/u-boot/qemu_arm/u-boot.bin");
-    let mut arguments = ["-M", "virt", "-cpu", "cortex-a15", "-m", "512", "-bios"]
-        .map(String::from)
-        .to_vec();
-    arguments.push(firmware.display().to_string());
-    arguments.extend(emulator::user_network(&dir.path().join("tftp")));
-    arguments.extend(emulator::disk(&dir.path().join("card.img")));
-    runs_its_own_script("qemu-virt-arm", &arguments);
+    let mut command = VIRT_ARM.command();
+    command
+        .arg("-bios")
+        .arg(firmware)
+        .args(user_network(&dir.path().join("tftp")))
+        .args(disk(&dir.path().join("card.img")));
+    runs_its_own_script("qemu-virt-arm", Emulator::start_bootloader(&mut command));
 }
 
 #[test]
@@ -575,17 +569,20 @@ fn a_board_without_a_card_finds_its_script_by_its_mac() {
     let board = lab.board("qemu-virt-arm").unwrap();
     let tree = dir.path().join("tftp");
     // Bookworm's U-Boot runs the script that DHCP names. It misreads the MAC of a PCI device.
-    let mut arguments = emulator::virt_arm();
-    arguments.extend(["-nodefaults".into(), "-netdev".into()]);
-    let tftp = tree.display();
-    arguments.push(format!("user,id=net,bootfile=boot.scr.uimg,tftp={tftp}"));
-    let device = format!("virtio-net-device,netdev=net,mac={}", board.mac);
-    arguments.extend(["-device".into(), device]);
-    let mut console = Emulator::start("qemu-system-arm", &arguments);
-    console.until(&format!(
+    let network = [
+        "-nodefaults",
+        "-netdev",
+        &format!("user,id=net,bootfile=boot.scr.uimg,tftp={}", tree.display()),
+        "-device",
+        &format!("virtio-net-device,netdev=net,mac={}", board.mac),
+    ]
+    .map(String::from)
+    .to_vec();
+    let mut console = VIRT_ARM.start_uboot(&[network]);
+    console.expect(&format!(
         "hearth: qemu-virt-arm boots {IMAGE} from 10.0.2.2"
     ));
-    console.until("hearth: bootz came back");
+    console.expect("hearth: bootz came back");
 
     // What any server would serve, and nothing else.
     let listed = succeed(

@@ -1,8 +1,6 @@
 //! What native tools cannot do for maintainer scripts, and what is done then: the image has the bytes of one that was built
 //! with all programs emulated. Needs user namespaces, qemu-user and a mirror.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

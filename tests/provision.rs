@@ -1,101 +1,39 @@
 //! `hearth provision`, against GNU find and tar, and nfs-utils' own reading of the exports file.
 
-mod common;
-
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::tarball::{Entry, dir, entry, file, hard_link, symlink, tar};
 use common::{fail, hearth, oracle, succeed};
-use tar::{EntryType, Header};
+use tar::EntryType;
 use tempfile::TempDir;
 
-/// A member of a tar.
-struct Member {
-    name: &'static str,
-    kind: EntryType,
-    mode: u32,
-    owner: (u64, u64),
-    /// Bytes of a file, target of a link.
-    data: Vec<u8>,
-}
-
-fn member(
-    name: &'static str,
-    kind: EntryType,
-    mode: u32,
-    owner: (u64, u64),
-    data: &[u8],
-) -> Member {
-    Member {
-        name,
-        kind,
-        mode,
-        owner,
-        data: data.to_vec(),
-    }
-}
-
 /// What a root file system has of everything, in the order of an image's tar.
-fn members() -> Vec<Member> {
-    use EntryType::{Directory, Fifo, Link, Regular, Symlink};
+fn members() -> Vec<Entry> {
     let large: Vec<u8> = (0..3_000_001u32).map(|n| (n % 251) as u8).collect();
     vec![
-        member("./", Directory, 0o755, (0, 0), b""),
-        member("bin", Symlink, 0o777, (0, 0), b"usr/bin"),
-        member("etc/", Directory, 0o755, (0, 0), b""),
-        member("etc/shadow", Regular, 0o640, (0, 42), b"root:*::\n"),
-        member("home/", Directory, 0o755, (0, 0), b""),
-        member("home/me/", Directory, 0o700, (1000, 1000), b""),
-        member(
-            "home/me/na\u{ef}ve name\n",
-            Regular,
-            0o644,
-            (1000, 1000),
-            b"x",
-        ),
-        member("run/", Directory, 0o755, (0, 0), b""),
-        member("run/pipe", Fifo, 0o622, (0, 5), b""),
-        member("tmp/", Directory, 0o1777, (0, 0), b""),
-        member("usr/", Directory, 0o755, (0, 0), b""),
-        member("usr/bin/", Directory, 0o755, (0, 0), b""),
-        member("usr/bin/big", Regular, 0o755, (0, 0), &large),
-        member("usr/bin/perl", Regular, 0o755, (0, 0), b"#!perl"),
-        member("usr/bin/perl5", Link, 0o755, (0, 0), b"usr/bin/perl"),
-        member("usr/bin/su", Regular, 0o4755, (0, 0), b"su"),
-        member("usr/bin/wall", Regular, 0o2755, (0, 5), b"wall"),
-        member("var/", Directory, 0o755, (0, 0), b""),
-        member("var/mail/", Directory, 0o2775, (0, 8), b""),
+        dir("./", 0o755),
+        symlink("bin", "usr/bin"),
+        dir("etc/", 0o755),
+        file("etc/shadow", 0o640, "root:*::\n").owner(0, 42),
+        dir("home/", 0o755),
+        dir("home/me/", 0o700).owner(1000, 1000),
+        file("home/me/na\u{ef}ve name\n", 0o644, "x").owner(1000, 1000),
+        dir("run/", 0o755),
+        entry("run/pipe", EntryType::Fifo, 0o622, "").owner(0, 5),
+        dir("tmp/", 0o1777),
+        dir("usr/", 0o755),
+        dir("usr/bin/", 0o755),
+        file("usr/bin/big", 0o755, large),
+        file("usr/bin/perl", 0o755, "#!perl"),
+        hard_link("usr/bin/perl5", 0o755, "usr/bin/perl"),
+        file("usr/bin/su", 0o4755, "su"),
+        file("usr/bin/wall", 0o2755, "wall").owner(0, 5),
+        dir("var/", 0o755),
+        dir("var/mail/", 0o2775).owner(0, 8),
     ]
-}
-
-fn write_tar(path: &Path, members: &[Member]) {
-    let mut archive = tar::Builder::new(fs::File::create(path).unwrap());
-    for member in members {
-        let mut header = Header::new_ustar();
-        let is_link = matches!(member.kind, EntryType::Symlink | EntryType::Link);
-        header.as_ustar_mut().unwrap().name[..member.name.len()]
-            .copy_from_slice(member.name.as_bytes());
-        header.set_entry_type(member.kind);
-        header.set_mode(member.mode);
-        header.set_uid(member.owner.0);
-        header.set_gid(member.owner.1);
-        header.set_mtime(1_700_000_000);
-        header.set_size(0);
-        let data: &[u8] = if is_link {
-            header.set_link_name_literal(&member.data).unwrap();
-            &[]
-        } else {
-            header.set_size(member.data.len() as u64);
-            &member.data
-        };
-        header.set_device_major(0).unwrap();
-        header.set_device_minor(0).unwrap();
-        header.set_cksum();
-        archive.append(&header, data).unwrap();
-    }
-    archive.finish().unwrap();
 }
 
 /// A build's output, and a place to lay it out.
@@ -119,10 +57,10 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    fn build(&self, image: &str, members: &[Member]) {
+    fn build(&self, image: &str, members: &[Entry]) {
         let build = self.path("build");
         fs::create_dir_all(&build).unwrap();
-        write_tar(&build.join("rootfs.tar"), members);
+        fs::write(build.join("rootfs.tar"), tar(members)).unwrap();
         fs::write(build.join("manifest.json"), common::manifest(image)).unwrap();
     }
 
@@ -354,16 +292,16 @@ fn a_version_laid_out_is_not_laid_out_again_nor_half_a_one_left() {
 
 #[test]
 fn what_would_lead_out_of_the_tree_is_refused() {
-    let escape = |members: &[Member], says: &str| {
+    let escape = |members: &[Entry], says: &str| {
         let bench = Bench::new();
         bench.build(SECOND, members);
         fail(&mut bench.provision(&[]), 2, says);
         assert!(!bench.path("escaped").exists() && !bench.version(SECOND).exists());
     };
-    let file = |name| member(name, EntryType::Regular, 0o644, (0, 0), b"x");
+    let file = |name| file(name, 0o644, "x");
     escape(&[file("../../escaped")], "..");
     // Below a symbolic link there is nothing.
-    let link = member("out", EntryType::Symlink, 0o777, (0, 0), b"../..");
+    let link = symlink("out", "../..");
     escape(&[link, file("out/escaped")], "out");
 }
 

@@ -1,8 +1,6 @@
 //! Programs of an image in the sandbox: for root and for an ordinary user, with nothing of the host's in
 //! reach and nothing left behind. Needs qemu-user, uidmap, dpkg-deb, util-linux and a mirror (or a cache that has the
 //! packages of the shipped locks). Run by root, it makes the user `hearth-test`.
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};

@@ -1,9 +1,5 @@
 //! `hearth serve` with emulated boards: from their cards over TFTP and NFS to a login, as a lab's boards boot.
 
-mod common;
-#[path = "common/guest.rs"]
-mod guest;
-
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -11,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{hearth, oracle, repository, succeed};
-use guest::Guest;
+use common::emulator::{Emulator, VIRT_ARM};
+use common::{hearth, lasting, oracle, repository, succeed};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getuid};
 
@@ -102,9 +98,7 @@ impl Drop for Serve {
 
 /// A lab with boards of one type, built and with their cards written.
 fn lab(name: &str, boards: &[&str]) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("serve")
-        .join(name);
+    let directory = lasting(&format!("serve/{name}"));
     fs::create_dir_all(directory.join("recipes")).unwrap();
     let shipped = repository().join("recipes/trixie-armhf.toml");
     let mut recipe = fs::read_to_string(shipped).unwrap();
@@ -141,11 +135,10 @@ fn mac(directory: &Path, board: &str) -> String {
     shown["mac"].as_str().unwrap().to_string()
 }
 
-fn boot(network: &Network, directory: &Path, number: u8, board: &str) -> Guest {
+fn boot(network: &Network, directory: &Path, number: u8, board: &str) -> Emulator {
     let net = format!("10.99.{number}");
-    let mut qemu = network.command(oracle("qemu-system-arm").get_program());
-    qemu.args(["-M", "virt", "-cpu", "cortex-a15", "-m", "512", "-bios", UBOOT])
-        .args(["-nographic", "-monitor", "none", "-serial", "stdio", "-no-reboot"])
+    let mut qemu = VIRT_ARM.command();
+    qemu.args(["-bios", UBOOT])
         .args(["-drive", &format!("if=virtio,format=raw,file={board}.img")])
         .args([
             "-netdev",
@@ -153,13 +146,14 @@ fn boot(network: &Network, directory: &Path, number: u8, board: &str) -> Guest {
                 "user,id=net,ipv6=off,net={net}.0/24,host={net}.2,dns={net}.3,dhcpstart={net}.15,hostname={board}"
             ),
         ])
-        .args(["-device", &format!("virtio-net-pci,romfile=,netdev=net,mac={}", mac(directory, board))])
-        .current_dir(directory);
-    Guest::start(&mut qemu, "serve", board)
+        .args(["-device", &format!("virtio-net-pci,romfile=,netdev=net,mac={}", mac(directory, board))]);
+    let mut inside = network.command(qemu.get_program());
+    inside.args(qemu.get_args()).current_dir(directory);
+    Emulator::start(&mut inside, &format!("serve/{board}"))
 }
 
 /// Logs in to a board when it has come up, and makes sure that it has its own name and MAC.
-fn log_in(directory: &Path, name: &str, board: &mut Guest) {
+fn log_in(directory: &Path, name: &str, board: &mut Emulator) {
     board.expect(&format!("{name} login:"));
     board.insist("root", &format!("root@{name}:"));
     // Written so that the echo of the line does not look like its answer.
@@ -207,7 +201,7 @@ mod long {
         let directory = lab("eight", &names);
         let network = Network::start();
         let serve = Serve::start(&network, &directory);
-        let mut boards: Vec<(&str, Guest)> = (1..)
+        let mut boards: Vec<(&str, Emulator)> = (1..)
             .zip(names)
             .map(|(number, name)| (name, boot(&network, &directory, number, name)))
             .collect();

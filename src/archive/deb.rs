@@ -44,6 +44,29 @@ impl Control {
 ///
 /// The ar headers are parsed here and not by the crate `ar`, which allocates whatever length a
 /// header claims for a name table.
+///
+/// ```
+/// # let dir = tempfile::tempdir()?;
+/// # let path = dir.path().join("hello.deb");
+/// # let member = |name, text| common::tarball::tar(&[common::tarball::file(name, 0o644, text)]);
+/// # let mut ar = ar::Builder::new(std::fs::File::create(&path)?);
+/// # for (name, data) in [
+/// #     ("debian-binary", b"2.0\n".to_vec()),
+/// #     ("control.tar", member("./control", "Package: hello\nVersion: 1\n")),
+/// #     ("data.tar", member("./etc/hello", "hello")),
+/// # ] {
+/// #     ar.append(&ar::Header::new(name.into(), data.len() as u64), &data[..])?;
+/// # }
+/// # drop(ar);
+/// use hearth::archive::deb::Deb;
+///
+/// let mut deb = Deb::open(&path)?;
+/// assert!(deb.control()?.paragraph.starts_with("Package: hello\n"));
+/// let mut files = tar::Archive::new(deb.data(1)?);
+/// let first = files.entries()?.next().unwrap()?;
+/// assert_eq!(&*first.path_bytes(), b"./etc/hello");
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct Deb {
     path: PathBuf,
     size: u64,

@@ -46,6 +46,16 @@ impl Relation<'_> {
 
 /// The groups of a field, in order; each is a list of alternatives. Text that does not parse
 /// becomes a relation with that text as its name, which no package has.
+///
+/// ```
+/// use hearth::archive::relation::parse;
+///
+/// let groups: Vec<_> = parse("libc6 (>= 2.36), default-mta | mail-transport-agent").collect();
+/// assert_eq!(groups.len(), 2);
+/// assert!(groups[0][0].admits(Some("2.41-12")));
+/// assert!(!groups[0][0].admits(Some("2.31-13")));
+/// assert_eq!(groups[1][1].name, "mail-transport-agent");
+/// ```
 pub fn parse(field: &str) -> impl Iterator<Item = Vec<Relation<'_>>> {
     field
         .split(',')

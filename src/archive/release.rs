@@ -86,7 +86,12 @@ impl Release {
         Ok(release)
     }
 
-    fn parse(suite: &str, mirrors: Vec<String>, text: &str, message: &[u8]) -> Result<Self> {
+    pub(super) fn parse(
+        suite: &str,
+        mirrors: Vec<String>,
+        text: &str,
+        message: &[u8],
+    ) -> Result<Self> {
         let wrong = |what: &str| malformed(suite, what);
         let paragraphs = parse_borrowed(text).map_err(|error| wrong(&error.to_string()))?;
         let [fields] = paragraphs.as_slice() else {

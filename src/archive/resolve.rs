@@ -532,3 +532,6 @@ impl<'a> Solver<'a> {
         reasons.join(", ")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,21 @@ impl Keyring {
     ///
     /// `now` is in seconds since 1970. With `even_expired`, signatures and keys are accepted that
     /// had not expired when the signature was made.
+    ///
+    /// ```
+    /// use hearth::archive::{Keyring, SignatureError};
+    ///
+    /// let keyring = Keyring::load("fixtures/signature/key.asc".as_ref())?;
+    /// let message = std::fs::read_to_string("fixtures/signature/InRelease")?;
+    /// let now = 1_750_000_000;
+    /// let signed = keyring.verify(message.as_bytes(), now, false)?;
+    /// assert!(signed.text.starts_with("Suite: stable\n"));
+    ///
+    /// let changed = message.replace("Suite: stable", "Suite: unstable");
+    /// let refused = keyring.verify(changed.as_bytes(), now, false);
+    /// assert!(matches!(refused, Err(SignatureError::Tampered)));
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     pub fn verify(
         &self,
         message: &[u8],

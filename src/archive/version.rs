@@ -5,6 +5,16 @@ use std::cmp::Ordering;
 
 /// Compares two versions as `dpkg --compare-versions` does. A missing epoch or revision counts as
 /// 0.
+///
+/// ```
+/// use std::cmp::Ordering;
+///
+/// use hearth::archive::version::compare;
+///
+/// assert_eq!(compare("1.10-1", "1.9-1"), Ordering::Greater);
+/// assert_eq!(compare("2.0~rc1-1", "2.0-1"), Ordering::Less);
+/// assert_eq!(compare("1:0.1", "99"), Ordering::Greater);
+/// ```
 pub fn compare(a: &str, b: &str) -> Ordering {
     let (epoch_a, upstream_a, revision_a) = split(a);
     let (epoch_b, upstream_b, revision_b) = split(b);

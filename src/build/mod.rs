@@ -5,6 +5,7 @@ mod boot;
 mod image;
 mod initrd;
 mod inventory;
+mod keys;
 mod pipeline;
 mod plan;
 mod publish;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boot;
 use super::image::{IMAGE, ImageInput};
+use super::keys::{configure_key, image_key};
 use super::plan::Plan;
 use super::publish::{collect, publish, set_date};
 use super::sbom;
@@ -23,13 +24,6 @@ use crate::progress::{Progress, Unit};
 use crate::recipe::Role;
 use crate::rootfs::{CONFIGURE, LAYERS_BELOW, PackagesInput, TOOLS, UNPACK, fallback, tools};
 use crate::sandbox::{Namespaces, owners, remove};
-
-/// Raised when a stage's code produces different output from the same inputs.
-const UNPACK_REVISION: u32 = 1;
-const TOOLS_REVISION: u32 = 6;
-const CONFIGURE_REVISION: u32 = 4;
-const IMAGE_REVISION: u32 = 5;
-const BOOT_REVISION: u32 = 1;
 
 /// The result of a build.
 #[derive(Clone, Debug)]
@@ -150,14 +144,7 @@ impl<'a> Pipeline<'a> {
 
     pub(super) fn unpack(&mut self) -> Result<Made> {
         let plan = self.plan;
-        let mut key = Key::new("unpack", UNPACK_REVISION)
-            .with("architecture", plan.recipe.arch.debian())
-            .with("epoch", plan.epoch.to_string())
-            .with("owners on this host", owners()?);
-        for (package, _) in plan.of_role(Role::Root) {
-            key = key.with(format!("package {}", package.name), &package.sha256);
-        }
-        self.stage(key, |directory| {
+        self.stage(plan.unpack_key(owners()?), |directory| {
             let input = plan.packages_input(Role::Root, directory, &[]);
             Namespaces::running(plan.recipe.arch).step(&UNPACK, &input, self.progress)?;
             Ok(Facts::default())
@@ -172,12 +159,8 @@ impl<'a> Pipeline<'a> {
         if plan.emulate || !tools::are_native() || plan.of_role(Role::Tool).next().is_none() {
             return Ok(None);
         }
-        let mut key = Key::new("tools", TOOLS_REVISION).with("stage unpack", &unpacked.digest);
-        for (package, _) in plan.of_role(Role::Tool) {
-            key = key.with(format!("package {}", package.name), &package.sha256);
-        }
         let progress = self.progress;
-        self.stage(key, |directory| {
+        self.stage(plan.tools_key(&unpacked.digest), |directory| {
             let input = PackagesInput {
                 image: plan.package_files(Role::Root),
                 ..plan.packages_input(Role::Tool, directory, &unpacked.layers)
@@ -191,11 +174,10 @@ impl<'a> Pipeline<'a> {
     pub(super) fn configure(&mut self, unpacked: &Made) -> Result<Made> {
         let plan = self.plan;
         let tools = self.tools(unpacked)?;
-        let mut key =
-            Key::new("configure", CONFIGURE_REVISION).with("stage unpack", &unpacked.digest);
-        if let Some(tools) = &tools {
-            key = key.with("stage tools", &tools.digest);
-        }
+        let key = configure_key(
+            &unpacked.digest,
+            tools.as_ref().map(|made| made.digest.as_str()),
+        );
         let progress = self.progress;
         let tools = tools.as_ref().map(|made| made.stored.path.as_path());
         self.stage(key, |directory| {
@@ -219,10 +201,7 @@ impl<'a> Pipeline<'a> {
     pub(super) fn image(&mut self, configured: &Made) -> Result<Made> {
         let plan = self.plan;
         let customisation = plan.customisation()?;
-        let mut key = Key::new("image", IMAGE_REVISION).with("stage configure", &configured.digest);
-        for (name, value) in customisation.inputs()? {
-            key = key.with(name, value);
-        }
+        let key = image_key(&configured.digest, &customisation)?;
         let progress = self.progress;
         self.stage(key, |directory| {
             let input = ImageInput {
@@ -248,13 +227,7 @@ impl<'a> Pipeline<'a> {
 
     pub(super) fn boot(&mut self, image: &Made) -> Result<Made> {
         let plan = self.plan;
-        let mut key = Key::new("boot", BOOT_REVISION)
-            .with("stage image", &image.digest)
-            .with("image", plan.image_id(image))
-            .with("board types", serde_json::to_vec(&plan.boards)?);
-        for (package, _) in plan.of_role(Role::Bootloader) {
-            key = key.with(format!("package {}", package.name), &package.sha256);
-        }
+        let key = plan.boot_key(&image.digest, &plan.image_id(image))?;
         let tar = image.stored.path.join("rootfs.tar");
         let progress = self.progress;
         self.stage(key, |directory| {

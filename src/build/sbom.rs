@@ -123,3 +123,44 @@ fn percent(text: &str) -> String {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, version: &str, role: Role) -> LockedPackage {
+        LockedPackage {
+            name: name.into(),
+            version: version.into(),
+            arch: "armhf".into(),
+            path: format!("pool/main/{name}.deb"),
+            size: 1,
+            sha256: "0a".repeat(32),
+            suite: "trixie".into(),
+            role,
+            local: false,
+            auto: false,
+        }
+    }
+
+    /// The whole document is `tests/snapshots/sbom.snap`.
+    #[test]
+    fn a_package_of_each_role_has_its_relation_to_the_image() {
+        let document = document(&Subject {
+            image: "trixie-armhf-0c0c0c0c0c0c",
+            sha256: &"0c".repeat(32),
+            epoch: 1_700_000_000,
+            packages: &[
+                package("libstdc++6", "1:14.2.0-19~deb13u1", Role::Root),
+                package("u-boot-sunxi", "2025.01", Role::Bootloader),
+                package("perl-base", "5.40.1", Role::Tool),
+            ],
+        });
+        let hearth = concat!("hearth-", env!("CARGO_PKG_VERSION"));
+        let document = document.replace(hearth, "hearth-VERSION");
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots"));
+        settings.set_prepend_module_to_snapshot(false);
+        settings.bind(|| insta::assert_snapshot!("sbom", document));
+    }
+}

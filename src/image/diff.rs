@@ -45,6 +45,24 @@ pub fn open(path: &Path) -> Result<Image> {
 
 /// The files that differ, sorted by path.
 ///
+/// ```
+/// # use common::tarball::{dir, file, tar};
+/// # let directory = tempfile::tempdir()?;
+/// # let image = |name: &str, mode, text: &str| {
+/// #     let path = directory.path().join(name);
+/// #     std::fs::write(&path, tar(&[dir("./", 0o755), file("etc/motd", mode, text)])).unwrap();
+/// #     path
+/// # };
+/// # let (old, new) = (image("old.tar", 0o644, "hello"), image("new.tar", 0o600, "hallo"));
+/// use hearth::image::diff::{What, files, open};
+///
+/// let changes = files(&open(&old)?, &open(&new)?)?;
+/// assert_eq!(changes[0].path, "/etc/motd");
+/// let what = ["content", "mode 0644 → 0600"].map(String::from);
+/// assert_eq!(changes[0].what, What::Changed(what.to_vec()));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+///
 /// # Errors
 /// If one of the tars cannot be read.
 pub fn files(old: &Image, new: &Image) -> Result<Vec<FileChange>> {

@@ -19,6 +19,26 @@ use crate::error::{Fault, InputContext};
 
 /// An open image: its tree in memory, its bytes in the tar, or in those of a stack of layers. Cheap to share between
 /// threads.
+///
+/// ```
+/// # use common::tarball::{dir, file, symlink, tar};
+/// # let path = tempfile::NamedTempFile::new()?.into_temp_path();
+/// # let os = "NAME=Debian\n";
+/// # let entries = [dir("./", 0o755), symlink("etc/os-release", "../usr/lib/os-release"), file("usr/lib/os-release", 0o644, os)];
+/// # std::fs::write(&path, tar(&entries))?;
+/// use hearth::image::index::{Image, Kind};
+///
+/// let image = Image::open(&path)?;
+/// // Links are followed inside the image, whatever the host has there.
+/// let found = image.follow("/etc/os-release").unwrap();
+/// assert_eq!(found.path, b"usr/lib/os-release");
+/// assert_eq!(image.read(found.number)?, b"NAME=Debian\n");
+///
+/// let mut files = 0;
+/// image.walk(|_, _, inode| files += u32::from(matches!(inode.kind, Kind::File { .. })));
+/// assert_eq!(files, 1);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct Image {
     /// Bottom first; never empty.
     layers: Vec<Layer>,
@@ -304,39 +324,20 @@ fn cut_short(path: &Path, member: &[u8], end: u64, length: u64) -> anyhow::Error
 #[cfg(test)]
 mod tests {
     use super::*;
+    use common::tarball::{dir, file, hard_link, symlink, tar};
     use std::io::Write;
-    use tar::EntryType;
-
-    fn header(kind: EntryType, mode: u32, size: u64) -> tar::Header {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_uid(1000);
-        header.set_gid(50);
-        header.set_mtime(1_700_000_000);
-        header.set_size(size);
-        header
-    }
 
     fn small_tar() -> Vec<u8> {
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut add = |kind, mode, name: &str, data: &[u8], link: &str| {
-            let mut header = header(kind, mode, data.len() as u64);
-            if link.is_empty() {
-                tar.append_data(&mut header, name, data).unwrap();
-            } else {
-                tar.append_link(&mut header, name, link).unwrap();
-            }
-        };
-        add(EntryType::Directory, 0o1777, "./", b"", "");
-        add(EntryType::Regular, 0o4755, "./usr/bin/su", b"elf", "");
-        add(EntryType::Link, 0o4755, "usr/bin/sudo", b"", "usr/bin/su");
-        add(EntryType::Symlink, 0o777, "bin", b"", "usr/bin");
-        add(EntryType::Symlink, 0o777, "up", b"", "/usr/../bin/./su");
-        add(EntryType::Symlink, 0o777, "loop", b"", "loop");
         let long = format!("{}/{}", "d".repeat(200), "f".repeat(200));
-        add(EntryType::Regular, 0o644, &long, b"far away", "");
-        tar.into_inner().unwrap()
+        tar(&[
+            dir("./", 0o1777),
+            file("./usr/bin/su", 0o4755, "elf").owner(1000, 50),
+            hard_link("usr/bin/sudo", 0o4755, "usr/bin/su"),
+            symlink("bin", "usr/bin"),
+            symlink("up", "/usr/../bin/./su"),
+            symlink("loop", "loop"),
+            file(&long, 0o644, "far away"),
+        ])
     }
 
     fn open(bytes: &[u8]) -> Result<Image> {
@@ -392,12 +393,7 @@ mod tests {
 
     #[test]
     fn names_that_lead_out_are_refused() {
-        let mut tar = tar::Builder::new(Vec::new());
-        let mut header = header(EntryType::Regular, 0o644, 0);
-        header.as_gnu_mut().unwrap().name[..11].copy_from_slice(b"../../etc/x");
-        header.set_cksum();
-        tar.append(&header, &b""[..]).unwrap();
-        let error = open(&tar.into_inner().unwrap()).unwrap_err();
+        let error = open(&tar(&[file("../../etc/x", 0o644, "")])).unwrap_err();
         assert!(format!("{error:#}").contains("`..` in a name"), "{error:#}");
     }
 }

@@ -75,6 +75,16 @@ impl Manifest {
 
     /// Reads the manifest of an output directory.
     ///
+    /// ```
+    /// # let out = tempfile::tempdir()?;
+    /// # std::fs::write(out.path().join("manifest.json"), common::manifest("trixie-armhf-0123456789ab"))?;
+    /// use hearth::image::Manifest;
+    ///
+    /// let manifest = Manifest::load(out.path())?;
+    /// assert_eq!(manifest.image, "trixie-armhf-0123456789ab");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// If the directory has none, or it is damaged.
     pub fn load(directory: &Path) -> Result<Self> {

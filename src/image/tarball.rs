@@ -390,6 +390,75 @@ mod tests {
         assert_eq!(tar, tar_of(&back), "what tar made of it gives the same tar");
     }
 
+    /// Makes root the owner of every entry: the tree of a test belongs to whoever runs it.
+    fn owned_by_root(mut tar: Vec<u8>) -> Vec<u8> {
+        let starts: Vec<u64> = tar::Archive::new(&tar[..])
+            .entries()
+            .unwrap()
+            .map(|entry| entry.unwrap().raw_header_position())
+            .collect();
+        for start in starts {
+            let block = &mut tar[start as usize..][..512];
+            let mut header = Header::from_byte_slice(block).clone();
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_cksum();
+            block.copy_from_slice(header.as_bytes());
+        }
+        tar
+    }
+
+    /// Images are known by the digest of this format: another one here makes another of every image.
+    #[test]
+    fn the_bytes_of_a_small_tree_are_those_that_they_always_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        fs::write(root.join("usr/bin/su"), "setuid").unwrap();
+        fs::hard_link(root.join("usr/bin/su"), root.join("usr/bin/sudo")).unwrap();
+        std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
+        let long = "n".repeat(120);
+        fs::write(root.join(&long), "long").unwrap();
+        nix::unistd::mkfifo(&root.join("pipe"), nix::sys::stat::Mode::empty()).unwrap();
+        for (name, mode) in [
+            ("", 0o755),
+            ("usr", 0o755),
+            ("usr/bin", 0o755),
+            ("usr/bin/su", 0o4755),
+            ("pipe", 0o600),
+            (&long, 0o644),
+        ] {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(root.join(name), mode).unwrap();
+        }
+        let tar = owned_by_root(tar_of(&root));
+        let file = dir.path().join("t.tar");
+        fs::write(&file, &tar).unwrap();
+        let listed = common::succeed(
+            common::oracle("tar")
+                .args(["--utc", "--numeric-owner", "-tvf"])
+                .arg(&file),
+        );
+        let date = "2001-09-09 01:46";
+        assert_eq!(
+            String::from_utf8(listed.stdout).unwrap(),
+            format!(
+                "drwxr-xr-x 0/0               0 {date} ./\n\
+                 lrwxrwxrwx 0/0               0 {date} bin -> usr/bin\n\
+                 -rw-r--r-- 0/0               4 {date} {long}\n\
+                 prw------- 0/0               0 {date} pipe\n\
+                 drwxr-xr-x 0/0               0 {date} usr/\n\
+                 drwxr-xr-x 0/0               0 {date} usr/bin/\n\
+                 -rwsr-xr-x 0/0               6 {date} usr/bin/su\n\
+                 hrwsr-xr-x 0/0               0 {date} usr/bin/sudo link to usr/bin/su\n"
+            )
+        );
+        assert_eq!(
+            common::sha256(&tar),
+            "426e37ff7c31f1943c4d3db102ed0f1b0b35c7a0d339178bdff6abee996c20b3"
+        );
+    }
+
     #[test]
     fn a_pax_record_counts_its_own_length() {
         assert_eq!(pax_record("path", b"x"), b"9 path=x\n");

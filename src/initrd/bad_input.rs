@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use common::tarball::{file, tar};
 use tempfile::TempDir;
 
 use super::{Options, build};
@@ -18,17 +19,11 @@ const BUILTIN: &str =
 fn image(files: &[(&str, &[u8])]) -> (TempDir, Image) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("rootfs.tar");
-    let mut tar = tar::Builder::new(std::fs::File::create(&path).unwrap());
-    for (name, data) in files {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(data.len() as u64);
-        header.set_mode(0o755);
-        header.set_mtime(1);
-        header.set_uid(0);
-        header.set_gid(0);
-        tar.append_data(&mut header, name, *data).unwrap();
-    }
-    tar.finish().unwrap();
+    let entries: Vec<_> = files
+        .iter()
+        .map(|(name, data)| file(name, 0o755, data).mtime(1))
+        .collect();
+    std::fs::write(&path, tar(&entries)).unwrap();
     let image = Image::open(&path).unwrap();
     (directory, image)
 }

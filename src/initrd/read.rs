@@ -374,7 +374,9 @@ mod tests {
             let mut whole = archive(&[("a", 0o100_644, b"1234"), ("b", 0o120_777, b"a")]);
             let length = whole.len();
             whole[at % length] = byte;
-            let _ = names(&whole);
+            // The trailer too may become a name.
+            let read = names(&whole).unwrap_or_default();
+            assert!(read.len() <= 3);
         }
     }
 }

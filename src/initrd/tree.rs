@@ -237,3 +237,61 @@ fn missing(image: &Image, path: &str, what: &str) -> anyhow::Error {
     let path = path.trim_start_matches('/');
     Fault::input(format!("/{path} {what} in {}", image.path().display())).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::tarball::{dir, file, hard_link, tar};
+
+    /// The other reader is GNU cpio. Another digest here makes another of every initrd.
+    #[test]
+    fn the_bytes_of_a_small_tree_are_those_that_they_always_were() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rootfs.tar");
+        let entries = [
+            dir("./", 0o755),
+            file("usr/bin/busybox", 0o755, "elf"),
+            hard_link("usr/bin/sh", 0o755, "usr/bin/busybox"),
+        ];
+        std::fs::write(&path, tar(&entries)).unwrap();
+        let image = Image::open(&path).unwrap();
+        let mut tree = Tree::default();
+        tree.take(&image, "usr/bin/busybox").unwrap();
+        tree.take(&image, "usr/bin/sh").unwrap();
+        tree.file("init", true, "#!/bin/sh\n");
+        tree.file("etc/modules", false, "nfs\n");
+        tree.symlink("bin", "usr/bin");
+        tree.device("dev/console", 5, 1);
+        let cpio = tree.write_cpio(&image, Vec::new()).unwrap();
+
+        let archive = directory.path().join("initrd.cpio");
+        std::fs::write(&archive, &cpio).unwrap();
+        let listed = common::succeed(
+            common::oracle("cpio")
+                .args(["-tv", "--numeric-uid-gid", "--quiet", "-F"])
+                .arg(&archive)
+                .env("TZ", "UTC"),
+        );
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let date = "Jan  1  1970";
+        assert_eq!(
+            listed,
+            format!(
+                "lrwxrwxrwx   1 0        0               7 {date} bin -> usr/bin\n\
+                 drwxr-xr-x   2 0        0               0 {date} dev\n\
+                 crw-------   1 0        0          5,   1 {date} dev/console\n\
+                 drwxr-xr-x   2 0        0               0 {date} etc\n\
+                 -rw-r--r--   1 0        0               4 {date} etc/modules\n\
+                 -rwxr-xr-x   1 0        0              10 {date} init\n\
+                 drwxr-xr-x   2 0        0               0 {date} usr\n\
+                 drwxr-xr-x   2 0        0               0 {date} usr/bin\n\
+                 -rwxr-xr-x   2 0        0               0 {date} usr/bin/busybox\n\
+                 -rwxr-xr-x   2 0        0               3 {date} usr/bin/sh\n"
+            )
+        );
+        assert_eq!(
+            common::sha256(&cpio),
+            "384ff98f4ffebd76aaee6502ca5f7fb75110e4a2ded2d9026c7b1755f882d64f"
+        );
+    }
+}

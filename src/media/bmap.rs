@@ -44,3 +44,41 @@ pub fn bmap(image: &CardImage) -> String {
     let sum = hex::encode(Sha256::digest(&text));
     text.replacen(&nothing, &sum, 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::{Extent, Layout};
+    use crate::output::AtomicFile;
+    use crate::recipe::Media;
+
+    /// The other reader is bmaptool, which checks every sum while it copies.
+    #[test]
+    fn the_text_of_a_small_map_is_the_one_that_it_always_was() {
+        let layout = Layout::plan(&Media::default(), &[], 0, None, None).unwrap();
+        let extent = |offset, byte, length| Extent {
+            offset,
+            data: vec![byte; length],
+        };
+        let image = CardImage::new(layout, vec![extent(0, 1, 512), extent(1 << 20, 2, 9000)]);
+        let map = bmap(&image);
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("card.bmap"), &map).unwrap();
+        let output = AtomicFile::create(&path("card.img")).unwrap();
+        image.write_to(output).unwrap();
+        common::succeed(
+            common::oracle("bmaptool")
+                .arg("copy")
+                .arg(path("card.img"))
+                .arg(path("copy.img")),
+        );
+        let same =
+            std::fs::read(path("card.img")).unwrap() == std::fs::read(path("copy.img")).unwrap();
+        assert!(same, "bmaptool copied something else");
+        assert_eq!(
+            common::sha256(&map),
+            "478f290a68b5693291ebd9488670d8e4a7820a5d27abe2437b10f363e92cb0dc"
+        );
+    }
+}

@@ -234,6 +234,36 @@ mod tests {
         assert!(build().len() < 200_000);
     }
 
+    /// The other readers are fsck.fat and mtools.
+    #[test]
+    fn the_bytes_of_a_small_volume_are_those_that_they_always_were() {
+        let files = [
+            file("MLO", 3000),
+            file("overlays/uart1.dtbo", 700),
+            file("empty", 0),
+        ];
+        let mut volume = build(&files, 4 << 20, 2048, 0x1234_5678).unwrap();
+        assert_eq!(
+            common::sha256(&volume),
+            "f9c133c6596b0b8cc135870e2d211e7422b119d2ab54214bc5da36eacdf4ea00"
+        );
+
+        volume.resize(4 << 20, 0);
+        let image = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&image, &volume).unwrap();
+        common::succeed(common::oracle("fsck.fat").arg("-n").arg(image.path()));
+        let listed = common::succeed(
+            common::oracle("mdir")
+                .args(["-/", "-b", "-i"])
+                .arg(image.path())
+                .arg("::"),
+        );
+        assert_eq!(
+            String::from_utf8(listed.stdout).unwrap(),
+            "::/MLO\n::/overlays/\n::/empty\n::/overlays/uart1.dtbo\n"
+        );
+    }
+
     #[test]
     fn what_cannot_be_written_is_refused_with_a_reason() {
         let refusal = |files: &[FatFile], size| build(files, size, 0, 1).unwrap_err().to_string();

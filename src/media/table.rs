@@ -166,3 +166,74 @@ fn guid(identity: &str, purpose: &str) -> [u8; 16] {
     bytes[8] = bytes[8] & 0x3f | 0x80;
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::{CardImage, TestPartition};
+    use crate::recipe::Media;
+
+    /// What sfdisk reads out of a card with a table, and the digest of the sectors that the table takes.
+    fn read_back(table: Table) -> (serde_json::Value, String) {
+        let media = Media {
+            table,
+            ..Media::default()
+        };
+        let test = Some(TestPartition::Size(8 << 20));
+        let layout = Layout::plan(&media, &[], 0, test, None).unwrap();
+        let extents = build(&layout, "lab/neo1").unwrap();
+        let bytes: Vec<u8> = extents.iter().flat_map(|e| e.data.clone()).collect();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(layout.size).unwrap();
+        for extent in CardImage::new(layout, extents).extents() {
+            file.as_file()
+                .write_all_at(&extent.data, extent.offset)
+                .unwrap();
+        }
+        let read = common::succeed(common::oracle("sfdisk").arg("--json").arg(file.path()));
+        let read: serde_json::Value = serde_json::from_slice(&read.stdout).unwrap();
+        (read["partitiontable"].clone(), common::sha256(&bytes))
+    }
+
+    #[test]
+    fn the_bytes_of_an_mbr_are_those_that_they_always_were() {
+        let (read, digest) = read_back(Table::Mbr);
+        assert_eq!(read["label"], "dos");
+        let [boot, test] = read["partitions"].as_array().unwrap().as_slice() else {
+            panic!("{read}");
+        };
+        assert_eq!(
+            (&boot["type"], &boot["bootable"]),
+            (&"e".into(), &true.into())
+        );
+        assert_eq!(
+            (&test["type"], &test["size"]),
+            (&"83".into(), &16384.into())
+        );
+        assert_eq!(
+            digest,
+            "098238678f5595514b638c2ddd4471c3e1d74d401d3cff004dcbc9cf236a20a0"
+        );
+    }
+
+    #[test]
+    fn the_bytes_of_a_gpt_are_those_that_they_always_were() {
+        let (read, digest) = read_back(Table::Gpt);
+        assert_eq!(read["label"], "gpt");
+        let [boot, test] = read["partitions"].as_array().unwrap().as_slice() else {
+            panic!("{read}");
+        };
+        assert_eq!(
+            (&boot["name"], &boot["attrs"]),
+            (&"hearth-boot".into(), &"LegacyBIOSBootable".into())
+        );
+        assert_eq!(
+            (&test["name"], &test["size"]),
+            (&"hearth-test".into(), &16384.into())
+        );
+        assert_eq!(
+            digest,
+            "db5ebb5214368e53160fb5b0559ad37ddc06baf561b0bdb4f3a3e99b9005f89d"
+        );
+    }
+}

@@ -517,3 +517,6 @@ fn run(context: &Context<'_>, script: &str, network: bool) -> Result<()> {
     )
     .into())
 }
+
+#[cfg(test)]
+mod tests;

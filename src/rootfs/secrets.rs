@@ -411,9 +411,7 @@ mod tests {
     #[test]
     fn keys_of_programs_are_known() {
         let dir = tempfile::tempdir().unwrap();
-        let key = dir.path().join("key");
-        let name = key.to_str().unwrap();
-        for command in [
+        for (number, command) in [
             "ssh-keygen -q -N '' -t ed25519 -f",
             "ssh-keygen -q -N '' -t rsa -m PEM -f",
             "ssh-keygen -q -N secret -t ecdsa -f",
@@ -422,9 +420,12 @@ mod tests {
             "openssl genpkey -quiet -algorithm RSA -outform DER -out",
             "openssl ecparam -genkey -name prime256v1 -noout -outform DER -out",
             "openssl genrsa -traditional -out",
-        ] {
-            let _ = fs::remove_file(&key);
-            let script = format!("{command} {name}");
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let key = dir.path().join(number.to_string());
+            let script = format!("{command} {}", key.display());
             let made = Command::new("sh").args(["-c", &script]).output().unwrap();
             assert!(made.status.success(), "{command}: {made:?}");
             assert!(is_private_key(&fs::read(&key).unwrap()), "{command}");

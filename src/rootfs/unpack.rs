@@ -49,6 +49,21 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// Records the directories above a path, which a package need not list. Returns false if a
+    /// package has a file where one of them would be.
+    fn directories_above(&mut self, path: &Path) -> bool {
+        for above in path.ancestors().skip(1) {
+            if self.directories.contains(above) {
+                break;
+            }
+            if self.files.contains_key(above) {
+                return false;
+            }
+            self.directories.insert(above.to_path_buf());
+        }
+        true
+    }
+
     /// Records the paths that dpkg's database lists for a package.
     pub fn add_list(&mut self, package: &str, list: &str) {
         for path in list.lines() {
@@ -360,7 +375,7 @@ impl One<'_> {
                 .claims
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if claims.files.contains_key(&key) {
+            if claims.files.contains_key(&key) || !claims.directories_above(&key) {
                 return Err(Contested.into());
             }
             claims.directories.insert(key);
@@ -483,7 +498,10 @@ impl One<'_> {
             let taken = claims
                 .files
                 .insert(key.clone(), self.package.name().to_string());
-            if taken.is_some() || claims.directories.contains(&key) {
+            if taken.is_some()
+                || claims.directories.contains(&key)
+                || !claims.directories_above(&key)
+            {
                 return Err(Contested.into());
             }
             self.done.list.push(path);

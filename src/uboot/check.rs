@@ -16,6 +16,14 @@ pub const MOST_WORDS: usize = 64;
 
 /// Refuses a script that U-Boot's shell would not run as written.
 ///
+/// ```
+/// use hearth::uboot::check::runnable;
+///
+/// assert!(runnable(b"if test -n \"${a}\"; then\n  echo a\nfi\n").is_ok());
+/// let fault = runnable(b"if true; then\n  echo a\n").unwrap_err();
+/// assert!(fault.to_string().contains("an `if` that is never closed"));
+/// ```
+///
 /// # Errors
 /// A sentence that begins with the line number; the caller adds the file's name.
 pub fn runnable(script: &[u8]) -> Result<(), Fault> {

@@ -16,6 +16,15 @@ use super::uimage::{Crc, HEADER_LEN, Header, name_field};
 ///
 /// U-Boot doesn't compare a script's architecture with its own.
 ///
+/// ```
+/// use hearth::uboot::{ImageArch, script};
+///
+/// let image = script::wrap(b"echo hello\n", ImageArch::ARM, "boot", 1_700_000_000)?;
+/// assert_eq!(image.len(), 64 + 8 + 11);
+/// assert_eq!(script::read(&image)?.text, b"echo hello\n");
+/// # Ok::<(), hearth::error::Fault>(())
+/// ```
+///
 /// # Errors
 /// If the text is empty, or larger than a uImage can hold.
 pub fn wrap(text: &[u8], arch: ImageArch, name: &str, time: u32) -> Result<Vec<u8>, Fault> {

@@ -98,6 +98,23 @@ impl Templates {
 
     /// Renders the script `name` for U-Boot's shell.
     ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    ///
+    /// use hearth::data::Source;
+    /// use hearth::uboot::Templates;
+    ///
+    /// let source = Source {
+    ///     path: "hello.cmd.hbs".into(),
+    ///     text: "setenv greeting {{greeting}}\n".into(),
+    /// };
+    /// let templates = Templates::new(BTreeMap::from([("hello.cmd".into(), source)]))?;
+    /// let values = serde_json::json!({ "greeting": "two words; reset" });
+    /// let script = templates.script("hello", &values)?;
+    /// assert_eq!(script, "setenv greeting 'two words; reset'\n");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// A [`Diagnostic`] for an undefined variable; a value that U-Boot cannot represent; a value
     /// inside double quotes.

@@ -106,6 +106,17 @@ impl Header {
     }
 
     /// Parses a header; the caller checks the checksum. `None` if the magic number differs.
+    ///
+    /// ```
+    /// use hearth::uboot::uimage::Header;
+    /// use hearth::uboot::{ImageArch, script};
+    ///
+    /// let image = script::wrap(b"echo hello\n", ImageArch::ARM, "boot", 1_700_000_000)?;
+    /// let (header, crc) = Header::decode(image.first_chunk().unwrap()).unwrap();
+    /// assert!(crc.matches());
+    /// assert_eq!((header.name(), header.size), (&b"boot"[..], 19));
+    /// # Ok::<(), hearth::error::Fault>(())
+    /// ```
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Option<(Header, Crc)> {
         if bytes[0..4] != MAGIC {
             return None;

@@ -84,6 +84,28 @@ pub fn create(image: &Image, inputs: &[PathBuf], output: &Path) -> Result<Writte
 
 /// Wraps `inputs` into `out`, from its beginning, and returns the header.
 ///
+/// ```
+/// use std::io::Cursor;
+///
+/// use hearth::uboot::write::{Image, write};
+/// use hearth::uboot::{Comp, ImageArch, Input, Kind};
+///
+/// let image = Image {
+///     comp: Comp::GZIP,
+///     name: b"initrd".to_vec(),
+///     ..Image::new(Kind::RAMDISK, ImageArch::ARM, 1_700_000_000)
+/// };
+/// let data = Input {
+///     name: "initrd.img".into(),
+///     data: Box::new(&b"a cpio archive"[..]),
+/// };
+/// let mut out = Cursor::new(Vec::new());
+/// let written = write(&image, vec![data], &mut out)?;
+/// assert_eq!(written.header.size, 14);
+/// assert_eq!(out.into_inner()[64..], *b"a cpio archive");
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+///
 /// # Errors
 /// If the type has no legacy header or takes one file only; if data is empty or beyond 4 GiB, or
 /// doesn't leave room for the header with `xip`; if an address does not fit 32 bits. An

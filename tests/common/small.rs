@@ -1,5 +1,5 @@
-//! A small image of real packages, without a kernel; it is built once, and its stages are in the default cache.
-#![allow(dead_code, reason = "each test binary uses a part")]
+//! Owns a small image of real packages, without a kernel; it is built once, and its stages are in the default cache.
+//! Never changes it: a test that wants another makes a workshop of its own.
 
 use std::fs;
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use tempfile::NamedTempFile;
 
-use crate::common::{hearth, succeed};
+use super::{hearth, lasting, succeed};
 
 pub const SMALL: &str = r#"
 description = "The smallest image that APT works in"
@@ -43,10 +43,7 @@ run = "echo made > /srv/made"
 
 /// A directory of this test run's own, with a recipe in it that the others do not touch.
 pub fn workshop(name: &str) -> PathBuf {
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .join("build")
-        .join(name);
-    fs::create_dir_all(&directory).unwrap();
+    let directory = lasting(&format!("build/{name}"));
     write(&directory.join("small.toml"), SMALL);
     write(&directory.join("motd"), "hello\n");
     directory

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use crate::board::Board;
+use common::scripted::Board;
 
 const QUICK: &str =
     "timeouts = { power = 15, bootloader = 15, kernel = 15, userspace = 15, checked-in = 15 }";

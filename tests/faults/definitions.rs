@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use crate::board::Board;
-use crate::common::{self, fail};
+use common::fail;
+use common::scripted::Board;
 
 #[test]
 fn every_mistake_is_told_with_its_line() {

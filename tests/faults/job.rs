@@ -1,6 +1,6 @@
 //! Boards that come up, and fail while they run their tests.
 
-use crate::board::{Board, shows};
+use common::scripted::{Board, shows};
 
 const CASE: &str = "lava-test-case one --result pass";
 
@@ -10,17 +10,16 @@ fn a_good_run_passes_and_leaves_every_form_of_the_report() {
     let run = board.test(CASE);
     run.passed();
     assert_eq!(run.cases(), ["one=pass"]);
-    for file in [
-        "report.json",
-        "junit.xml",
-        "report.tap",
-        "report.html",
-        "console.log",
+    for (file, part) in [
+        ("junit.xml", "<testcase classname=\"0_t\" name=\"one\""),
+        ("report.tap", "1..1\nok 1 - 0_t.one\n"),
+        (
+            "report.html",
+            "<td class=\"outcome pass\">pass</td><td>one</td>",
+        ),
+        ("console.log", "hearth: fake1 boots"),
     ] {
-        assert!(
-            run.directory.join(file).metadata().unwrap().len() > 0,
-            "{file}"
-        );
+        assert!(shows(&run.directory.join(file), part), "{file}");
     }
     assert_eq!(run.report["identity"]["board"], "fake1");
 }

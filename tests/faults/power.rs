@@ -12,8 +12,8 @@ use std::time::Duration;
 use nix::pty::{OpenptyResult, openpty};
 use nix::unistd::ttyname;
 
-use crate::board::{Board, wait_for};
-use crate::common::{fail, succeed};
+use common::scripted::Board;
+use common::{fail, succeed, wait_for};
 
 const CONSOLE: &str = "{ driver = 'command', run = ['setsid', 'sh', 'board.sh'] }";
 

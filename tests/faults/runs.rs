@@ -9,8 +9,9 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::{OpenptyResult, openpty};
 use nix::sys::signal::Signal;
 
-use crate::board::{Board, Process, shows, spawn, wait_for};
-use crate::common::{self, MAC, fail, succeed};
+use common::process::{Process, spawn};
+use common::scripted::{Board, shows};
+use common::{MAC, fail, succeed, wait_for};
 
 const CASE: &str = "lava-test-case one --result pass";
 

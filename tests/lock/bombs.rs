@@ -6,9 +6,9 @@ use std::io::Read;
 use hearth::archive::deb::Deb;
 use nix::sys::resource::{UsageWho, getrusage};
 
-use crate::common::archive::Archive;
-use crate::common::{fail, oracle, succeed};
 use crate::lock;
+use common::archive::Archive;
+use common::{fail, oracle, succeed};
 
 /// The most memory that a program had that this test has started, in MiB.
 pub fn peak() -> i64 {

@@ -10,9 +10,9 @@ use hearth::progress::NoProgress;
 use hearth::recipe::Lock;
 use sha2::{Digest, Sha256};
 
-use crate::common::archive::{Act, Server};
-use crate::common::{oracle, succeed};
 use crate::{IMPATIENT, contents, fetcher, lock, locked};
+use common::archive::{Act, Server};
+use common::{oracle, succeed};
 
 /// Puts other content in the place of a cached file, with its size and its date.
 fn swap(path: &Path, content: &[u8]) {

@@ -7,9 +7,9 @@ use std::{fs, thread};
 use hearth::archive::{Cache, FetchError, Wanted};
 use hearth::progress::NoProgress;
 
-use crate::common::archive::{Act, Archive, Server};
-use crate::common::{fail, oracle, succeed};
 use crate::{IMPATIENT, PATIENCE, contents, fetcher, lock, locked};
+use common::archive::{Act, Archive, Server};
+use common::{fail, oracle, succeed};
 
 #[test]
 fn packages_are_fetched_in_parallel_verified_and_kept() {

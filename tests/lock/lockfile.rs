@@ -5,8 +5,8 @@ use std::fs;
 use hearth::progress::NoProgress;
 use hearth::recipe::{Lock, RecipeFile, Role};
 
-use crate::common::{fail, hearth, pack, repository, run, succeed};
 use crate::{IMPATIENT, contents, fetcher, lock, locked};
+use common::{fail, hearth, pack, repository, run, succeed};
 
 #[test]
 fn locked_versions_stay_until_they_are_updated_or_vanish() {

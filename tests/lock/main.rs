@@ -2,8 +2,6 @@
 
 mod bombs;
 mod cache;
-#[path = "../common/mod.rs"]
-mod common;
 mod fetch;
 mod lockfile;
 mod mirrors;

@@ -10,9 +10,9 @@ use hearth::progress::NoProgress;
 use hearth::recipe::RecipeFile;
 
 use crate::bombs::peak;
-use crate::common::archive::{Act, Archive, Server};
-use crate::common::fail;
 use crate::{IMPATIENT, contents, fetcher, lock, locked, now};
+use common::archive::{Act, Archive, Server};
+use common::fail;
 
 /// Half of the files come, and then nothing, a byte at a time, or an error.
 #[test]

@@ -1,11 +1,11 @@
 //! Archives that are not what they should be.
 
+use common::archive::Archive;
+use common::{fail, hearth, succeed};
 use std::fs;
 
 use hearth::recipe::Lock;
 
-use crate::common::archive::Archive;
-use crate::common::{fail, hearth, succeed};
 use crate::{lock, locked};
 
 #[test]

@@ -10,9 +10,9 @@ use hearth::archive::{
 use hearth::progress::NoProgress;
 use hearth::recipe::{Lock, RecipeFile};
 
-use crate::common::archive::Archive;
-use crate::common::{fail, oracle, repository, succeed};
 use crate::{lock, now};
+use common::archive::Archive;
+use common::{fail, oracle, repository, succeed};
 
 #[test]
 fn versions_are_ordered_as_dpkg_orders_them() {

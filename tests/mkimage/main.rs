@@ -1,7 +1,5 @@
 //! Oracle tests of `hearth mkimage` and `hearth image` against Debian's mkimage. Needs u-boot-tools and util-linux.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod lines;
 mod oracle;
 mod properties;

@@ -9,9 +9,9 @@ use std::thread;
 use hearth::uboot::{Comp, ImageArch, Kind, Os, write};
 use sha2::{Digest, Sha256};
 
-use crate::common::{run, succeed};
 use crate::lines::{Line, Random, data_files, line};
 use crate::{comparable, debian_mkimage, hearth_mkimage, scratch};
+use common::{run, succeed};
 
 /// What Debian 12's mkimage is too old to know.
 const NEWER: (Os, Kind) = (Os::ELF, Kind::FDT_LEGACY);
@@ -227,6 +227,22 @@ fn with_image(line: &Line, image: &str) -> Vec<std::ffi::OsString> {
     let mut arguments = line.arguments.clone();
     arguments.insert(line.image_at, image.into());
     arguments
+}
+
+#[test]
+fn a_ramdisk_has_the_digest_that_it_always_had() {
+    let dir = scratch();
+    fs::write(dir.path().join("initrd"), "not really an initrd").unwrap();
+    let arguments = [
+        "-A", "arm", "-O", "linux", "-T", "ramdisk", "-C", "gzip", "-a", "40800000", "-n", "small",
+        "-d", "initrd",
+    ];
+    compare(dir.path(), &arguments);
+    let image = fs::read(dir.path().join("ours")).unwrap();
+    assert_eq!(
+        common::sha256(&image),
+        "4bef549e1e72ad46baf4850459f4973db4cfcd05a441f9e8fdf236e8bed355b6"
+    );
 }
 
 #[test]

@@ -11,8 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-use crate::common::{fail, hearth, oracle, succeed};
 use crate::{EPOCH, hearth_mkimage, scratch};
+use common::{fail, hearth, oracle, succeed};
 
 /// How long a test waits for what should happen at once.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -9,8 +9,8 @@ use std::thread;
 
 use serde_json::Value;
 
-use crate::common::{fail, hearth, oracle, succeed};
 use crate::{debian_mkimage, hearth_mkimage, scratch};
+use common::{fail, hearth, oracle, succeed};
 
 fn image(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = hearth();

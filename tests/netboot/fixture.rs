@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::tarball::{dir, entry, file, hard_link, symlink, tar};
 use hearth::image::index::Image;
 use tar::EntryType;
 
@@ -18,65 +19,33 @@ pub fn pattern(length: usize) -> Vec<u8> {
 
 /// An image with something of everything, one huge directory and one large file.
 pub fn make_image(directory: &Path) -> PathBuf {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |kind: EntryType, mode: u32, name: &str, data: &[u8], link: &str| {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(mode);
-        header.set_uid(if name.starts_with("home") { 1000 } else { 0 });
-        header.set_gid(if name.starts_with("home") { 1001 } else { 0 });
-        header.set_mtime(if name == "./" { 0 } else { 1_700_000_000 });
-        header.set_size(data.len() as u64);
-        if matches!(kind, EntryType::Char | EntryType::Block) {
-            header.set_device_major(5).unwrap();
-            header.set_device_minor(1).unwrap();
-        }
-        if link.is_empty() {
-            tar.append_data(&mut header, name, data).unwrap();
-        } else {
-            tar.append_link(&mut header, name, link).unwrap();
-        }
-    };
-    add(EntryType::Directory, 0o755, "./", b"", "");
-    add(EntryType::Symlink, 0o777, "bin", b"", "usr/bin");
-    add(EntryType::Directory, 0o755, "dev/", b"", "");
-    add(EntryType::Char, 0o620, "dev/console", b"", "");
-    add(EntryType::Block, 0o660, "dev/disk", b"", "");
-    add(EntryType::Fifo, 0o600, "dev/fifo", b"", "");
-    add(EntryType::Directory, 0o750, "home/", b"", "");
-    add(
-        EntryType::Regular,
-        0o600,
-        "home/secret",
-        b"for the owner\n",
-        "",
-    );
-    add(EntryType::Directory, 0o755, "huge/", b"", "");
+    let me = (1000, 1001);
+    let mut entries = vec![
+        dir("./", 0o755).mtime(0),
+        symlink("bin", "usr/bin"),
+        dir("dev/", 0o755),
+        entry("dev/console", EntryType::Char, 0o620, "").device(5, 1),
+        entry("dev/disk", EntryType::Block, 0o660, "").device(5, 1),
+        entry("dev/fifo", EntryType::Fifo, 0o600, ""),
+        dir("home/", 0o750).owner(me.0, me.1),
+        file("home/secret", 0o600, "for the owner\n").owner(me.0, me.1),
+        dir("huge/", 0o755),
+    ];
     for number in 0..5000 {
         let name = format!("huge/entry-{number:05}-{}", "x".repeat(number % 90));
-        add(EntryType::Regular, 0o644, &name, name.as_bytes(), "");
+        entries.push(file(&name, 0o644, &name));
     }
-    add(EntryType::Directory, 0o1777, "tmp/", b"", "");
-    add(EntryType::Directory, 0o755, "usr/", b"", "");
-    add(EntryType::Directory, 0o755, "usr/bin/", b"", "");
-    add(EntryType::Regular, 0o644, "usr/bin/empty", b"", "");
-    add(
-        EntryType::Regular,
-        0o644,
-        "usr/bin/large",
-        &pattern(9_000_001),
-        "",
-    );
-    add(
-        EntryType::Regular,
-        0o4755,
-        "usr/bin/su",
-        &pattern(70_001),
-        "",
-    );
-    add(EntryType::Link, 0o4755, "usr/bin/sudo", b"", "usr/bin/su");
+    entries.extend([
+        dir("tmp/", 0o1777),
+        dir("usr/", 0o755),
+        dir("usr/bin/", 0o755),
+        file("usr/bin/empty", 0o644, ""),
+        file("usr/bin/large", 0o644, pattern(9_000_001)),
+        file("usr/bin/su", 0o4755, pattern(70_001)),
+        hard_link("usr/bin/sudo", 0o4755, "usr/bin/su"),
+    ]);
     let path = directory.join("rootfs.tar");
-    std::fs::write(&path, tar.into_inner().unwrap()).unwrap();
+    std::fs::write(&path, tar(&entries)).unwrap();
     path
 }
 

@@ -13,11 +13,11 @@ use hearth::netboot::nfs::portmap::Portmap;
 use hearth::netboot::rpc::service::Service;
 use tokio::runtime::Runtime;
 
-use crate::common::{oracle, succeed};
 use crate::fixture::NfsServer;
 use crate::rpc::{NFS, arguments, call, root_handle};
 use crate::serve::{LAB, Serving, build};
 use crate::tftp::TftpServer;
+use common::{oracle, succeed};
 
 /// What the victims of forged requests get: sockets that never answer.
 struct Victims {

@@ -20,9 +20,9 @@ use sha2::{Digest, Sha256};
 use tar::EntryType;
 use tokio::net::TcpStream;
 
-use crate::common::{oracle, succeed};
 use crate::nfs_server::{ID, NfsServer};
-use crate::small_image::small;
+use common::small::small;
+use common::{oracle, succeed};
 
 pub type Client = Nfs3Connection<TokioIo<TcpStream>>;
 

@@ -11,8 +11,8 @@ use hearth::recipe::LoadedLab;
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use tokio::net::TcpSocket;
 
-use crate::common::succeed;
 use crate::serve::{LAB, Serving, build};
+use common::succeed;
 
 /// Names what [`client`] is to do.
 const ROLE: &str = "HEARTH_LOAD_ROLE";

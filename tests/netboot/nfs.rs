@@ -13,9 +13,9 @@ use nfs3_types::nfs3::{
     GETATTR3res, Nfs3Result, READ3res, READDIRPLUS3res, fattr3,
 };
 
-use crate::common::{oracle, run, succeed};
 use crate::fixture::NfsServer;
 use crate::rpc::{Client, NFS, NFS_ACL, arguments, root_handle};
+use common::{oracle, run, succeed};
 
 #[test]
 fn libnfs_lists_what_is_in_the_tar() {

@@ -15,8 +15,8 @@ use nix::unistd::Pid;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::common::{fail, hearth, oracle, succeed};
 use crate::fixture::make_image;
+use common::{fail, hearth, oracle, succeed};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

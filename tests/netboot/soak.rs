@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use hearth::board::network::SERVER;
 use nfs3_types::nfs3::ftype3;
 
-use crate::common::succeed;
 use crate::image::{list, mount};
 use crate::serve::{LAB, Serving, build};
+use common::succeed;
 
 /// Names what [`client`] is to do, and where.
 const ROLE: &str = "HEARTH_SOAK_ROLE";

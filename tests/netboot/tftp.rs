@@ -11,8 +11,8 @@ use hearth::netboot::net::access::Access;
 use hearth::netboot::tftp::{Content, Files, Tftp};
 use tokio::runtime::Runtime;
 
-use crate::common::{oracle, run, succeed};
 use crate::fixture::pattern;
+use common::{oracle, run, succeed};
 
 /// What the test's server has.
 struct Shelf {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use handlebars::Handlebars;
 use serde_json::{Value, json};
 
-use super::summary;
+use super::{run_problems, suite_problems, summary};
 use crate::job::{Case, Report, Verdict};
 
 const PAGE: &str = include_str!("page.html.hbs");
@@ -29,10 +29,11 @@ fn values(report: &Report) -> Value {
                 "passed": suite.passed(),
                 "duration": suite.duration.map_or_else(|| "did not end".to_string(), |time| format!("{time:.1} s")),
                 "cases": suite.cases.iter().map(case).collect::<Vec<_>>(),
-                "notes": suite.problems.iter().chain(&suite.raised).collect::<Vec<_>>(),
+                "notes": suite_problems(suite),
             })
         })
         .collect();
+    let problems = [run_problems(report), report.warnings.clone()].concat();
     json!({
         "board": report.board,
         "board_type": report.board_type,
@@ -48,7 +49,7 @@ fn values(report: &Report) -> Value {
         })).collect::<Vec<_>>(),
         "console": report.failure().map(|failure| failure.console.join("\n")).unwrap_or_default(),
         "suites": suites,
-        "problems": report.problems.iter().chain(&report.warnings).collect::<Vec<_>>(),
+        "problems": problems,
         "charts": charts(report),
     })
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 
+use super::{run_problems, suite_problems};
 use crate::job::{Case, Outcome, Report, Suite};
 
 type Xml = Writer<Vec<u8>>;
@@ -16,7 +17,7 @@ pub fn junit(report: &Report) -> Result<String> {
     let mut xml = Writer::new_with_indent(Vec::new(), b' ', 2);
     xml.write_event(Event::Decl(BytesDecl::new("1.0", Some("UTF-8"), None)))?;
     let tests: usize = report.suites.iter().map(|suite| suite.cases.len()).sum();
-    let broken = report.failure().is_some() || !report.problems.is_empty();
+    let broken = report.failure().is_some() || !run_problems(report).is_empty();
     xml.create_element("testsuites")
         .with_attributes([
             ("name", text(&report.board).as_str()),
@@ -49,20 +50,6 @@ fn errors(report: &Report) -> usize {
 
 fn suite_errors(suite: &Suite) -> usize {
     suite.count(Outcome::Unknown) + suite_problems(suite).len()
-}
-
-fn suite_problems(suite: &Suite) -> Vec<String> {
-    let mut problems = suite.problems.clone();
-    problems.extend(
-        suite
-            .raised
-            .iter()
-            .map(|message| format!("raised: {message}")),
-    );
-    if suite.duration.is_none() {
-        problems.push("the test definition did not run to its end".into());
-    }
-    problems
 }
 
 fn write_suite(xml: &mut Xml, report: &Report, suite: &Suite) -> std::io::Result<()> {
@@ -142,7 +129,7 @@ fn write_case(xml: &mut Xml, suite: &Suite, case: &Case) -> std::io::Result<()> 
 
 /// What went wrong with the run as a whole, as a suite of its own: no case of a test is to blame.
 fn write_run(xml: &mut Xml, report: &Report) -> std::io::Result<()> {
-    let mut problems = report.problems.clone();
+    let mut problems = run_problems(report);
     let mut console: &[String] = &[];
     if let Some(failure) = report.failure() {
         problems.insert(

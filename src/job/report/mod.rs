@@ -17,7 +17,7 @@ pub use junit::junit;
 pub use table::table;
 pub use tap::tap;
 
-use super::{Outcome, Report, Verdict};
+use super::{Outcome, Report, Suite, Verdict};
 use crate::error::Fault;
 
 /// A form of a report.
@@ -61,6 +61,26 @@ pub fn load(path: &Path) -> Result<Report> {
         .into());
     }
     Ok(report)
+}
+
+/// What went wrong with a suite as a whole, which no case of it shows.
+fn suite_problems(suite: &Suite) -> Vec<String> {
+    let raised = suite.raised.iter().map(|said| format!("raised: {said}"));
+    let mut problems: Vec<String> = suite.problems.iter().cloned().chain(raised).collect();
+    if suite.duration.is_none() {
+        problems.push("the test definition did not run to its end".into());
+    }
+    problems
+}
+
+/// What went wrong with the run as a whole, beside its failure ([`Report::failure`]): no suite shows it.
+fn run_problems(report: &Report) -> Vec<String> {
+    let mut problems = report.problems.clone();
+    let no_case = report.suites.iter().all(|suite| suite.cases.is_empty());
+    if no_case && report.failure().is_none() {
+        problems.push("no test case came to a result".into());
+    }
+    problems
 }
 
 /// The verdict in one line: `passed: 12 passed, 1 skipped`.
@@ -184,6 +204,75 @@ pub(super) mod example {
 mod tests {
     use super::*;
     use crate::board::FailureClass;
+
+    /// Each alone makes a run fail, and every form has to tell it: nothing else in the report does.
+    fn ways_to_fail() -> Vec<(&'static str, Report)> {
+        let mut sound = example::report();
+        sound.suites[0].cases = vec![example::case("one", Outcome::Pass)];
+        assert_eq!(sound.verdict(), Verdict::Passed);
+        let but = |change: &dyn Fn(&mut Report)| {
+            let mut report = sound.clone();
+            change(&mut report);
+            report
+        };
+        vec![
+            (
+                "pass no more",
+                but(&|report| report.suites[0].cases[0].outcome = Outcome::Fail),
+            ),
+            (
+                "VFS: unable to mount root",
+                but(&|report| report.attempts = example::broken().attempts),
+            ),
+            (
+                "a signal without a name",
+                but(&|report| report.problems.push("a signal without a name".into())),
+            ),
+            (
+                "the installation failed",
+                but(&|report| {
+                    report.suites[0]
+                        .problems
+                        .push("the installation failed".into())
+                }),
+            ),
+            (
+                "enough of this",
+                but(&|report| report.suites[0].raised = Some("enough of this".into())),
+            ),
+            (
+                "did not run to its end",
+                but(&|report| report.suites[0].duration = None),
+            ),
+            (
+                "no test case came to a result",
+                but(&|report| report.suites[0].cases.clear()),
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_form_says_that_a_run_failed_and_why() {
+        for (why, report) in ways_to_fail() {
+            assert_ne!(report.verdict(), Verdict::Passed, "{why}");
+            let [xml, tap, html, text] = [Format::Junit, Format::Tap, Format::Html, Format::Text]
+                .map(|format| render(&report, format).unwrap());
+            assert!(
+                xml.contains("<error ") || xml.contains("<failure "),
+                "{why}: {xml}"
+            );
+            assert!(
+                tap.contains("\nnot ok ") || tap.contains("\nBail out!"),
+                "{why}: {tap}"
+            );
+            if why == "pass no more" {
+                continue;
+            }
+            for form in [xml, tap, html, text] {
+                assert!(form.contains(why), "{why}: {form}");
+            }
+        }
+    }
 
     #[test]
     fn infrastructure_failures_are_not_test_failures() {

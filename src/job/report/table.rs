@@ -1,5 +1,6 @@
 //! Owns the text form of a report, for a terminal of 80 columns.
 
+use super::{run_problems, suite_problems};
 use crate::job::{Case, Report};
 use crate::sanitise;
 
@@ -28,18 +29,12 @@ pub fn table(report: &Report) -> String {
         for case in &suite.cases {
             text.push_str(&case_line(case));
         }
-        for problem in &suite.problems {
-            text.push_str(&format!("  !        {}\n", sanitise::line(problem)));
-        }
-        if let Some(message) = &suite.raised {
-            text.push_str(&format!("  raised   {}\n", sanitise::line(message)));
-        }
-        if suite.duration.is_none() {
-            text.push_str("  !        did not run to its end\n");
+        for problem in suite_problems(suite) {
+            text.push_str(&format!("  !        {}\n", sanitise::line(&problem)));
         }
     }
-    for problem in &report.problems {
-        text.push_str(&format!("\n! {}\n", sanitise::line(problem)));
+    for problem in run_problems(report) {
+        text.push_str(&format!("\n! {}\n", sanitise::line(&problem)));
     }
     for warning in &report.warnings {
         text.push_str(&format!("\nwarning: {}\n", sanitise::line(warning)));

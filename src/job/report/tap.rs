@@ -1,16 +1,28 @@
 //! Owns the TAP form of a report. Format: TAP version 14.
 
+use super::{run_problems, suite_problems};
 use crate::job::{Outcome, Report};
 use crate::sanitise;
 
-/// The report as TAP; measurements are diagnostics of their case.
+/// The report as TAP; measurements are diagnostics of their case. What went wrong with a suite or with the run is a
+/// test point of its own: a consumer looks at these alone.
 pub fn tap(report: &Report) -> String {
     let cases: Vec<_> = report
         .suites
         .iter()
         .flat_map(|suite| suite.cases.iter().map(move |case| (suite, case)))
         .collect();
-    let mut text = format!("TAP version 14\n1..{}\n", cases.len());
+    let of_suites = report.suites.iter().flat_map(|suite| {
+        let name = format!("{}.definition", suite.name);
+        suite_problems(suite)
+            .into_iter()
+            .map(move |problem| (name.clone(), problem))
+    });
+    let of_run = run_problems(report)
+        .into_iter()
+        .map(|problem| ("hearth.run".to_string(), problem));
+    let problems: Vec<_> = of_suites.chain(of_run).collect();
+    let mut text = format!("TAP version 14\n1..{}\n", cases.len() + problems.len());
     for (index, (suite, case)) in cases.iter().enumerate() {
         let ok = if matches!(case.outcome, Outcome::Pass | Outcome::Skip) {
             "ok"
@@ -31,6 +43,13 @@ pub fn tap(report: &Report) -> String {
         if let Some(problem) = &case.problem {
             text.push_str(&format!("# {}\n", sanitise::line(problem)));
         }
+    }
+    for (index, (name, problem)) in (cases.len() + 1..).zip(&problems) {
+        text.push_str(&format!(
+            "not ok {index} - {}\n# {}\n",
+            escaped(name),
+            sanitise::line(problem)
+        ));
     }
     for warning in &report.warnings {
         text.push_str(&format!("# warning: {}\n", sanitise::line(warning)));

@@ -1,6 +1,7 @@
 use super::*;
 use crate::progress::NoProgress;
 use crate::rootfs::package::PackageFile;
+use common::tarball;
 use sha2::Sha256;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -11,25 +12,16 @@ const FILE: EntryType = EntryType::Regular;
 const DIR: EntryType = EntryType::Directory;
 
 fn tar_of(entries: Entries<'_>) -> Vec<u8> {
-    let mut builder = tar::Builder::new(Vec::new());
-    for (name, kind, text, mode) in entries {
-        let mut header = tar::Header::new_gnu();
-        // Past the crate's own checks, which would not let a hostile name in.
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_entry_type(*kind);
-        header.set_mode(*mode);
-        header.set_uid(nix::unistd::getuid().as_raw().into());
-        header.set_gid(nix::unistd::getgid().as_raw().into());
-        header.set_mtime(1_000_000);
-        let data = if *kind == FILE { *text } else { "" };
-        if *kind == EntryType::Symlink || *kind == EntryType::Link {
-            header.set_link_name_literal(text).unwrap();
-        }
-        header.set_size(data.len() as u64);
-        header.set_cksum();
-        builder.append(&header, data.as_bytes()).unwrap();
-    }
-    builder.into_inner().unwrap()
+    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
+    let entries: Vec<_> = entries
+        .iter()
+        .map(|(name, kind, text, mode)| {
+            tarball::entry(name, *kind, *mode, text)
+                .owner(uid.as_raw().into(), gid.as_raw().into())
+                .mtime(1_000_000)
+        })
+        .collect();
+    tarball::tar(&entries)
 }
 
 /// Makes a package in `directory`; `more` are further lines of its control file.
@@ -60,7 +52,7 @@ fn package(directory: &Path, name: &str, more: &str, entries: Entries<'_>) -> Pa
 
 fn unpack(root: &Path, packages: &[Package]) -> Result<Vec<Unpacked>> {
     fs::create_dir_all(root).unwrap();
-    super::super::merged_usr::merged_usr(&mut Tree::open(root).unwrap()).unwrap();
+    merged_usr(&mut Tree::open(root).unwrap()).unwrap();
     let all: Vec<&Package> = packages.iter().collect();
     let stage =
         crate::progress::Progress::stage(&NoProgress, "unpack", None, crate::progress::Unit::Items);
@@ -148,7 +140,6 @@ fn hostile_packages_are_refused_and_write_nothing_outside() {
 #[test]
 fn a_link_of_another_package_leads_nowhere_but_into_the_image() {
     let dir = tempfile::tempdir().unwrap();
-    let root = dir.path().join("root");
     let here = dir.path().to_str().unwrap();
     let link = package(
         dir.path(),
@@ -157,8 +148,20 @@ fn a_link_of_another_package_leads_nowhere_but_into_the_image() {
         &[("./opt", EntryType::Symlink, here, 0o777)],
     );
     let file = package(dir.path(), "b", "", &[("./opt/evil", FILE, "x", 0o644)]);
-    // The link leads to a directory that the image does not have.
-    let _ = unpack(&root, &[link, file]);
+    // The order decides, not which thread is first: both name `opt`, one of them as a directory, unlisted.
+    let mut both = [link, file];
+    for _ in 0..50 {
+        let root = dir.path().join("link-first");
+        unpack(&root, &both).unwrap_err();
+        fs::remove_dir_all(&root).unwrap();
+        both.reverse();
+        let root = dir.path().join("file-first");
+        unpack(&root, &both).unwrap();
+        both.reverse();
+        // As dpkg has it, a directory is not replaced by a link.
+        assert_eq!(fs::read(root.join("opt/evil")).unwrap(), b"x");
+        fs::remove_dir_all(&root).unwrap();
+    }
     assert!(!dir.path().join("evil").exists());
 }
 

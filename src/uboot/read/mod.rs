@@ -29,6 +29,21 @@ const HEAD_LEN: u64 = omap::HEADER_LEN as u64;
 /// Reads an image and describes it. `length` is the file's, if known; a pipe's is not. Data after
 /// the image is never read, so that an endless pipe ends.
 ///
+/// ```
+/// use hearth::uboot::read::{Image, inspect};
+/// use hearth::uboot::{ImageArch, Kind, script};
+///
+/// let mut image = script::wrap(b"echo hello\n", ImageArch::ARM, "boot", 0)?;
+/// let report = inspect(&image[..], Some(image.len() as u64), None)?;
+/// assert_eq!(report.image.kind(), Kind::SCRIPT);
+/// assert_eq!(report.parts[0].text.as_deref(), Some("echo hello\n"));
+/// assert!(report.damage().is_none());
+///
+/// image.truncate(80);
+/// assert!(inspect(&image[..], Some(80), None)?.damage().is_some());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+///
 /// # Errors
 /// A [`Fault`] without the file's name, which the caller adds, if this is no known image or lacks
 /// the requested file; an [`io::Error`] of reading, or of writing the requested file. Damage is no

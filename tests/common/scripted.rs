@@ -1,22 +1,19 @@
-//! A lab with one board that a script plays.
+//! Owns boards that a script plays on a console, each in a lab of its own; the agent is the real one.
+//! Never emulates a board: that is `emulator`.
 
 use std::fs;
 use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{self, MAC};
-
-/// How long anything here may take.
-const PATIENCE: Duration = Duration::from_secs(180);
+use super::process::{Process, spawn};
+use super::tarball::{dir, tar};
+use super::{MAC, agent, interfaces, repository, set_agent_paths, wait_for};
 
 /// What every board's script may use. `power` is a file in the working directory; the script ends when it is gone.
 const PRELUDE: &str = r#"
@@ -64,7 +61,7 @@ impl Board {
             image,
             address: address(),
         };
-        common::interfaces(board.dir.path());
+        interfaces(board.dir.path());
         fs::write(board.path("board.sh"), format!("{PRELUDE}\n{script}\n")).unwrap();
         board.write_lab(
             "{ driver = 'command', run = ['setsid', 'sh', 'board.sh'] }",
@@ -98,7 +95,7 @@ impl Board {
 
     /// hearth in this lab.
     pub fn hearth(&self) -> Command {
-        let mut command = common::hearth();
+        let mut command = super::hearth();
         self.prepare(&mut command);
         command
     }
@@ -125,16 +122,14 @@ impl Board {
     }
 
     fn prepare(&self, command: &mut Command) {
+        set_agent_paths(command, self.dir.path());
         command
             .current_dir(self.dir.path())
             .env("HEARTH_STATE", self.path("state"))
-            .env("HEARTH_DATA", common::repository())
+            .env("HEARTH_DATA", repository())
             .env("IMAGE", &self.image)
             .env("LAB", self.address.to_string())
             .env("AGENT", agent())
-            .env("HEARTH_CMDLINE", self.path("cmdline"))
-            .env("HEARTH_WORK", self.path("work"))
-            .env("HEARTH_NET", self.path("net"))
             .env("HEARTH_CONSOLE", "/dev/stdout")
             .env("HEARTH_POWEROFF", "echo reboot: Power down");
     }
@@ -163,7 +158,7 @@ impl Board {
     }
 
     pub fn run(&self, command: &mut Command) -> Run {
-        self.ended(common::run(command))
+        self.ended(super::run(command))
     }
 
     pub fn ended(&self, output: Output) -> Run {
@@ -232,52 +227,6 @@ impl Run {
     }
 }
 
-/// A process that does not outlive its test.
-pub struct Process(Option<Child>);
-
-impl Process {
-    pub fn start(command: &mut Command) -> Process {
-        Process(Some(command.spawn().unwrap()))
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        let child = self.0.as_ref().unwrap();
-        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
-    }
-
-    /// Ends it at once.
-    pub fn kill(self) {}
-
-    /// Waits until it ends by itself.
-    pub fn output(mut self) -> Output {
-        self.0.take().unwrap().wait_with_output().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Starts a command whose output is wanted when it has ended.
-pub fn spawn(command: &mut Command) -> Process {
-    Process::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
-}
-
-/// Waits for something, within reason.
-#[track_caller]
-pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "waited for {what} in vain");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Whether a file that may not be there yet has this text in it.
 pub fn shows(file: &Path, text: &str) -> bool {
     let mut bytes = Vec::new();
@@ -291,17 +240,7 @@ pub fn shows(file: &Path, text: &str) -> bool {
 fn build(directory: &Path) -> String {
     use sha2::{Digest, Sha256};
     fs::create_dir_all(directory).unwrap();
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_ustar();
-    header.set_entry_type(tar::EntryType::Directory);
-    header.set_mode(0o755);
-    header.set_size(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    tar.append_data(&mut header, "./", std::io::empty())
-        .unwrap();
-    let rootfs = tar.into_inner().unwrap();
+    let rootfs = tar(&[dir("./", 0o755).mtime(0)]);
     let hash = hex::encode(Sha256::digest(&rootfs));
     let image = format!("img-{}", &hash[..12]);
     let manifest = serde_json::json!({
@@ -312,10 +251,6 @@ fn build(directory: &Path) -> String {
     fs::write(directory.join("rootfs.tar"), rootfs).unwrap();
     fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
     image
-}
-
-fn agent() -> PathBuf {
-    common::repository().join("src/agent/hearth-agent")
 }
 
 /// An address of the loopback device that no other test uses.

@@ -1,5 +1,4 @@
 //! hearth's own NFS server over an image, on one port of loopback, in this process.
-#![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
