@@ -2,7 +2,7 @@
 //!
 //! Data flows one way through the modules below; none of them prints, and none of them uses the
 //! command line's code (which lives in the binary, under `cli/`).
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod agent;
 pub mod archive;

@@ -20,7 +20,7 @@ use crate::progress::{NoProgress, Progress};
 use crate::recipe::ModuleSet;
 use crate::rootfs::index::Image;
 use crate::rootfs::{Mounted, tools};
-use crate::sandbox::{Namespaces, Program, Root, Step, hand_over};
+use crate::sandbox::{Limits, Namespaces, Program, Root, Step, hand_over};
 
 /// What is done inside the namespaces, and in the image's root there, for `main` to register.
 pub const STEPS: &[Step] = &[
@@ -47,6 +47,7 @@ pub struct Chroot<'a> {
     pub epoch: u64,
     pub hooks: &'a Hooks,
     pub module_set: ModuleSet,
+    pub limits: &'a Limits,
     /// An empty directory for what is in work, on a disk.
     pub work: &'a Path,
 }
@@ -82,6 +83,7 @@ pub fn write(
             layers: chroot.layers.to_vec(),
             tools: tools.map(Path::to_path_buf),
             epoch: chroot.epoch,
+            limits: chroot.limits.clone(),
             kernel: kernel.release.clone(),
             files: files(&kernel, &selection, options, chroot),
         };
@@ -136,6 +138,7 @@ struct Input {
     layers: Vec<PathBuf>,
     tools: Option<PathBuf>,
     epoch: u64,
+    limits: Limits,
     kernel: String,
     files: Vec<Placed>,
 }
@@ -225,6 +228,7 @@ fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
     let root = Root {
         epoch: input.epoch,
         binds: tools::binds(tools),
+        limits: input.limits,
         ..Root::new(&mounted.root)
     };
     let () = root.step(CONFIGURE, &input.files, &NoProgress)?;

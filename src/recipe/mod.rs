@@ -8,6 +8,7 @@ mod file;
 pub mod find;
 mod lab;
 mod lab_file;
+mod limits;
 mod lock;
 mod mac;
 mod model;
@@ -23,6 +24,7 @@ pub use lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,
 };
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
+pub use limits::{Limits, parse_size};
 pub use lock::{Change, Lock, LockedPackage, LockedRelease, Role, TOOL_ARCH, TOOLS};
 pub use mac::Mac;
 pub use model::{

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::check::check;
-use super::{Arch, RecipeFile, parse_toml};
+use super::{Arch, Limits, RecipeFile, parse_toml};
 
 /// A recipe, as its author wrote it. Paths in it are relative to its own directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub struct Recipe {
     pub strip: Strip,
     #[serde(default)]
     pub initrd: InitrdOptions,
+    /// What programs of the image may take while it is built.
+    #[serde(default)]
+    pub limits: Limits,
     /// For templates of files.
     #[serde(default)]
     pub values: BTreeMap<String, toml::Value>,

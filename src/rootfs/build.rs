@@ -26,7 +26,7 @@ use crate::error::Fault;
 use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
-use crate::sandbox::{Namespaces, owners};
+use crate::sandbox::{Limits, Namespaces, owners};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
@@ -255,6 +255,7 @@ impl<'a> Pipeline<'a> {
                 directory: directory.to_path_buf(),
                 layers: configured.layers.clone(),
                 customisation,
+                limits: plan.limits(),
             };
             let made: ImageMade = inside(plan.recipe.arch, "image", &input, progress)?;
             let tar = Artifact {
@@ -499,7 +500,13 @@ impl Plan {
             layers: layers.to_vec(),
             tools: None,
             threads: self.threads,
+            limits: self.limits(),
         }
+    }
+
+    /// Of the image's programs, as the recipe has them. No part of any key: they do not change what is made.
+    pub fn limits(&self) -> Limits {
+        Limits::default().with(&self.recipe.limits)
     }
 
     /// Where relative paths in the recipe begin.

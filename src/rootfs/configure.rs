@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{certificates, tools};
 use crate::error::Fault;
 use crate::progress::{NoProgress, Progress, Stage};
-use crate::sandbox::{Program, Root, Step};
+use crate::sandbox::{Limits, Program, Root, Step};
 
 /// What is done inside the image's root, for `main` to register.
 pub const STEPS: &[Step] = &[Step::new("certificates", link_certificates)];
@@ -62,6 +62,7 @@ impl<'a> Configure<'a> {
         root: &Path,
         tools: Option<&Path>,
         epoch: u64,
+        limits: &Limits,
         stage: &'a dyn Stage,
     ) -> Result<Self> {
         let mut shims: Vec<_> = SILENCED
@@ -78,6 +79,7 @@ impl<'a> Configure<'a> {
             epoch,
             shims,
             binds: tools::binds(tools),
+            limits: limits.clone(),
             ..Root::new(root)
         };
         Ok(Configure { root, stage })

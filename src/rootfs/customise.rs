@@ -18,7 +18,7 @@ use super::{secrets, strip};
 use crate::agent::{self, Content};
 use crate::error::Fault;
 use crate::recipe::{Arch, Command, FileEntry, Recipe, Strip, System, User};
-use crate::sandbox::{Program, Root};
+use crate::sandbox::{Limits, Program, Root};
 
 /// The parts of a recipe that are applied to a configured image, with where its paths begin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -40,6 +40,7 @@ pub struct Context<'a> {
     pub root: &'a Path,
     pub arch: Arch,
     pub epoch: i64,
+    pub limits: &'a Limits,
 }
 
 impl Customisation {
@@ -494,6 +495,7 @@ fn run(context: &Context<'_>, script: &str, network: bool) -> Result<()> {
     let root = Root {
         network,
         epoch: u64::try_from(context.epoch)?,
+        limits: context.limits.clone(),
         ..Root::new(context.root)
     };
     let mut lines: Vec<String> = Vec::new();

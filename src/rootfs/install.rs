@@ -102,7 +102,8 @@ impl Work<'_> {
 
     fn scripts<'s>(&self, root: &Path, stage: &'s dyn Stage) -> Result<Configure<'s>> {
         let epoch = u64::try_from(self.input.epoch)?;
-        Configure::new(root, self.input.tools.as_deref(), epoch, stage)
+        let tools = self.input.tools.as_deref();
+        Configure::new(root, tools, epoch, &self.input.limits, stage)
     }
 
     fn stems(&self, indices: &[usize]) -> Vec<String> {

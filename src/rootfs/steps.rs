@@ -21,7 +21,7 @@ use super::unpack::unpack_first;
 use super::{customise, dpkg, merged_usr, normalise, tarball, tools};
 use crate::progress::{Progress, Unit};
 use crate::recipe::Arch;
-use crate::sandbox::{Step, hand_over, overlay};
+use crate::sandbox::{Limits, Step, hand_over, overlay};
 
 /// What runs inside the namespaces, for `main` to register.
 pub const STEPS: &[Step] = &[
@@ -64,6 +64,7 @@ pub struct PackagesInput {
     /// For `configure`: the directory of the native programs.
     pub tools: Option<PathBuf>,
     pub threads: usize,
+    pub limits: Limits,
 }
 
 /// Unpacks what needs no script to have run before, into `tree`.
@@ -96,6 +97,7 @@ pub struct ImageInput {
     pub directory: PathBuf,
     pub layers: Vec<PathBuf>,
     pub customisation: Customisation,
+    pub limits: Limits,
 }
 
 /// What `image` has made.
@@ -116,6 +118,7 @@ fn image(input: ImageInput, progress: &dyn Progress) -> Result<ImageMade> {
         root: &mounted.root,
         arch: input.arch,
         epoch: input.epoch,
+        limits: &input.limits,
     };
     let warnings = customise::apply(&context, &input.customisation)?;
     normalise::apply(&mut Tree::open(&mounted.root)?, input.epoch)?;
