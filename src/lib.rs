@@ -13,6 +13,7 @@ pub mod dirs;
 pub mod doctor;
 pub mod error;
 pub mod initrd;
+pub mod input;
 pub mod job;
 pub mod lab;
 pub mod media;

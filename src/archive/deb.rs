@@ -11,6 +11,7 @@ use liblzma::stream::{IGNORE_CHECK, MtStreamBuilder, Stream};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Fault, InputContext};
+use crate::input;
 
 /// More than any package's control files take together; they are held in memory.
 const CONTROL_LIMIT: u64 = 64 << 20;
@@ -46,7 +47,7 @@ impl Deb {
     /// # Errors
     /// If the file cannot be opened or is no ar archive.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = input::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let size = file.metadata()?.len();
         let mut reader = Hashing::new(BufReader::with_capacity(1 << 17, file));
         let mut magic = [0; 8];

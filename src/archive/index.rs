@@ -16,6 +16,7 @@ use super::fetch::{FetchError, Fetcher, Wanted, explain};
 use super::relation;
 use super::release::Release;
 use crate::error::Fault;
+use crate::input;
 
 /// No stanza of an index comes near this, in bytes.
 const LARGEST_STANZA: usize = 4 << 20;
@@ -208,7 +209,7 @@ impl Compressed {
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
-    File::open(path)
+    input::open(path)
         .map(buffered)
         .with_context(|| format!("cannot read {}", path.display()))
 }

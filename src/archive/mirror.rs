@@ -8,6 +8,7 @@ use anyhow::Result;
 use deb822_fast::borrowed::parse_borrowed;
 
 use crate::error::Fault;
+use crate::input;
 
 /// The addresses to fetch from, in the order in which they count: given by the user, `HEARTH_MIRROR` and
 /// `HEARTH_MIRROR_SECURITY`, the host's APT sources.
@@ -107,7 +108,7 @@ fn read_sources(etc: &Path) -> Vec<AptSource> {
     files.extend(parts);
     let mut sources = Vec::new();
     for file in files {
-        let Ok(text) = fs::read_to_string(&file) else {
+        let Ok(text) = input::read_text(&file) else {
             continue;
         };
         match file.extension().and_then(|extension| extension.to_str()) {

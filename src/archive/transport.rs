@@ -9,6 +9,8 @@ use thiserror::Error;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, http};
 
+use crate::input;
+
 /// What a mirror has to send at least, in bytes per second, over the time after which a transfer counts as stalled.
 const SLOWEST: f64 = 1024.0;
 
@@ -171,7 +173,7 @@ impl Client {
             reason: "not a file:// address with an absolute path".into(),
         })?;
         let open = || -> io::Result<File> {
-            let mut file = File::open(&path)?;
+            let mut file = input::open(std::path::Path::new(&path))?;
             file.seek(SeekFrom::Start(offset))?;
             Ok(file)
         };

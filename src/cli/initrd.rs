@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use hearth::error::{Fault, InputContext};
 use hearth::initrd::{self, Difference, Listing, Options};
+use hearth::input;
 use hearth::output::{AtomicDir, Replaces};
 use hearth::progress::{Progress, Unit};
 use hearth::recipe::{self, BoardType, Builder, Recipe, RecipeFile};
@@ -337,7 +338,7 @@ impl Extract {
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = input::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(BufReader::with_capacity(1 << 16, file))
 }
 

@@ -16,6 +16,7 @@ use super::read::{FileType, read};
 use super::select::Selection;
 use super::{Options, native, rewrite};
 use crate::error::Fault;
+use crate::input;
 use crate::progress::{NoProgress, Progress};
 use crate::recipe::ModuleSet;
 use crate::rootfs::index::Image;
@@ -213,7 +214,7 @@ fn gather(directory: &Path, below: &Path, files: &mut Vec<Placed>) -> Result<()>
             files.push(Placed {
                 path: target,
                 executable: meta.permissions().mode() & 0o111 != 0,
-                content: fs::read(&path).with_context(|| path.display().to_string())?,
+                content: input::read(&path).with_context(|| path.display().to_string())?,
             });
         }
     }

@@ -5,7 +5,7 @@
 //! `testdef.yaml` and, where there is something to install, `install.sh`; and hearth's own `order` and `trees/`, the
 //! files of work trees, each once and compressed.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,7 @@ use tar::{Builder, EntryType, Header};
 use super::git::Trust;
 use super::load::{Loaded, Loader};
 use crate::error::Fault;
+use crate::input;
 
 /// How large a definition's work tree may be, in bytes: it goes over the network at every run.
 const TREE_LIMIT: u64 = 256 << 20;
@@ -361,7 +362,7 @@ fn add_tree(tar: &mut Builder<impl Write>, tree: &Path) -> Result<u64> {
         } else {
             let mut header = header(EntryType::Regular, meta.len(), mode_of(&meta));
             let content =
-                File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                input::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
             tar.append_data(&mut header, name, content.take(meta.len()))?;
             size += meta.len().next_multiple_of(4096);
         }

@@ -7,13 +7,14 @@
 //! ```
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::error::Fault;
+use crate::input;
 use crate::output::{AtomicDir, Replaces};
 use crate::progress::{Progress, Unit};
 use crate::recipe::{Board, LabSettings};
@@ -170,7 +171,7 @@ fn refuse_foreign(output: &Path) -> Result<()> {
 /// Whether it begins as a uImage does.
 fn is_boot_script(path: &Path) -> bool {
     let mut magic = [0; 4];
-    File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
+    input::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
         && magic == [0x27, 0x05, 0x19, 0x56]
 }
 

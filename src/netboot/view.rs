@@ -1,7 +1,7 @@
 //! Owns the tree of files that boards see, the same over TFTP and HTTP: boot scripts rendered when they are asked
 //! for, and the artifacts of images. Never writes it down: that is `hearth netboot`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use serde_json::json;
 use super::store::Store;
 use super::tftp::{Content, Files};
 use crate::error::Fault;
+use crate::input;
 use crate::recipe::{Board, LoadedLab, Mac};
 use crate::uboot::{BootScript, Templates, Values};
 
@@ -164,13 +165,15 @@ impl Files for View {
 
 /// A regular file; what is missing, or no file, is not there.
 fn open_below(path: PathBuf) -> Result<Option<Content>> {
-    match File::open(&path) {
-        Ok(file) if file.metadata()?.is_file() => Ok(Some(Content::of(file)?)),
-        Ok(_) => Ok(None),
+    match input::open(&path) {
+        Ok(file) => Ok(Some(Content::of(file)?)),
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::IsADirectory
+                    | io::ErrorKind::InvalidData
             ) =>
         {
             Ok(None)

@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use tar::EntryType;
 
 use crate::error::{Fault, InputContext};
+use crate::input;
 
 /// The number of an inode: 1 is the root, the others follow in the order of the tar. The same tar gives
 /// the same numbers, always.
@@ -134,7 +135,7 @@ impl Image {
     /// If it cannot be read, is cut short, or holds what an image cannot: sparse members, `..` in names, hard links
     /// to what is not there.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = input::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         Image::from_file(path, file)
     }
 

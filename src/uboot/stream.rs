@@ -2,11 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use anyhow::Result;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::error::Fault;
 use crate::output::AtomicFile;
@@ -14,20 +13,7 @@ use crate::output::AtomicFile;
 /// Bytes read and written at a time.
 const PIECE: usize = 256 << 10;
 
-/// Opens a file for reading. A named pipe that nobody writes to is not waited for: it is empty.
-///
-/// # Errors
-/// If it cannot be opened.
-pub fn open(path: &Path) -> io::Result<File> {
-    let file = File::options()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path)?;
-    // Only the opening must not wait: who writes to a pipe may take their time.
-    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
-    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
-    Ok(file)
-}
+pub use crate::input::stream as open;
 
 /// Data to be wrapped, and what to call it in a message.
 pub struct Input {

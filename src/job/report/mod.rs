@@ -6,7 +6,6 @@ mod junit;
 mod table;
 mod tap;
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -19,6 +18,7 @@ pub use tap::tap;
 
 use super::{Outcome, Report, Verdict};
 use crate::error::Fault;
+use crate::input;
 
 /// A form of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,7 +48,7 @@ pub fn load(path: &Path) -> Result<Report> {
     } else {
         path.to_path_buf()
     };
-    let text = fs::read_to_string(&file)
+    let text = input::read_text(&file)
         .with_context(|| format!("cannot read the report {}", file.display()))?;
     let report: Report = serde_json::from_str(&text)
         .with_context(|| format!("{} is not a report of hearth", file.display()))?;
@@ -184,6 +184,7 @@ pub(super) mod example {
 mod tests {
     use super::*;
     use crate::board::FailureClass;
+    use std::fs;
 
     #[test]
     fn infrastructure_failures_are_not_test_failures() {
