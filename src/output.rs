@@ -232,8 +232,6 @@ pub enum Replaces {
     Nothing,
     /// What hearth has made, as a `manifest.json` of hearth's tells: it names every file that is there.
     Output,
-    /// What the caller has looked at itself.
-    Checked,
 }
 
 /// A directory that appears under its name only by [`AtomicDir::commit`]. Dropping it removes it.
@@ -359,7 +357,6 @@ fn refuse_foreign(place: &Path, name: &Path, replaces: Replaces) -> Result<()> {
     let is_empty = fs::read_dir(place).with_context(failed)?.next().is_none();
     match replaces {
         _ if is_empty => Ok(()),
-        Replaces::Checked => Ok(()),
         Replaces::Nothing => Err(foreign(name, "is not empty")),
         Replaces::Output => {
             let Some(names) = names_in_manifest(place) else {

@@ -9,7 +9,7 @@ use clap::Args;
 use hearth::archive::{Cache, Fetcher, Limits, Mirrors};
 use hearth::error::Fault;
 use hearth::media::{self, BoardCard, CardImage, TestPartition, bootloader, parse_size};
-use hearth::output::{AtomicFile, write_atomically};
+use hearth::output::{AtomicFile, refuse_inputs, write_atomically};
 use hearth::recipe::{RecipeFile, board_or_type};
 use hearth::uboot::Templates;
 
@@ -108,6 +108,10 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             directory.join(format!("{}.img", arguments.card.board))
         }
     };
+    if let Some(from) = &arguments.card.from {
+        let inputs = std::fs::read_dir(from).into_iter().flatten().flatten();
+        refuse_inputs(&output, inputs.map(|entry| entry.path()))?;
+    }
     if std::fs::metadata(&output).is_ok_and(|meta| meta.file_type().is_block_device()) {
         return Err(
             Fault::input(format!("{} is a disk, not a file", output.display()))

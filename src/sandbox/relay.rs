@@ -62,9 +62,11 @@ impl Session<'_> {
     /// Until nobody inside has the terminal any more.
     fn run(&mut self) -> Result<()> {
         self.terminal.copy_to(&self.master)?;
-        let (mut resized, tell) = UnixStream::pair()?;
-        resized.set_nonblocking(true)?;
-        signal_hook::low_level::pipe::register(Signal::SIGWINCH as i32, tell)?;
+        let (mut noticed, tell) = UnixStream::pair()?;
+        noticed.set_nonblocking(true)?;
+        for signal in [Signal::SIGWINCH, Signal::SIGCONT] {
+            signal_hook::low_level::pipe::register(signal as i32, tell.try_clone()?)?;
+        }
         self.pass_keys()?;
         self.line.go()?;
         let mut line_is_open = true;
@@ -75,12 +77,14 @@ impl Session<'_> {
             } else {
                 self.master.as_fd()
             };
-            let [said, told, size] = ready(
-                [self.master.as_fd(), line, resized.as_fd()],
+            let [said, told, changed] = ready(
+                [self.master.as_fd(), line, noticed.as_fd()],
                 self.is_watched,
             )?;
-            if size {
-                let _ = resized.read(&mut [0; 64]);
+            if changed {
+                let _ = noticed.read(&mut [0; 64]);
+                // Whoever stopped hearth may have changed the modes meanwhile.
+                self.terminal.resume()?;
                 self.terminal.copy_size_to(&self.master)?;
             }
             if line_is_open && told {
