@@ -17,7 +17,7 @@ pub use table::table;
 pub use tap::tap;
 
 use super::{Outcome, Report, Verdict};
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 use crate::input;
 
 /// A form of a report.
@@ -51,7 +51,7 @@ pub fn load(path: &Path) -> Result<Report> {
     let text = input::read_text(&file)
         .with_context(|| format!("cannot read the report {}", file.display()))?;
     let report: Report = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a report of hearth", file.display()))?;
+        .input_context(|| format!("{} is not a report of hearth", file.display()))?;
     if report.version != 1 {
         return Err(Fault::input(format!(
             "{} is a report of version {}, and this hearth knows version 1",
