@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::diagnostic::suggestion;
 use crate::dirs;
 use crate::error::Fault;
+use crate::input;
 
 /// A user's file, or one that hearth ships.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,7 +171,7 @@ pub fn names(kind: Kind) -> Result<Vec<String>> {
 
 /// Reads a text file.
 pub fn read(path: &Path) -> Result<Source> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let bytes = input::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let text = String::from_utf8(bytes).map_err(|wrong| {
         Fault::input(format!(
             "{} is not UTF-8 text (at byte {})",

@@ -2,7 +2,7 @@
 //!
 //! Data flows one way through the modules below; none of them prints, and none of them uses the
 //! command line's code (which lives in the binary, under `cli/`).
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod agent;
 pub mod arch;
@@ -17,6 +17,7 @@ pub mod doctor;
 pub mod error;
 pub mod image;
 pub mod initrd;
+pub mod input;
 pub mod job;
 pub mod lab;
 pub mod mac;

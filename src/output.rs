@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -14,13 +14,19 @@ use nix::unistd::linkat;
 use tempfile::{NamedTempFile, TempDir, TempPath};
 
 use crate::error::Fault;
+use crate::input;
+
+mod destination;
+
+use destination::Destination;
+pub use destination::refuse_inputs;
 
 /// A file that appears under its name only by [`AtomicFile::commit`]: it is written without a name, synced, and then
 /// takes its place. Dropping it, or killing hearth, leaves what was there before and nothing else. (Where the file
 /// system has no nameless files, as FAT, it is a `.hearth-…` beside its place, which a kill leaves behind.)
 ///
-/// `/dev/stdout`, `/dev/null`, pipes and other special files are written directly, since a rename would
-/// replace them.
+/// A link keeps its place: what it leads to is replaced. Only what the caller has opened itself (`/dev/stdout`, `/dev/fd/5`)
+/// and `/dev/null` are written directly; everything else that is no regular file is refused.
 #[derive(Debug)]
 pub struct AtomicFile {
     /// As the user calls it.
@@ -38,27 +44,22 @@ enum Sink {
 
 impl AtomicFile {
     /// # Errors
-    /// If the directory does not exist or cannot be written to, or `path` is a directory.
+    /// If the directory does not exist or cannot be written to, or `path` is something else than a file.
     pub fn create(path: &Path) -> Result<Self> {
-        // A symbolic link keeps its place; what it points at is replaced.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let sink = match fs::metadata(&target) {
-            Ok(meta) if meta.is_dir() => {
-                return Err(Fault::input(format!(
-                    "{} is a directory, not a file to write",
-                    path.display()
-                ))
-                .into());
+        let failed = || format!("cannot write {}", path.display());
+        let (target, sink) = match Destination::of(path)? {
+            Destination::File(target) => {
+                let sink = unfinished(parent_of(&target)).with_context(failed)?;
+                (target, sink)
             }
-            Ok(meta) if is_special(&meta) => {
+            Destination::Stream => {
                 let file = File::options()
                     .write(true)
-                    .open(&target)
-                    .with_context(|| format!("cannot write {}", path.display()))?;
-                Sink::Direct(BufWriter::with_capacity(1 << 16, file))
+                    .open(path)
+                    .with_context(failed)?;
+                let sink = Sink::Direct(BufWriter::with_capacity(1 << 16, file));
+                (path.to_path_buf(), sink)
             }
-            _ => unfinished(parent_of(&target))
-                .with_context(|| format!("cannot write {}", path.display()))?,
         };
         Ok(AtomicFile {
             name: path.to_path_buf(),
@@ -183,14 +184,14 @@ impl Batch {
     /// Missing directories are made.
     pub fn add(&mut self, path: &Path, data: &[u8]) -> Result<()> {
         let failed = || format!("cannot write {}", path.display());
-        if fs::read(path).is_ok_and(|existing| existing == data) {
+        let Destination::File(path) = Destination::of(path)? else {
+            return Err(Fault::input(format!("{} is not a file", path.display())).into());
+        };
+        if input::read(&path).is_ok_and(|existing| existing == data) {
             self.unchanged += 1;
             return Ok(());
         }
-        if path.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory)).with_context(failed);
-        }
-        let parent = parent_of(path);
+        let parent = parent_of(&path);
         fs::create_dir_all(parent)
             .with_context(|| format!("cannot make the directory {}", parent.display()))?;
         let mut file = tempfile::Builder::new()
@@ -199,8 +200,7 @@ impl Batch {
             .tempfile_in(parent)
             .with_context(failed)?;
         file.write_all(data).with_context(failed)?;
-        self.beside
-            .push((file.into_temp_path(), path.to_path_buf()));
+        self.beside.push((file.into_temp_path(), path));
         Ok(())
     }
 
@@ -232,8 +232,6 @@ pub enum Replaces {
     Nothing,
     /// What hearth has made, as a `manifest.json` of hearth's tells: it names every file that is there.
     Output,
-    /// What the caller has looked at itself.
-    Checked,
 }
 
 /// A directory that appears under its name only by [`AtomicDir::commit`]. Dropping it removes it.
@@ -359,7 +357,6 @@ fn refuse_foreign(place: &Path, name: &Path, replaces: Replaces) -> Result<()> {
     let is_empty = fs::read_dir(place).with_context(failed)?.next().is_none();
     match replaces {
         _ if is_empty => Ok(()),
-        Replaces::Checked => Ok(()),
         Replaces::Nothing => Err(foreign(name, "is not empty")),
         Replaces::Output => {
             let Some(names) = names_in_manifest(place) else {
@@ -442,11 +439,6 @@ fn sweep(parent: &Path) {
             log::warn!("cannot remove {}: {error}", path.display());
         }
     }
-}
-
-fn is_special(meta: &fs::Metadata) -> bool {
-    let kind = meta.file_type();
-    kind.is_char_device() || kind.is_block_device() || kind.is_fifo() || kind.is_socket()
 }
 
 /// The directory that holds `path`; `.` for a bare file name.
@@ -583,11 +575,5 @@ mod tests {
         File::create(&plain).unwrap();
         let mode = |path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&path), mode(&plain));
-    }
-
-    #[test]
-    fn a_device_is_written_not_replaced() {
-        write_atomically(Path::new("/dev/null"), b"x").unwrap();
-        assert!(is_special(&fs::metadata("/dev/null").unwrap()));
     }
 }

@@ -641,7 +641,7 @@ fn a_netboot_tree_replaces_only_a_netboot_tree() {
     fail(
         &mut netboot(&[]),
         2,
-        "holds `thesis.tex`, which is no part of a netboot tree",
+        "holds thesis.tex, which hearth did not put there",
     );
     assert!(dir.path().join("tftp/thesis.tex").exists());
     fs::remove_file(dir.path().join("tftp/thesis.tex")).unwrap();

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::limit::{Limited, each_entry};
 use crate::error::{Fault, InputContext};
+use crate::input;
 
 /// Limit on a package's control files together, in bytes; they are held in memory.
 const CONTROL_LIMIT: u64 = 32 << 20;
@@ -79,7 +80,7 @@ impl Deb {
     /// # Errors
     /// If the file cannot be opened or is no ar archive.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = input::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let size = file.metadata()?.len();
         let mut reader = Hashing::new(BufReader::with_capacity(1 << 17, file));
         let mut magic = [0; 8];

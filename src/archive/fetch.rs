@@ -17,6 +17,7 @@ use super::cache::{Cache, Part};
 use super::mirror::Mirrors;
 use super::transport::{Client, Limits, TransferError, percent_encode};
 use crate::error::Fault;
+use crate::input;
 use crate::progress::{Progress, Stage, Unit};
 use crate::recipe::{Lock, LockedPackage};
 
@@ -572,7 +573,7 @@ pub(super) fn hash_rest(file: &mut File) -> io::Result<(Sha256, u64)> {
 
 fn verified_local(package: &LockedPackage, directory: &Path) -> Result<PathBuf> {
     let path = directory.join(&package.path);
-    let (hasher, size) = File::open(&path)
+    let (hasher, size) = input::open(&path)
         .and_then(|mut file| hash_rest(&mut file))
         .with_context(|| format!("cannot read {}", path.display()))?;
     if size != package.size || hex::encode(hasher.finalize()) != package.sha256 {

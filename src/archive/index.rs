@@ -19,6 +19,7 @@ use super::limit::Limited;
 use super::relation;
 use super::release::Release;
 use crate::error::{Class, Fault, class_of};
+use crate::input;
 
 /// Limit on one stanza of an index, in bytes.
 const LARGEST_STANZA: usize = 4 << 20;
@@ -241,7 +242,7 @@ impl Compressed {
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
-    File::open(path)
+    input::open(path)
         .map(buffered)
         .with_context(|| format!("cannot read {}", path.display()))
 }

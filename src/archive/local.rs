@@ -1,7 +1,6 @@
 //! Owns a recipe's own `.deb` files as candidates of the resolver.
 //! Never installs them.
 
-use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
@@ -12,6 +11,7 @@ use super::deb::Deb;
 use super::fetch::hash_rest;
 use super::index::{Index, Package};
 use crate::error::InputContext;
+use crate::input;
 use crate::recipe::{RecipeFile, Step, at};
 
 /// Adds a recipe's local packages to the index, before all others of their names; returns their
@@ -42,7 +42,7 @@ fn read(file: &RecipeFile, relative: &Path) -> Result<Package> {
     let path = file.directory().join(relative);
     let control = Deb::open(&path)?.control()?;
     let failed = || format!("cannot read {}", path.display());
-    let (hash, size) = File::open(&path)
+    let (hash, size) = input::open(&path)
         .and_then(|mut deb| hash_rest(&mut deb))
         .input_context(failed)?;
     let name = relative

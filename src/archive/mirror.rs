@@ -10,6 +10,7 @@ use anyhow::Result;
 use deb822_fast::borrowed::parse_borrowed;
 
 use crate::error::Fault;
+use crate::input;
 
 /// The base addresses by precedence: options, `HEARTH_MIRROR` and `HEARTH_MIRROR_SECURITY`, the
 /// host's APT sources.
@@ -144,7 +145,7 @@ fn read_sources(etc: &Path) -> Vec<AptSource> {
     files.extend(parts);
     let mut sources = Vec::new();
     for file in files {
-        let Ok(text) = fs::read_to_string(&file) else {
+        let Ok(text) = input::read_text(&file) else {
             continue;
         };
         match file.extension().and_then(|extension| extension.to_str()) {

@@ -1,7 +1,6 @@
 //! Owns the check of OpenPGP cleartext signatures against a keyring. Never trusts a byte outside
 //! the signed text.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
@@ -14,6 +13,7 @@ use pgp::types::{KeyDetails, PublicParams, Tag, VerifyingKey};
 use thiserror::Error;
 
 use crate::error::Fault;
+use crate::input;
 
 /// Tolerance for clock skew: a signature may be this many seconds in the future.
 const CLOCK_SKEW: u64 = 24 * 3600;
@@ -55,7 +55,7 @@ impl Keyring {
     /// # Errors
     /// If it is missing or contains no key.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let data = fs::read(path)
+        let data = input::read(path)
             .with_context(|| format!("cannot read the keyring {}", path.display()))?;
         Keyring::parse(&data)
             .ok_or_else(|| Fault::input(format!("{} holds no OpenPGP key", path.display())).into())

@@ -10,6 +10,8 @@ use thiserror::Error;
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, http};
 
+use crate::input;
+
 /// The lowest acceptable rate, in bytes per second, measured over the stall time-out.
 const SLOWEST: f64 = 1024.0;
 
@@ -186,7 +188,7 @@ impl Client {
             reason: "not a file:// address with an absolute path".into(),
         })?;
         let open = || -> io::Result<File> {
-            let mut file = File::open(&path)?;
+            let mut file = input::open(std::path::Path::new(&path))?;
             file.seek(SeekFrom::Start(offset))?;
             Ok(file)
         };

@@ -17,7 +17,7 @@ use crate::recipe::Arch;
 use crate::rootfs::customise::{self, Customisation};
 use crate::rootfs::tree::Tree;
 use crate::rootfs::{Mounted, normalise};
-use crate::sandbox::{hand_over, steps};
+use crate::sandbox::{Limits, hand_over, steps};
 
 steps! {
     /// Applies the recipe and writes `rootfs.tar`.
@@ -32,6 +32,7 @@ pub struct ImageInput {
     pub directory: PathBuf,
     pub layers: Vec<PathBuf>,
     pub customisation: Customisation,
+    pub limits: Limits,
 }
 
 /// Output of `image`.
@@ -52,6 +53,7 @@ fn image(input: ImageInput, progress: &dyn Progress) -> Result<ImageMade> {
         root: &mounted.root,
         arch: input.arch,
         epoch: input.epoch,
+        limits: &input.limits,
     };
     let warnings = customise::apply(&context, &input.customisation)?;
     normalise::apply(&mut Tree::open(&mounted.root)?, input.epoch)?;

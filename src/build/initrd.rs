@@ -115,6 +115,7 @@ impl Pipeline<'_> {
                     epoch: u64::try_from(plan.epoch)?,
                     hooks: &hooks,
                     module_set: recipe.module_set,
+                    limits: &plan.limits(),
                     work: &work,
                 };
                 let (image, path) = (Image::open(&tar)?, out.join("initrd.img"));

@@ -210,6 +210,7 @@ impl<'a> Pipeline<'a> {
                 directory: directory.to_path_buf(),
                 layers: configured.layers.clone(),
                 customisation,
+                limits: plan.limits(),
             };
             let made = Namespaces::running(plan.recipe.arch).step(&IMAGE, &input, progress)?;
             let tar = Artifact {

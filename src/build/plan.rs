@@ -12,6 +12,7 @@ use crate::error::Fault;
 use crate::recipe::{self, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
 use crate::rootfs::customise::Customisation;
 use crate::rootfs::{PackageFile, PackagesInput};
+use crate::sandbox::Limits;
 
 /// What to build, read and validated.
 #[derive(Clone, Debug)]
@@ -100,7 +101,14 @@ impl Plan {
             tools: None,
             emulated: BTreeSet::new(),
             threads: self.threads,
+            limits: self.limits(),
         }
+    }
+
+    /// The limits of the image's programs, as the recipe sets them. Not part of any stage's key: they do not change its
+    /// output.
+    pub fn limits(&self) -> Limits {
+        Limits::default().with(&self.recipe.limits)
     }
 
     /// The directory that relative paths in the recipe are relative to.

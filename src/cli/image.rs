@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use hearth::error::Fault;
+use hearth::output::refuse_inputs;
 use hearth::uboot;
 use hearth::uboot::read::{self, Image, Report};
 use hearth::uboot::write::has_table;
@@ -130,6 +131,9 @@ fn extract(file: &Path, part: Option<usize>, output: &Path) -> Result<ExitCode> 
     } else {
         output
     };
+    if file != Path::new("-") {
+        refuse_inputs(output, [file])?;
+    }
     read::extract(&name_of(file), input, length, part, output)?;
     Ok(ExitCode::SUCCESS)
 }

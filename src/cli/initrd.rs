@@ -12,7 +12,8 @@ use hearth::build::{WantedInitrd, build_initrd};
 use hearth::error::{Fault, InputContext};
 use hearth::image::index::Image;
 use hearth::initrd::{self, Difference, Listing, Options};
-use hearth::output::{AtomicDir, Replaces};
+use hearth::input;
+use hearth::output::{AtomicDir, Replaces, refuse_inputs};
 use hearth::progress::{Progress, Unit};
 use hearth::recipe::{self, BoardType, Builder, Recipe, RecipeFile};
 
@@ -110,7 +111,9 @@ pub fn run(arguments: Arguments, terminal: &Terminal) -> Result<ExitCode> {
 
 impl Build {
     fn run(&self, network: &NetworkArguments, terminal: &Terminal) -> Result<ExitCode> {
-        let RecipeFile { name, recipe, .. } = RecipeFile::open(&self.recipe)?;
+        let RecipeFile {
+            name, recipe, path, ..
+        } = RecipeFile::open(&self.recipe)?;
         let root = match &self.root {
             Some(root) => root.clone(),
             None => Path::new("out").join(&name).join("rootfs.tar"),
@@ -119,6 +122,7 @@ impl Build {
             Some(output) => output.clone(),
             None => root.with_file_name("initrd.img"),
         };
+        refuse_inputs(&output, [&root, &path])?;
         let builder = match self.builder {
             None => recipe.initrd.builder,
             Some(BuilderArgument::Native) => Builder::Native,
@@ -337,7 +341,7 @@ impl Extract {
 }
 
 fn open(path: &Path) -> Result<BufReader<File>> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = input::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     Ok(BufReader::with_capacity(1 << 16, file))
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use hearth::error::Fault;
 use hearth::media::{self, CardImage, TestPartition, parse_size};
 use hearth::ops::card;
-use hearth::output::{AtomicFile, write_atomically};
+use hearth::output::{AtomicFile, refuse_inputs, write_atomically};
 
 use super::lock::MirrorArguments;
 use super::terminal::Terminal;
@@ -79,6 +79,10 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             directory.join(format!("{}.img", arguments.card.board))
         }
     };
+    if let Some(from) = &arguments.card.from {
+        let inputs = std::fs::read_dir(from).into_iter().flatten().flatten();
+        refuse_inputs(&output, inputs.map(|entry| entry.path()))?;
+    }
     if std::fs::metadata(&output).is_ok_and(|meta| meta.file_type().is_block_device()) {
         return Err(
             Fault::input(format!("{} is a disk, not a file", output.display()))

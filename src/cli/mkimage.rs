@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use hearth::clock;
 use hearth::error::Fault;
+use hearth::output::refuse_inputs;
 use hearth::uboot::bootrom::{egon, gp, omap};
 use hearth::uboot::ids::UnknownName;
 use hearth::uboot::read::Image;
@@ -147,6 +148,7 @@ fn create(arguments: &Arguments, kind: Kind, image: &Path) -> Result<String> {
     let entry = address(arguments.entry_point.as_deref(), "entry point")?;
     let name = arguments.name.clone().unwrap_or_default().into_vec();
     let data = data_files(arguments, kind)?;
+    refuse_inputs(image, &data)?;
     if is_legacy(kind) {
         let written = write::create(
             &write::Image {

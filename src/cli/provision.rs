@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use hearth::error::Fault;
+use hearth::input;
 use hearth::netboot::provision::Provision;
 use hearth::netboot::provision::exports_file::exports;
 use hearth::ops::BuildOutput;
@@ -163,7 +164,7 @@ fn all_exports(given: Option<&Path>) -> Result<Vec<String>> {
 }
 
 fn read_if_there(file: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(file) {
+    match input::read_text(file) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use hearth::job::report::{self, Format};
-use hearth::output::write_atomically;
+use hearth::output::{refuse_inputs, write_atomically};
 
 /// Show or convert the report of a run
 #[derive(Debug, Args)]
@@ -45,7 +45,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Action::Convert { report, to, output } => {
             let text = report::render(&report::load(report)?, *to)?;
             match output {
-                Some(file) => write_atomically(file, text.as_bytes())?,
+                Some(file) => {
+                    refuse_inputs(file, [report, &report.join("report.json")])?;
+                    write_atomically(file, text.as_bytes())?;
+                }
                 None => io::stdout().write_all(text.as_bytes())?,
             }
         }

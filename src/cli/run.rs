@@ -7,8 +7,8 @@ use anyhow::Result;
 use clap::Args;
 use hearth::build::{Until, layers};
 use hearth::error::Fault;
-use hearth::recipe::Arch;
-use hearth::sandbox::{Namespaces, Program, Root, architecture_of};
+use hearth::recipe::{Arch, Limits};
+use hearth::sandbox::{self, Namespaces, Program, Root, architecture_of};
 
 use super::build::{self, NetworkArguments};
 use super::terminal::Terminal;
@@ -37,6 +37,10 @@ pub struct Image {
     /// Give the program the host's network
     #[arg(long)]
     network: bool,
+    /// Let it take no more than this: silence=SECONDS, output=SIZE,
+    /// memory=SIZE, disk=SIZE or processes=NUMBER; may be repeated
+    #[arg(long = "limit", value_name = "NAME=VALUE")]
+    limits: Vec<String>,
     #[command(flatten)]
     sources: NetworkArguments,
 }
@@ -44,30 +48,45 @@ pub struct Image {
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     arguments
         .image
-        .become_program(Program::new(&arguments.command), terminal)
+        .run(Program::new(&arguments.command), terminal)
+}
+
+/// What is known of an image whose programs are to be run.
+struct Found {
+    arch: Arch,
+    /// Directories, topmost first.
+    layers: Vec<PathBuf>,
+    epoch: u64,
+    limits: Limits,
 }
 
 impl Image {
-    /// Returns only if it fails.
-    pub fn become_program(&self, mut program: Program, terminal: &Terminal) -> Result<ExitCode> {
-        let (arch, layers, epoch) = self.layers(terminal)?;
-        let [top, below @ ..] = &layers[..] else {
+    /// Runs a program to its end, and gives its exit code.
+    pub fn run(&self, program: Program, terminal: &Terminal) -> Result<ExitCode> {
+        let mut given = Limits::default();
+        for text in &self.limits {
+            given.set(text).map_err(|wrong| {
+                Fault::input(format!("--limit: {wrong}")).remedy("see docs/sandbox.md")
+            })?;
+        }
+        let found = self.find(terminal)?;
+        let [top, below @ ..] = &found.layers[..] else {
             return Err(Fault::input(format!("{} has no files", self.image)).into());
         };
-        program.terminal = true;
         let root = Root {
             throw_away: true,
             below: below.to_vec(),
             network: self.network,
             ignore_syncs: false,
-            epoch,
+            epoch: found.epoch,
+            limits: sandbox::Limits::by_hand().with(&found.limits.with(&given)),
             ..Root::new(top)
         };
-        Err(Namespaces::running(arch).become_program(root, program))
+        Namespaces::running(found.arch).attended(root, program)
     }
 
-    /// Architecture, directories (topmost first) and date of the image; builds it if need be.
-    fn layers(&self, terminal: &Terminal) -> Result<(Arch, Vec<PathBuf>, u64)> {
+    /// Builds the image if need be.
+    fn find(&self, terminal: &Terminal) -> Result<Found> {
         let directory = Path::new(&self.image);
         if self.image.contains('/') && directory.is_dir() {
             let directory = directory.canonicalize()?;
@@ -77,7 +96,12 @@ impl Image {
                     directory.display()
                 ))
             })?;
-            return Ok((arch, vec![directory], 0));
+            return Ok(Found {
+                arch,
+                layers: vec![directory],
+                epoch: 0,
+                limits: Limits::default(),
+            });
         }
         let plan = build::plan(&self.image, &self.sources, terminal)?;
         let until = if self.unpacked {
@@ -86,6 +110,17 @@ impl Image {
             Until::Complete
         };
         let layers = layers(&plan, until, terminal)?;
-        Ok((plan.recipe.arch, layers, u64::try_from(plan.epoch)?))
+        // Silence and output are limited in builds, which run unattended.
+        let limits = Limits {
+            silence: None,
+            output: None,
+            ..plan.recipe.limits.clone()
+        };
+        Ok(Found {
+            arch: plan.recipe.arch,
+            layers,
+            epoch: u64::try_from(plan.epoch)?,
+            limits,
+        })
     }
 }

@@ -25,5 +25,5 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         "-c",
         "if command -v bash >/dev/null; then exec bash -l; else exec sh -l; fi",
     ]);
-    arguments.image.become_program(program, terminal)
+    arguments.image.run(program, terminal)
 }

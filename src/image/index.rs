@@ -16,6 +16,7 @@ use super::builder::Builder;
 pub use super::inode::{Entry, Found, Inode, Kind, Number};
 use super::stack;
 use crate::error::{Fault, InputContext};
+use crate::input;
 
 /// An open image: its tree in memory, its bytes in the tar, or in those of a stack of layers. Cheap to share between
 /// threads.
@@ -76,7 +77,7 @@ impl Image {
     /// If it cannot be read, is truncated, or has members that an image cannot have: sparse files,
     /// `..` in names, hard links to missing members.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = input::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         Image::from_file(path, file)
     }
 
@@ -93,7 +94,7 @@ impl Image {
     pub fn open_stack(paths: &[PathBuf]) -> Result<Self> {
         let open = |path: &PathBuf| {
             let file =
-                File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+                input::open(path).with_context(|| format!("cannot open {}", path.display()))?;
             Ok((path.clone(), file))
         };
         Image::of_files(paths.iter().map(open).collect::<Result<_>>()?)

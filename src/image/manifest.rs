@@ -2,7 +2,7 @@
 //! Never makes what it lists.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::index::Image;
 use crate::arch::Arch;
 use crate::error::{Fault, InputContext};
+use crate::input;
 
 /// The root file system's tar in an output directory.
 pub const ROOTFS: &str = "rootfs.tar";
@@ -89,7 +90,7 @@ impl Manifest {
     /// If the directory has none, or it is damaged.
     pub fn load(directory: &Path) -> Result<Self> {
         let path = directory.join(Manifest::FILE);
-        let text = match fs::read(&path) {
+        let text = match input::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let sentence = format!("{} is not what `hearth build` made", directory.display());
                 return Err(Fault::input(sentence)
@@ -171,7 +172,7 @@ impl Artifact {
     /// Hashes a file.
     pub fn of(path: &Path) -> Result<Self> {
         let failed = || format!("cannot read {}", path.display());
-        let mut file = File::open(path).with_context(failed)?;
+        let mut file = input::open(path).with_context(failed)?;
         let mut hash = Sha256::new();
         let size = io::copy(&mut file, &mut HashWriter(&mut hash)).with_context(failed)?;
         Ok(Artifact {

@@ -17,10 +17,11 @@ use super::select::Selection;
 use super::{Options, native, rewrite};
 use crate::error::Fault;
 use crate::image::index::Image;
+use crate::input;
 use crate::progress::{NoProgress, Progress};
 use crate::recipe::ModuleSet;
 use crate::rootfs::{Mounted, fallback, tools};
-use crate::sandbox::{Cause, Namespaces, Program, Root, hand_over, steps};
+use crate::sandbox::{Cause, Limits, Namespaces, Program, Root, hand_over, steps};
 
 steps! {
     MKINITRAMFS = "mkinitramfs": mkinitramfs, Input => ();
@@ -45,6 +46,7 @@ pub struct Chroot<'a> {
     pub epoch: u64,
     pub hooks: &'a Hooks,
     pub module_set: ModuleSet,
+    pub limits: &'a Limits,
     /// An empty directory for temporary files, on a disk.
     pub work: &'a Path,
 }
@@ -80,6 +82,7 @@ pub fn write(
             layers: chroot.layers.to_vec(),
             tools: tools.map(Path::to_path_buf),
             epoch: chroot.epoch,
+            limits: chroot.limits.clone(),
             kernel: kernel.release.clone(),
             files: files(&kernel, &selection, options, chroot),
         };
@@ -134,6 +137,7 @@ struct Input {
     layers: Vec<PathBuf>,
     tools: Option<PathBuf>,
     epoch: u64,
+    limits: Limits,
     kernel: String,
     files: Vec<Placed>,
 }
@@ -209,7 +213,7 @@ fn gather(directory: &Path, below: &Path, files: &mut Vec<Placed>) -> Result<()>
             files.push(Placed {
                 path: target,
                 executable: meta.permissions().mode() & 0o111 != 0,
-                content: fs::read(&path).with_context(|| path.display().to_string())?,
+                content: input::read(&path).with_context(|| path.display().to_string())?,
             });
         }
     }
@@ -223,6 +227,7 @@ fn mkinitramfs(input: Input, _progress: &dyn Progress) -> Result<()> {
     let root = Root {
         epoch: input.epoch,
         binds: tools::binds(tools),
+        limits: input.limits,
         ..Root::new(&mounted.root)
     };
     root.step(&CONFIGURE, &input.files, &NoProgress)?;

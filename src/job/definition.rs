@@ -14,6 +14,7 @@ use super::pattern::Pattern;
 use super::python::Python;
 use super::yaml::{self, Node, Yaml};
 use crate::error::Fault;
+use crate::input;
 use crate::recipe::Diagnostic;
 
 const FORMAT: &str = "Lava-Test Test Definition 1.0";
@@ -76,7 +77,7 @@ impl Definition {
             ))
             .into());
         }
-        let bytes = fs::read(path)
+        let bytes = input::read(path)
             .with_context(|| format!("cannot read the test definition {}", path.display()))?;
         let text = String::from_utf8(bytes)
             .map_err(|_| Fault::input(format!("{} is not UTF-8 text", path.display())))?;

@@ -1,7 +1,7 @@
 //! Owns how a definition's work tree becomes a compressed tar: which of its files, and how large it may be.
 //! Never decides where it goes in the job.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 
 use crate::error::Fault;
+use crate::input;
 
 /// How large a definition's work tree may be, in bytes: it goes over the network at every run.
 const TREE_LIMIT: u64 = 256 << 20;
@@ -39,7 +40,7 @@ fn add_tree(tar: &mut Builder<impl Write>, tree: &Path) -> Result<u64> {
         } else {
             let mut header = header(EntryType::Regular, meta.len(), mode_of(&meta));
             let content =
-                File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                input::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
             tar.append_data(&mut header, name, content.take(meta.len()))?;
             size += meta.len().next_multiple_of(4096);
         }

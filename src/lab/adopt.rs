@@ -1,7 +1,6 @@
 //! Owns the adoption of boards: those that checked in and that the lab does not know, and their entry in the lab file.
 //! Never changes what the lab file has already.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
@@ -9,6 +8,7 @@ use anyhow::Result;
 use super::store::{Boot, LabStore};
 use crate::data;
 use crate::error::Fault;
+use crate::input;
 use crate::output::write_atomically;
 use crate::recipe::{LoadedLab, Mac, suggestion};
 use crate::sanitise;
@@ -73,7 +73,7 @@ pub fn adopt(lab: &LoadedLab, boot: &Boot, name: &str, board_type: &str) -> Resu
 }
 
 fn extended(path: &Path, boot: &Boot, name: &str, board_type: &str) -> Result<String> {
-    let mut text = fs::read_to_string(path)?;
+    let mut text = input::read_text(path)?;
     if !text.ends_with('\n') {
         text.push('\n');
     }
@@ -96,6 +96,7 @@ mod tests {
     use super::*;
     use crate::lab::Claim;
     use crate::recipe::board_types;
+    use std::fs;
 
     const LAB: &str = "[lab] # my desk\nname = 'desk'\naddress = '192.168.7.1'\n";
 

@@ -11,6 +11,7 @@ use super::image::{CardImage, Extent};
 use super::layout::{Layout, RawBlob, SECTOR, TestPartition};
 use super::table;
 use crate::error::Fault;
+use crate::input;
 use crate::recipe::{Blob, Board, LabSettings, Media, Place, boot_values};
 use crate::uboot::{Templates, script};
 
@@ -117,7 +118,7 @@ fn read_blob(root: &Path, path: &str) -> Result<Vec<(String, Vec<u8>)>> {
         .into_iter()
         .map(|name| {
             let path = directory.join(&name);
-            let data = fs::read(&path).map_err(|error| missing(&path, &error))?;
+            let data = input::read(&path).map_err(|error| missing(&path, &error))?;
             Ok((name, data))
         })
         .collect()

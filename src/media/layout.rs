@@ -7,7 +7,7 @@ use std::ops::Range;
 use anyhow::Result;
 
 use crate::error::Fault;
-use crate::recipe::{Media, Table};
+use crate::recipe::{Media, Table, parse_size};
 
 const MIB: u64 = 1 << 20;
 
@@ -53,24 +53,6 @@ impl std::str::FromStr for TestPartition {
             size => parse_size(size).map(TestPartition::Size),
         }
     }
-}
-
-/// Reads a size such as `512K`, `64M`, `1GiB` or `1048576`; the units are powers of 1024.
-pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a size such as 64M, 1G or 1048576");
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let shift = match &text[digits..] {
-        "" => 0,
-        "K" | "k" | "KiB" => 10,
-        "M" | "m" | "MiB" => 20,
-        "G" | "g" | "GiB" => 30,
-        "T" | "t" | "TiB" => 40,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).ok_or_else(wrong)
 }
 
 /// The byte range of each part of a card; all are multiples of a sector.

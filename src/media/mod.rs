@@ -15,10 +15,11 @@ mod image;
 mod layout;
 mod table;
 
+pub use crate::recipe::parse_size;
 pub use bmap::bmap;
 pub use card::{BoardCard, CardRequest, Contents, Sources, compose, contents};
 pub use device::{Device, Doubt, Host};
 pub use fat::{FatFile, build as build_fat};
 pub use flash::{Claimed, claim, flash, update};
 pub use image::{BLOCK, CardImage, Extent};
-pub use layout::{LIMIT, Layout, RawBlob, SECTOR, TestPartition, parse_size};
+pub use layout::{LIMIT, Layout, RawBlob, SECTOR, TestPartition};

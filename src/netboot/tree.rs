@@ -3,31 +3,23 @@
 //!
 //! ```text
 //! images/<image id>/{vmlinuz,initrd.img,uInitrd,dtb/<device tree>}
-//! boards/<board>/boot.scr{,.uimg}   pxelinux.cfg/01-<mac>   boot.scr.uimg
+//! boards/<board>/boot.scr{,.uimg}   pxelinux.cfg/01-<mac>   boot.scr.uimg   manifest.json
 //! ```
 
-use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::error::Fault;
+use crate::image::{Artifact, Manifest};
 use crate::output::{AtomicDir, Replaces};
 use crate::progress::{Progress, Unit};
 use crate::recipe::{Board, LabSettings, boot_values};
 use crate::uboot::bootscript::{BootScript, image_arch};
 use crate::uboot::{Templates, script};
 
-/// The top-level names that [`Tree::write`] writes; a tree that it replaces may contain no others.
-const TOP: [&str; 5] = [
-    "images",
-    "boards",
-    "pxelinux.cfg",
-    "boot.scr",
-    "boot.scr.uimg",
-];
 const ARTIFACTS: [&str; 3] = ["vmlinuz", "initrd.img", "uInitrd"];
 
 /// A board, with the output directory and id of the image that it boots.
@@ -57,10 +49,9 @@ impl Tree<'_> {
     /// # Errors
     /// If an artifact is missing, a script cannot be rendered, or `output` contains other files.
     pub fn write(&self, output: &Path, progress: &dyn Progress) -> Result<()> {
-        refuse_foreign(output)?;
         let files = self.artifacts();
         let stage = progress.stage("netboot", Some(files.len() as u64), Unit::Items);
-        let directory = AtomicDir::create(output, Replaces::Checked)?;
+        let directory = AtomicDir::create(output, Replaces::Output)?;
         for (from, to) in &files {
             stage.message(to);
             copy(from, &directory.path().join(to))?;
@@ -76,6 +67,7 @@ impl Tree<'_> {
         for name in ["boot.scr", "boot.scr.uimg"] {
             write(&directory.path().join(name), &dispatch)?;
         }
+        write_manifest(directory.path())?;
         directory.commit()?;
         stage.finish(&format!(
             "{} boards, {} files",
@@ -141,37 +133,30 @@ impl Tree<'_> {
     }
 }
 
-/// Checks that the output directory to be replaced is a tree of hearth's.
-fn refuse_foreign(output: &Path) -> Result<()> {
-    let is_empty = fs::read_dir(output).map_or(true, |mut entries| entries.next().is_none());
-    if !is_empty && !is_boot_script(&output.join("boot.scr")) {
-        return Err(Fault::input(format!(
-            "{} is not empty and not a netboot tree: it is not replaced",
-            output.display()
-        ))
-        .remedy("name a directory of its own")
-        .into());
-    }
-    for entry in fs::read_dir(output).into_iter().flatten() {
-        let name = entry?.file_name();
-        if !TOP.iter().any(|ours| name == *ours) {
-            return Err(Fault::input(format!(
-                "{} holds `{}`, which is no part of a netboot tree",
-                output.display(),
-                name.to_string_lossy()
-            ))
-            .remedy("name a directory of its own: the tree takes the place of the whole directory")
-            .into());
+/// Names every file of the tree in its manifest: by that, the next run knows what it may replace.
+fn write_manifest(directory: &Path) -> Result<()> {
+    let mut artifacts = BTreeMap::new();
+    gather(directory, Path::new(""), &mut artifacts)?;
+    let manifest = serde_json::json!({
+        "hearth": env!("CARGO_PKG_VERSION"),
+        "artifacts": artifacts,
+    });
+    let text = serde_json::to_string_pretty(&manifest)? + "\n";
+    write(&directory.join(Manifest::FILE), text.as_bytes())
+}
+
+fn gather(root: &Path, below: &Path, artifacts: &mut BTreeMap<String, Artifact>) -> Result<()> {
+    for entry in fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            gather(root, &path, artifacts)?;
+        } else {
+            let artifact = Artifact::of(&root.join(&path))?;
+            artifacts.insert(path.to_string_lossy().into_owned(), artifact);
         }
     }
     Ok(())
-}
-
-/// Whether a file begins with the magic number of a uImage.
-fn is_boot_script(path: &Path) -> bool {
-    let mut magic = [0; 4];
-    File::open(path).is_ok_and(|mut file| file.read_exact(&mut magic).is_ok())
-        && magic == [0x27, 0x05, 0x19, 0x56]
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

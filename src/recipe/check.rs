@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Component, Path};
 
+use super::limits::RANGES;
 use super::model::{FileEntry, Recipe, User};
 use crate::diagnostic::{Diagnostic, Step, at};
 
@@ -39,6 +40,11 @@ pub fn check(recipe: &Recipe, file: &Path, text: &str) -> Checked {
     if recipe.initrd.roots.is_empty() {
         let path = [Key("initrd"), Key("roots")];
         return checker.wrong(&path, "an initrd that can mount no root is of no use");
+    }
+    for (name, ..) in RANGES {
+        if let Err(message) = recipe.limits.check(name) {
+            return checker.wrong(&[Key("limits"), Key(name)], message);
+        }
     }
     let lists = [
         ("strip", "paths", &recipe.strip.paths),
@@ -385,6 +391,22 @@ mod tests {
             ),
             ("strip.paths = [\"usr/share\"]", "must be an absolute path"),
             ("pakages = []", "unknown key `pakages`"),
+            (
+                "limits.silence = 0",
+                "r.toml:3:18: the limit of silence must be from 1 to 2592000, not 0",
+            ),
+            ("limits.memory = \"1M\"", "r.toml:3:17: the limit of memory"),
+            (
+                "limits.processes = 2",
+                "r.toml:3:20: the limit of processes",
+            ),
+            (
+                "limits.output = \"much\"",
+                "r.toml:3:17: `much` is not a size such as 64M",
+            ),
+            ("limits.disk = -1", "r.toml:3:15: `-1` is not a size"),
+            ("limits.disk = 1.5", "r.toml:3:15: "),
+            ("limits.speed = 1", "unknown key `speed`"),
         ] {
             let message = told(more);
             assert!(message.contains(says), "{more}\n{message}");
@@ -408,7 +430,7 @@ mod tests {
         let more = "packages = [\"curl\", \"libstdc++6\"]\n\
             user = [{ name = \"lab\", groups = [\"sudo\"], home = \"/home/lab\", authorized-keys = [\"ssh-ed25519 AAAA x\"] }]\n\
             file = [{ path = \"/a\", content = \"x\", mode = \"0644\", owner = \"lab:0\" }, { path = \"/b\", link = \"a\" }]\n\
-            command = [{ run = \"true\" }]\nsystem.timezone = \"Europe/Berlin\"\nsystem.locale = \"C.UTF-8\"\n";
+            command = [{ run = \"true\" }]\nlimits.output = \"1G\"\nlimits.disk = 1048576\nsystem.timezone = \"Europe/Berlin\"\nsystem.locale = \"C.UTF-8\"\n";
         assert_eq!(told(more), "fine");
     }
 }

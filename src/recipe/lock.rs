@@ -1,7 +1,6 @@
 //! Owns the lock: the exact packages that a recipe resolved to (`recipes/*.lock`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -13,6 +12,7 @@ use crate::arch::Arch;
 use crate::clock::parse_date;
 use crate::diagnostic::parse_toml;
 use crate::error::Fault;
+use crate::input;
 use crate::output::write_atomically;
 
 const HEADER: &str = "\
@@ -85,7 +85,7 @@ impl Lock {
     /// If it cannot be read, is no lock, or one of another version; those of wrong TOML are
     /// [`Diagnostic`](crate::diagnostic::Diagnostic)s.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path)
+        let text = input::read_text(path)
             .with_context(|| format!("cannot read the lock {}", path.display()))?;
         Lock::parse(path, &text)
     }

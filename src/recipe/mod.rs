@@ -7,6 +7,7 @@ mod check;
 mod file;
 mod lab;
 mod lab_file;
+mod limits;
 mod lock;
 mod model;
 
@@ -23,6 +24,7 @@ pub use lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,
 };
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
+pub use limits::{Limits, parse_size};
 pub use lock::{
     Change, Lock, LockedPackage, LockedRelease, Role, TOOL_ARCH, TOOLS, loads_into_perl,
     loads_into_tools,

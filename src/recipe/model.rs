@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::limits::Limits;
 use crate::arch::Arch;
 
 /// A recipe. Paths in it are relative to its own directory.
@@ -42,6 +43,9 @@ pub struct Recipe {
     pub strip: Strip,
     #[serde(default)]
     pub initrd: InitrdOptions,
+    /// What programs of the image may take while it is built.
+    #[serde(default)]
+    pub limits: Limits,
     /// For templates of files.
     #[serde(default)]
     pub values: BTreeMap<String, toml::Value>,

@@ -11,12 +11,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::input;
+
 /// Makes the links to the enabled certificates and the bundle of all, below `root` (`/` inside the
 /// image). Returns the number of certificates, or `None` if the image has no ca-certificates.
 pub fn update(root: &Path) -> Result<Option<usize>> {
     let conf = root.join("etc/ca-certificates.conf");
     let directory = root.join("etc/ssl/certs");
-    let Ok(conf) = fs::read_to_string(conf) else {
+    let Ok(conf) = input::read_text(&conf) else {
         return Ok(None);
     };
     if !directory.is_dir() {
@@ -49,7 +51,7 @@ pub fn update(root: &Path) -> Result<Option<usize>> {
         let link = directory.join(link_name(certificate));
         remove(&link)?;
         symlink(certificate, &link).with_context(|| format!("cannot make {}", link.display()))?;
-        bundle.extend(fs::read(below(root, certificate))?);
+        bundle.extend(input::read(&below(root, certificate))?);
         if !bundle.ends_with(b"\n") {
             bundle.push(b'\n');
         }

@@ -18,7 +18,7 @@ use super::tree::Tree;
 use super::{certificates, tools};
 use crate::error::Fault;
 use crate::progress::{NoProgress, Progress, Stage};
-use crate::sandbox::{Cause, FailedScript, Program, Root, View, steps};
+use crate::sandbox::{Cause, FailedScript, Limits, Program, Root, View, steps};
 
 steps! {
     /// Runs in the image's root.
@@ -82,6 +82,7 @@ impl<'a> Configure<'a> {
         root: &Path,
         native: Option<Native<'a>>,
         epoch: u64,
+        limits: &Limits,
         stage: &'a dyn Stage,
     ) -> Result<Self> {
         let tools = native.map(|native| native.tools);
@@ -93,6 +94,7 @@ impl<'a> Configure<'a> {
             epoch,
             shims,
             binds: tools::binds(tools),
+            limits: limits.clone(),
             ..Root::new(root)
         };
         Ok(Configure {

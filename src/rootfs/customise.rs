@@ -3,7 +3,8 @@
 //! Never touches anything outside the image.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,9 @@ use super::users::{self, Users};
 use super::{secrets, strip};
 use crate::agent::{self, Content};
 use crate::error::Fault;
+use crate::input;
 use crate::recipe::{Arch, Command, FileEntry, Recipe, Strip, System, User};
-use crate::sandbox::{Program, Root};
+use crate::sandbox::{Limits, Program, Root};
 
 /// The parts of a recipe that are applied to a configured image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,6 +43,7 @@ pub struct Context<'a> {
     pub root: &'a Path,
     pub arch: Arch,
     pub epoch: i64,
+    pub limits: &'a Limits,
 }
 
 impl Customisation {
@@ -125,7 +128,14 @@ fn digest(path: &Path, shown: &Path, inputs: &mut Vec<(String, Vec<u8>)>) -> Res
     } else {
         let mut hash = Sha256::new();
         hash.update([u8::from(is_executable(&meta))]);
-        hash.update(fs::read(path).with_context(failed)?);
+        let mut file = input::open(path).with_context(failed)?;
+        let mut piece = vec![0; 1 << 16];
+        loop {
+            match file.read(&mut piece).with_context(failed)? {
+                0 => break,
+                length => hash.update(&piece[..length]),
+            }
+        }
         inputs.push((name, hash.finalize().to_vec()));
     }
     Ok(())
@@ -448,14 +458,14 @@ fn copy(
         }
         Ok(())
     } else {
-        let mut file = File::open(from).with_context(failed)?;
+        let mut file = input::open(from).with_context(failed)?;
         tree.replace(to, attributes(&meta), &mut file, &mut |_| {})
             .with_context(failed)
     }
 }
 
 fn render(template: &Path, values: &BTreeMap<String, toml::Value>) -> Result<String> {
-    let text = fs::read_to_string(template)
+    let text = input::read_text(template)
         .with_context(|| format!("cannot read {}", template.display()))?;
     let mut handlebars = handlebars::Handlebars::new();
     handlebars.set_strict_mode(true);
@@ -498,6 +508,7 @@ fn run(context: &Context<'_>, script: &str, network: bool) -> Result<()> {
     let root = Root {
         network,
         epoch: u64::try_from(context.epoch)?,
+        limits: context.limits.clone(),
         ..Root::new(context.root)
     };
     let mut lines: Vec<String> = Vec::new();

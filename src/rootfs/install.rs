@@ -119,7 +119,7 @@ impl Work<'_> {
             upper: mounted.upper(),
             emulated: &self.input.emulated,
         });
-        Configure::new(&mounted.root, native, epoch, stage)
+        Configure::new(&mounted.root, native, epoch, &self.input.limits, stage)
     }
 
     /// The image's layers below the changes, topmost first, with what may have been put there since.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::deb::{Control, Deb};
 use crate::error::{Fault, InputContext};
 use crate::recipe::{Arch, LockedPackage};
+use crate::sandbox::Limits;
 
 /// A package file, named as in the lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +54,8 @@ pub struct PackagesInput {
     /// For `configure`: names of packages whose scripts run the image's own programs all the same.
     pub emulated: BTreeSet<String>,
     pub threads: usize,
+    /// Of the scripts.
+    pub limits: Limits,
 }
 
 /// A package with its control member read.

@@ -21,10 +21,9 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities,
 };
 
-use super::{filter, ids};
+use super::watch::Limits;
+use super::{filter, ids, sys};
 
-/// Processes and threads of one program and what it starts.
-const PROCESSES: u64 = 1024;
 /// What dpkg, maintainer scripts and the tools that they call need; all of it counts for the image's ids only.
 const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
@@ -130,13 +129,14 @@ impl Ward {
     }
 
     /// Gives up everything: from now on this process and those that it starts have the image's ids and nothing else, in a
-    /// mount namespace whose mounts are locked together, so that none can be lifted off what it covers. `made` is for the parent; no file
-    /// gets larger than `file_size`.
-    pub fn confine(mut self, made: bool, file_size: u64) -> Result<()> {
+    /// mount namespace whose mounts are locked together, so that none can be lifted off what it covers. `made` is for the parent.
+    pub fn confine(mut self, made: bool, limits: &Limits) -> Result<()> {
         // Before the namespace is made: it bounds all of the namespace's users together.
-        setrlimit(Resource::RLIMIT_NPROC, PROCESSES, PROCESSES)?;
+        setrlimit(Resource::RLIMIT_NPROC, limits.processes, limits.processes)?;
         setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-        setrlimit(Resource::RLIMIT_FSIZE, file_size, file_size)?;
+        setrlimit(Resource::RLIMIT_FSIZE, limits.disk, limits.disk)?;
+        sys::close_beyond_standard_on_exec()
+            .context("cannot close what the caller has left open")?;
         unshare(CloneFlags::CLONE_NEWUSER).context("cannot make a second user namespace")?;
         write!(self.say, "{} {made}", self.pid)?;
         drop(self.say);

@@ -10,8 +10,6 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
@@ -20,7 +18,7 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{
     Gid, Pid, Uid, chroot, getppid, setgroups, sethostname, setresgid, setresuid, setsid,
 };
@@ -29,9 +27,10 @@ use serde::{Deserialize, Serialize};
 
 use super::confine::{self, Guardian, Ward};
 use super::events::{Event, Failure, Sender};
+use super::pty::{self, Line};
 use super::root::{Program, Root, Work};
 use super::step::AnyStep;
-use super::{binfmt, environment, filter, ids, loopback, mounts, terminal};
+use super::{binfmt, environment, filter, ids, loopback, mounts, sys, terminal, watch};
 use crate::arch::Arch;
 use crate::error::Fault;
 
@@ -43,8 +42,8 @@ pub(super) const HIDDEN: &str = "__sandbox";
 /// What to do inside the namespaces.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Entry {
-    /// The pid of the process to die with; none where the caller was replaced.
-    pub parent: Option<u32>,
+    /// The pid of the process to die with.
+    pub parent: u32,
     pub arch: Option<Arch>,
     pub job: Job,
 }
@@ -52,7 +51,7 @@ pub(super) struct Entry {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Job {
     Step(StepName),
-    Program { root: Root, program: Program },
+    Program(Box<(Root, Program)>),
 }
 
 /// Which step, and how much of what it logs is wanted.
@@ -90,6 +89,7 @@ pub fn inside(steps: &[&[&dyn AnyStep]]) -> Option<Result<ExitCode>> {
         (Some("outer"), Some(entry)) => parse(entry).and_then(|parsed| outer(&parsed)),
         (Some("init"), Some(entry)) => parse(entry).and_then(|parsed| init(parsed, steps)),
         (Some("ids"), Some(pid)) => give_ids(pid),
+        (Some("terminal"), Some(_)) => terminal::guard().map(|()| ExitCode::SUCCESS),
         (Some("program"), Some(entry)) => unshare_for_program(entry),
         (Some("root"), Some(entry)) => parse(entry)
             .and_then(|(root, work)| in_root(&root, work, ends.unwrap_or_default(), steps)),
@@ -142,15 +142,10 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
     )
     .map_err(no_user_namespace)?;
     // Only now: a change of credentials clears it.
-    if let Some(parent) = entry.parent {
-        die_with(parent, getppid().as_raw())?;
-    }
-    let has_terminal = matches!(entry.job, Job::Program { .. }) && terminal::is_interactive();
-    if has_terminal {
-        leave_interrupts_to_the_program()?;
-    }
+    die_with(entry.parent, getppid().as_raw())?;
+    leave_keys();
     let inner = Entry {
-        parent: Some(std::process::id()),
+        parent: std::process::id(),
         arch: entry.arch,
         job: entry.job.clone(),
     };
@@ -159,9 +154,6 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
         .args([HIDDEN, "init", &serde_json::to_string(&inner)?])
         .status()
         .context("cannot run hearth again")?;
-    if has_terminal {
-        terminal::take_back();
-    }
     Ok(passed_on(status))
 }
 
@@ -216,19 +208,17 @@ fn parent_outside() -> Result<i32> {
         .context("/proc/self/status names no parent")
 }
 
-/// A terminal sends Ctrl-C to all of us; the program decides what it means. Handlers do not outlive an exec.
-fn leave_interrupts_to_the_program() -> Result<()> {
-    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
-        signal_hook::flag::register(signal as i32, Arc::new(AtomicBool::new(false)))?;
+/// Leaves the caller's keys behind. Where the kernel has none, or a container refuses the call, nothing else can be done: that
+/// programs cannot use keys is the filter's work, that they cannot see them that of the mounts.
+fn leave_keys() {
+    if let Err(errno) = sys::join_new_session_keyring() {
+        log::debug!("no session keyring for the sandbox: {}", errno.desc());
     }
-    Ok(())
 }
 
 /// Pid 1 of the namespaces: runs the step, or waits for the program.
 fn init(entry: Entry, steps: Steps<'_>) -> Result<ExitCode> {
-    if let Some(parent) = entry.parent {
-        die_with(parent, parent_outside()?)?;
-    }
+    die_with(entry.parent, parent_outside()?)?;
     let prepare = || {
         umask(Mode::from_bits_truncate(0o022));
         mounts::make_private()?;
@@ -240,12 +230,11 @@ fn init(entry: Entry, steps: Steps<'_>) -> Result<ExitCode> {
             answer(step, steps, prepare);
             Ok(ExitCode::SUCCESS)
         }
-        Job::Program { root, program } => {
+        Job::Program(job) => {
+            let (root, program) = &**job;
             prepare()?;
-            if terminal::is_interactive() {
-                leave_interrupts_to_the_program()?;
-            }
-            let status = root.command(program)?.status()?;
+            let child = root.command(program)?.spawn()?;
+            let status = watch::stay_with(child, program.name(), &root.limits)?;
             Ok(passed_on(status))
         }
     }
@@ -280,9 +269,6 @@ fn unshare_for_program(entry: &str) -> Result<ExitCode> {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     unshare(flags).context("cannot make a pid and network namespace")?;
-    if terminal::is_interactive() {
-        leave_interrupts_to_the_program()?;
-    }
     let guardian = Guardian::new()?;
     let mut child = Command::new(EXECUTABLE)
         .arg0("hearth")
@@ -306,28 +292,31 @@ fn in_root(root: &Root, work: Work, ends: &str, steps: Steps<'_>) -> Result<Exit
     let ward = Ward::take(ends)?;
     match work {
         Work::Program(program) => {
-            let made = enter(root)?;
-            if program.terminal && terminal::is_interactive() {
-                leave_interrupts_to_the_program()?;
-            } else {
-                // A session of its own: the caller's terminal is not its, whatever it opens. Ctrl-C ends hearth, and
-                // with hearth everything.
-                setsid().context("cannot leave the terminal")?;
-            }
-            ward.confine(made, root.limits.disk)?;
-            run_program(root, &program)
+            let made = enter(root, program.terminal)?;
+            let terminal = program.terminal.then(Line::open_terminal).transpose()?;
+            // A session of its own: the caller's terminal is not its, whatever it opens.
+            setsid().context("cannot leave the terminal")?;
+            ward.confine(made, &root.limits)?;
+            let line = match terminal {
+                Some((line, slave)) => {
+                    pty::attach(&slave)?;
+                    Some(line)
+                }
+                None => None,
+            };
+            run_program(root, &program, line.as_ref())
         }
         Work::Step(step) => {
             drop(ward);
-            answer(&step, steps, || enter(root).map(drop));
+            answer(&step, steps, || enter(root, false).map(drop));
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
-fn enter(root: &Root) -> Result<bool> {
+fn enter(root: &Root, has_terminal: bool) -> Result<bool> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
-    let made = mounts::enter(root)?;
+    let made = mounts::enter(root, has_terminal)?;
     if !root.network {
         loopback::up()?;
     }
@@ -341,8 +330,8 @@ fn enter(root: &Root) -> Result<bool> {
     Ok(made)
 }
 
-/// Runs a program, and reaps what it leaves behind.
-fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
+/// Runs a program, and reaps what it leaves behind; `line` leads to hearth outside where the program has a terminal.
+fn run_program(root: &Root, program: &Program, line: Option<&Line>) -> Result<ExitCode> {
     let term = program.terminal.then(|| env::var("TERM").ok()).flatten();
     let (name, arguments) = program
         .argv
@@ -352,9 +341,8 @@ fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
         let directory = program.directory.display();
         return Err(Fault::input(format!("the image has no directory {directory}")).into());
     }
-    let interactive = program.terminal && terminal::is_interactive();
     let mut command = Command::new(name);
-    if interactive {
+    if line.is_some() {
         command.process_group(0);
     }
     let child = command
@@ -372,10 +360,10 @@ fn run_program(root: &Root, program: &Program) -> Result<ExitCode> {
         .map_err(|error| cannot_run(name, error))?;
     let child = Pid::from_raw(child.id().cast_signed());
     look_like_a_chroot()?;
-    if interactive {
+    if line.is_some() {
         terminal::give_to(child)?;
     }
-    wait_for(child)
+    wait_for(child, line)
 }
 
 /// Takes another root for pid 1 than the programs have. By this difference `ischroot`, `systemctl`, `udevadm` and
@@ -396,10 +384,18 @@ fn cannot_run(name: &str, error: io::Error) -> anyhow::Error {
     }
 }
 
-/// Reaps all children until `program` has ended.
-fn wait_for(program: Pid) -> Result<ExitCode> {
+/// Reaps all children until `program` has ended. One that is stopped at its terminal stops hearth outside, and runs on when
+/// that does.
+fn wait_for(program: Pid, line: Option<&Line>) -> Result<ExitCode> {
+    let stops = line.map(|_| WaitPidFlag::WUNTRACED);
     loop {
-        match waitpid(None::<Pid>, None) {
+        match waitpid(None::<Pid>, stops) {
+            Ok(WaitStatus::Stopped(pid, _)) if pid == program => {
+                if let Some(line) = line {
+                    line.stopped()?;
+                    terminal::give_to(program)?;
+                }
+            }
             Ok(WaitStatus::Exited(pid, code)) if pid == program => {
                 return Ok(ExitCode::from(code.to_le_bytes()[0]));
             }
@@ -413,7 +409,7 @@ fn wait_for(program: Pid) -> Result<ExitCode> {
 }
 
 /// A program's status as hearth's own, as shells do: 128 and the signal's number.
-fn passed_on(status: ExitStatus) -> ExitCode {
+pub(super) fn passed_on(status: ExitStatus) -> ExitCode {
     match (status.code(), status.signal()) {
         (Some(code), _) => ExitCode::from(code.to_le_bytes()[0]),
         (None, Some(signal)) => ExitCode::from(killed_by(signal)),

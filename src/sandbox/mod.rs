@@ -19,6 +19,9 @@
 //! hearth build ── A: unshares, is given its ids ── B: pid 1, runs the step ── qemu-arm /bin/sh …
 //! ```
 //!
+//! A program that is used by hand has a terminal of the root's own, whose other end hearth outside connects with the
+//! operator's (`pty`, `relay`); that a process guards, so that its modes are put back whatever ends hearth (`terminal`).
+//!
 //! A dies with hearth, B with A (`PR_SET_PDEATHSIG`), and with B, as pid 1, the kernel ends everything
 //! in its pid namespace. Mounts exist in the private mount namespaces only and go with their last process.
 //!
@@ -55,10 +58,12 @@ mod inside;
 pub(crate) mod loopback;
 mod mounts;
 mod namespaces;
+mod pty;
+mod relay;
 mod remove;
 mod root;
-mod said;
 mod step;
+mod sys;
 mod terminal;
 mod watch;
 

@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{UnlinkatFlags, chdir, pivot_root, ttyname, unlinkat};
+use nix::unistd::{UnlinkatFlags, chdir, pivot_root, unlinkat};
 
 use super::ids::IDS;
 use super::root::{Root, View};
@@ -21,6 +21,8 @@ use crate::error::Fault;
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 /// Files of `/proc` that would reach the host's kernel: user 0 of root's user namespace is the host's.
 const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+/// Files of `/proc` that tell of keys outside of the user namespace; `/dev/null` covers them.
+const PROC_HIDDEN: [&str; 2] = ["keys", "key-users"];
 
 /// Where a root has file systems that are not the image's.
 const OWN_FILE_SYSTEMS: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
@@ -46,31 +48,31 @@ pub fn make_private() -> Result<()> {
 ///
 /// # Errors
 /// [`Fault::input`] if the directory is no root file system.
-pub fn enter(root: &Root) -> Result<bool> {
+pub fn enter(root: &Root, has_terminal: bool) -> Result<bool> {
     make_private()?;
-    let host = Host::open(root)?;
+    let host = Host::open(root, has_terminal)?;
     let directory = fs::canonicalize(&root.directory)
         .with_context(|| format!("cannot enter {}", root.directory.display()))?;
     if root.throw_away {
         let mut layers = vec![directory];
         layers.extend_from_slice(&root.below);
-        chdir(&throw_away(&layers)?)?;
+        chdir(&throw_away(&layers, root.limits.disk)?)?;
     } else {
         bind(&directory, &directory)?;
         chdir(&directory)?;
     }
     // As pivot_root(2) describes: the old root is then mounted over the new one.
     pivot_root(".", ".").context("cannot make the image's directory the root")?;
-    proc_and_sys(root)?;
+    proc_and_sys(root, &host)?;
     devices(&host)?;
     let no_device = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    file_system("tmpfs", "/run", no_device, "mode=755")?;
+    file_system("tmpfs", "/run", no_device, "mode=755,size=10%")?;
     make("/run/lock", 0o1777)?;
     file_system(
         "tmpfs",
         "/tmp",
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        "mode=1777",
+        "mode=1777,size=25%",
     )?;
     let made = match &host.resolv_conf {
         Some(resolv_conf) => names(resolv_conf)?,
@@ -105,7 +107,6 @@ const SAFE: MsFlags = MsFlags::MS_NOSUID
 /// What a program gets of the host's, opened before the host's root is out of reach.
 struct Host {
     devices: Vec<(&'static str, OwnedFd)>,
-    terminal: Option<OwnedFd>,
     resolv_conf: Option<Vec<u8>>,
     binds: Vec<(OwnedFd, PathBuf)>,
     /// Those of the root's view.
@@ -113,27 +114,20 @@ struct Host {
 }
 
 impl Host {
-    fn open(root: &Root) -> Result<Self> {
+    /// A program with a terminal has `/dev/tty` as well: it is that of its own session.
+    fn open(root: &Root, has_terminal: bool) -> Result<Self> {
         let mut devices = Vec::new();
-        for name in DEVICES {
+        let tty = has_terminal.then_some("tty");
+        for name in DEVICES.into_iter().chain(tty) {
             let path = Path::new("/dev").join(name);
             devices.push((name, path_only(&path)?));
         }
-        // Only a program that is used by hand has a terminal at all, and so `/dev/tty`.
-        let terminal = match ttyname(io::stdin()) {
-            Ok(path) if super::terminal::is_interactive() => {
-                devices.push(("tty", path_only(Path::new("/dev/tty"))?));
-                path_only(&path).ok()
-            }
-            _ => None,
-        };
         let resolv_conf = root
             .network
             .then(|| fs::read("/etc/resolv.conf").unwrap_or_default());
         let view = root.view.as_ref().map_or(&[][..], |view| &view.binds);
         Ok(Host {
             devices,
-            terminal,
             resolv_conf,
             binds: opened(&root.binds)?,
             view: opened(view)?,
@@ -192,20 +186,22 @@ fn overlay_of(lower: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd, at: &Path) -> 
 }
 
 /// Lays memory over directories, out of sight of the host; gives the merged directory. The mounts are made on the
-/// topmost one itself, a place that surely exists.
-fn throw_away(layers: &[PathBuf]) -> Result<PathBuf> {
+/// topmost one itself, a place that surely exists. No more than `size` bytes can be written.
+fn throw_away(layers: &[PathBuf], size: u64) -> Result<PathBuf> {
     let at = &layers[0];
     let lower = layers
         .iter()
         .map(|path| path_only(path))
         .collect::<Result<Vec<_>>>()?;
     let attributes = fs::metadata(at)?;
+    let half = super::watch::total_memory().map_or(size, |total| total / 2);
+    let size = size.min(half);
     mount(
         Some("tmpfs"),
         at,
         Some("tmpfs"),
         MsFlags::MS_NODEV,
-        Some("mode=700"),
+        Some(format!("mode=700,size={size}").as_str()),
     )
     .context("cannot mount a tmpfs")?;
     for name in ["upper", "work", "merged"] {
@@ -236,7 +232,7 @@ fn not_mapped(error: io::Error) -> io::Result<()> {
     }
 }
 
-fn proc_and_sys(root: &Root) -> Result<()> {
+fn proc_and_sys(root: &Root, host: &Host) -> Result<()> {
     file_system("proc", "/proc", SAFE, "").context(
         Fault::host("the kernel lets hearth mount no /proc")
             .remedy("in a container, start it with an unmasked /proc, or run hearth outside it"),
@@ -246,6 +242,12 @@ fn proc_and_sys(root: &Root) -> Result<()> {
         if path.exists() {
             bind(&path, &path)?;
             read_only(&path)?;
+        }
+    }
+    for name in PROC_HIDDEN {
+        let path = Path::new("/proc").join(name);
+        if path.exists() {
+            bind_device(&host.devices[0].1, &path)?;
         }
     }
     // sysfs belongs to a net namespace; the host's, writable for its root, is not for the image.
@@ -259,7 +261,9 @@ fn devices(host: &Host) -> Result<()> {
     let no_suid = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     file_system("tmpfs", "/dev", no_suid, "mode=755,size=1m")?;
     for (name, device) in &host.devices {
-        bind_device(device, &Path::new("/dev").join(name))?;
+        let target = Path::new("/dev").join(name);
+        File::create(&target)?;
+        bind_device(device, &target)?;
     }
     make("/dev/pts", 0o755)?;
     file_system(
@@ -269,7 +273,7 @@ fn devices(host: &Host) -> Result<()> {
         "newinstance,ptmxmode=0666,mode=0620,gid=5",
     )?;
     make("/dev/shm", 0o1777)?;
-    file_system("tmpfs", "/dev/shm", SAFE, "mode=1777")?;
+    file_system("tmpfs", "/dev/shm", SAFE, "mode=1777,size=10%")?;
     for (link, target) in [
         ("ptmx", "pts/ptmx"),
         ("fd", "/proc/self/fd"),
@@ -279,15 +283,10 @@ fn devices(host: &Host) -> Result<()> {
     ] {
         symlink(target, Path::new("/dev").join(link))?;
     }
-    // Under this name ttyname(3) finds it.
-    if let Some(terminal) = &host.terminal {
-        bind_device(terminal, Path::new("/dev/console"))?;
-    }
     Ok(())
 }
 
 fn bind_device(device: &OwnedFd, target: &Path) -> Result<()> {
-    File::create(target)?;
     bind(
         Path::new(&format!("/proc/self/fd/{}", device.as_raw_fd())),
         target,

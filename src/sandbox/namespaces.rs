@@ -1,16 +1,16 @@
 //! Owns the way into the namespaces from outside. Never runs anything in them itself.
 
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::events;
-use super::inside::{EXECUTABLE, Entry, HIDDEN, Job, StepName};
+use super::inside::{EXECUTABLE, Entry, HIDDEN, Job, StepName, passed_on};
 use super::root::{Program, Root};
 use super::step::Step;
+use super::{events, relay, terminal};
 use crate::arch::Arch;
 use crate::progress::Progress;
 
@@ -43,27 +43,32 @@ impl Namespaces {
         I: Serialize,
         O: DeserializeOwned,
     {
-        let command = self.command(
-            Job::Step(StepName::new(step.name)),
-            Some(std::process::id()),
-        )?;
+        let command = self.command(Job::Step(StepName::new(step.name)))?;
         events::exchange(command, step.name, input, progress)
     }
 
-    /// Becomes a program of an image: same terminal, same standard input and output; its exit code becomes
-    /// hearth's. Returns only if that fails.
-    pub fn become_program(&self, root: Root, program: Program) -> anyhow::Error {
-        match self.command(Job::Program { root, program }, None) {
-            Ok(mut command) => {
-                anyhow::Error::new(command.exec()).context("cannot run hearth again")
-            }
-            Err(error) => error,
-        }
+    /// Runs a program of an image for a person: if standard input, output and error are all terminals, it has one of its
+    /// own, which is shown on theirs; else it has what of these is no terminal, and what it writes for one is passed on.
+    /// Gives its exit code, as shells do.
+    ///
+    /// # Errors
+    /// If it goes beyond the root's limits.
+    pub fn attended(&self, root: Root, mut program: Program) -> Result<ExitCode> {
+        program.terminal = terminal::is_interactive();
+        let (name, limits) = (program.name().to_owned(), root.limits.clone());
+        let on_a_terminal = program.terminal;
+        let command = self.command(Job::Program(Box::new((root, program))))?;
+        let status = if on_a_terminal {
+            relay::on_a_terminal(command, &name, &limits)?
+        } else {
+            relay::in_a_pipeline(command, &name, &limits)?
+        };
+        Ok(passed_on(status))
     }
 
-    fn command(&self, job: Job, parent: Option<u32>) -> Result<Command> {
+    fn command(&self, job: Job) -> Result<Command> {
         let entry = Entry {
-            parent,
+            parent: std::process::id(),
             arch: self.arch,
             job,
         };

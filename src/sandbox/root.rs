@@ -39,7 +39,7 @@ pub struct Root {
     pub ignore_syncs: bool,
     /// `SOURCE_DATE_EPOCH`, in seconds since 1970.
     pub epoch: u64,
-    /// Of what [`Root::run`] runs.
+    /// Of programs; silence and output are those of [`Root::run`] and of [`super::Namespaces::attended`].
     pub limits: Limits,
 }
 
@@ -61,7 +61,7 @@ impl Root {
     }
 
     /// Runs a program to its end; its standard input is empty. `output` gets each line of what it writes
-    /// to standard output and standard error, in order, without the line feed and without what controls a terminal.
+    /// to standard output and standard error, in order, without the line feed, and fit to be shown.
     ///
     /// # Errors
     /// If it goes beyond the root's limits, it is ended. If the root cannot be entered, the status is that of hearth itself (2 or 3) and the reason is the last line.
@@ -153,7 +153,7 @@ pub struct Program {
     pub environment: Vec<(String, String)>,
     /// Where it starts, in the image.
     pub directory: PathBuf,
-    /// It has the caller's terminal.
+    /// It has a terminal of its own, and standard input is a [`super::pty::Line`] to hearth outside.
     pub terminal: bool,
 }
 

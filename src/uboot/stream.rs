@@ -3,11 +3,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use anyhow::Result;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::error::Fault;
 use crate::output::AtomicFile;
@@ -15,21 +14,7 @@ use crate::output::AtomicFile;
 /// Buffer size in bytes.
 const PIECE: usize = 256 << 10;
 
-/// Opens a file for reading. Does not wait for a writer of a named pipe: without one the pipe is
-/// empty.
-///
-/// # Errors
-/// If it cannot be opened.
-pub fn open(path: &Path) -> io::Result<File> {
-    let file = File::options()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(path)?;
-    // Only open(2) must not block; reading from a pipe may.
-    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
-    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
-    Ok(file)
-}
+pub use crate::input::stream as open;
 
 /// Data to be wrapped, and its name in messages.
 pub struct Input {

@@ -6,7 +6,6 @@ mod junit;
 mod table;
 mod tap;
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -18,7 +17,8 @@ pub use table::table;
 pub use tap::tap;
 
 use super::{Outcome, Report, Suite, Verdict};
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
+use crate::input;
 
 /// A form of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -48,10 +48,10 @@ pub fn load(path: &Path) -> Result<Report> {
     } else {
         path.to_path_buf()
     };
-    let text = fs::read_to_string(&file)
+    let text = input::read_text(&file)
         .with_context(|| format!("cannot read the report {}", file.display()))?;
     let report: Report = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a report of hearth", file.display()))?;
+        .input_context(|| format!("{} is not a report of hearth", file.display()))?;
     if report.version != 1 {
         return Err(Fault::input(format!(
             "{} is a report of version {}, and this hearth knows version 1",
@@ -204,6 +204,7 @@ pub(super) mod example {
 mod tests {
     use super::*;
     use crate::board::FailureClass;
+    use std::fs;
 
     /// Each alone makes a run fail, and every form has to tell it: nothing else in the report does.
     fn ways_to_fail() -> Vec<(&'static str, Report)> {

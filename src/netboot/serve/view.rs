@@ -1,7 +1,7 @@
 //! Owns the virtual tree of files for boards, the same over TFTP and HTTP: boot scripts rendered on
 //! request, and the artifacts of images. Never writes it to disk: `hearth netboot` does.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use serde_json::json;
 use super::current_lab::{CurrentLab, CurrentTemplates};
 use super::images::Images;
 use crate::error::Fault;
+use crate::input;
 use crate::netboot::tftp::{Content, Files};
 use crate::recipe::{Board, LoadedLab, Mac, boot_values};
 use crate::uboot::BootScript;
@@ -171,13 +172,15 @@ fn known_board(lab: &LoadedLab, peer: IpAddr) -> Option<&Board> {
 
 /// Opens a regular file; `None` if it is missing or not a regular file.
 fn open_below(path: PathBuf) -> Result<Option<Content>> {
-    match File::open(&path) {
-        Ok(file) if file.metadata()?.is_file() => Ok(Some(Content::of(file)?)),
-        Ok(_) => Ok(None),
+    match input::open(&path) {
+        Ok(file) => Ok(Some(Content::of(file)?)),
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::IsADirectory
+                    | io::ErrorKind::InvalidData
             ) =>
         {
             Ok(None)

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::error::help_of;
+use crate::sandbox::Limits;
 
 const EPOCH: i64 = 1_700_000_000;
 
@@ -50,6 +51,7 @@ impl Bench {
             root: &self.root(),
             arch: Arch::Armhf,
             epoch: EPOCH,
+            limits: &Limits::default(),
         };
         apply(&context, &self.customisation(tables, auto))
     }
