@@ -292,7 +292,7 @@ mod tests {
         lines
             .iter()
             .flat_map(|line| splitter.own(line.as_bytes(), false))
-            .map(|own| String::from_utf8(own.text).unwrap())
+            .map(|own| String::from_utf8_lossy(&own.text).into_owned())
             .collect()
     }
 
