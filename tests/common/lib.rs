@@ -107,12 +107,14 @@ pub fn runs_as_root() -> bool {
     }
     let thread = std::thread::current();
     let test = thread.name().expect("the test runner names its threads");
-    succeed(
+    let again = succeed(
         oracle("unshare")
             .args(["--user", "--map-root-user", "--map-auto"])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", test, "--nocapture"]),
     );
+    let said = String::from_utf8_lossy(&again.stdout);
+    assert!(said.contains("1 passed"), "{test} was not run: {said}");
     false
 }
 
