@@ -327,7 +327,7 @@ fn fetch(server: Ipv4Addr, path: &str, options: &str) {
         let is_next = got.is_some() && packet[2..4] == (next as u16).to_be_bytes();
         let is_last = is_next && got.is_some_and(|length| length < 4 + block);
         next += u64::from(is_next);
-        if !is_next || is_last || (next - 1) % window == 0 {
+        if !is_next || is_last || (next - 1).is_multiple_of(window) {
             let [high, low] = ((next - 1) as u16).to_be_bytes();
             socket.send(&[0, 4, high, low]).expect("an acknowledgement");
         }
