@@ -150,9 +150,10 @@ fn content(place: &Path, meta: &Metadata) -> io::Result<String> {
         return Ok(shown(&fs::read_link(place)?));
     }
     let is_device = kind.is_char_device() || kind.is_block_device();
-    Ok(is_device
-        .then(|| meta.rdev().to_string())
-        .unwrap_or_default())
+    if is_device {
+        return Ok(meta.rdev().to_string());
+    }
+    Ok(String::new())
 }
 
 fn hash_file(place: &Path) -> io::Result<String> {
