@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -26,6 +26,12 @@ const LARGEST_STANZA: usize = 4 << 20;
 
 /// Bytes that an index may expand to if its release does not tell; Debian's releases tell, and its largest index has 60 MiB.
 const LARGEST_UNLISTED: u64 = 256 << 20;
+
+/// ...and if it does.
+const LARGEST: u64 = 1 << 30;
+
+/// No index has nearly as many packages; all are held in memory. Debian's largest has 70,000.
+const MOST_PACKAGES: usize = 250_000;
 
 /// How much memory an xz stream may want: `xz -9` takes 65 MiB.
 const XZ_MEMORY: u64 = 160 << 20;
@@ -122,6 +128,7 @@ impl Index {
     fn try_read(&mut self, path: &Compressed, release: usize) -> Result<()> {
         let mut reader = path.open()?;
         let mut stanza = Vec::new();
+        let most = self.packages.len() + MOST_PACKAGES;
         while read_stanza(&mut reader, &mut stanza)? {
             let stanza = std::str::from_utf8(&stanza)?;
             let paragraphs = parse_borrowed(stanza).map_err(|error| anyhow!("{error}"))?;
@@ -131,6 +138,9 @@ impl Index {
                     format!("it has a malformed entry: {beginning}")
                 })?;
                 self.insert(package);
+            }
+            if self.packages.len() > most {
+                bail!("it has over {MOST_PACKAGES} packages");
             }
         }
         Ok(())
@@ -272,7 +282,7 @@ fn fetch(fetcher: &Fetcher, release: &Release, directory: &str) -> Result<Compre
     };
     let file = release.file(&path).context("just listed")?;
     let plain = release.file(&format!("{directory}/Packages"));
-    let limit = plain.map_or(LARGEST_UNLISTED, |plain| plain.size);
+    let limit = plain.map_or(LARGEST_UNLISTED, |plain| plain.size.min(LARGEST));
     let compressed = |path| Compressed {
         path,
         compression,
@@ -318,6 +328,7 @@ fn stale(suite: &str, error: &FetchError) -> anyhow::Error {
 /// Reads up to the next empty line. Returns `false` at the end.
 fn read_stanza(reader: &mut dyn BufRead, stanza: &mut Vec<u8>) -> Result<bool> {
     stanza.clear();
+    skip_empty_lines(reader)?;
     loop {
         let start = stanza.len();
         let room = LARGEST_STANZA + 1 - start;
@@ -332,6 +343,19 @@ fn read_stanza(reader: &mut dyn BufRead, stanza: &mut Vec<u8>) -> Result<bool> {
                 return Ok(true);
             }
             stanza.clear();
+        }
+    }
+}
+
+/// One by one they would take a minute for each hundred megabytes.
+fn skip_empty_lines(reader: &mut dyn BufRead) -> io::Result<()> {
+    loop {
+        let buffer = reader.fill_buf()?;
+        let empty = buffer.iter().take_while(|byte| **byte == b'\n').count();
+        let is_all = empty > 0 && empty == buffer.len();
+        reader.consume(empty);
+        if !is_all {
+            return Ok(());
         }
     }
 }

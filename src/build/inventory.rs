@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// What the columns of a list are called to the user.
+/// What the columns of a list are called to the user, who is told of the first that differs.
 const COLUMNS: [&str; 6] = [
     "kind",
+    "content",
     "mode",
+    "set of extended attributes",
     "owner",
     "time",
-    "content",
-    "set of extended attributes",
 ];
 
 /// One path below the top.
@@ -111,7 +111,7 @@ impl Tree {
             })?;
             let time = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
             list += &format!(
-                "{}\t{}\t{:o}\t{}:{}\t{time}\t{content}\t{attributes}\n",
+                "{}\t{}\t{content}\t{:o}\t{attributes}\t{}:{}\t{time}\n",
                 shown(path),
                 kind(meta),
                 meta.mode() & 0o7777,
@@ -150,10 +150,10 @@ fn content(place: &Path, meta: &Metadata) -> io::Result<String> {
         return Ok(shown(&fs::read_link(place)?));
     }
     let is_device = kind.is_char_device() || kind.is_block_device();
-    Ok(match is_device {
-        true => meta.rdev().to_string(),
-        false => String::new(),
-    })
+    if is_device {
+        return Ok(meta.rdev().to_string());
+    }
+    Ok(String::new())
 }
 
 fn hash_file(place: &Path) -> io::Result<String> {

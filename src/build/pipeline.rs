@@ -63,7 +63,12 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
         .into_iter()
         .flat_map(Made::artifacts);
     let written = publish(&manifest, artifacts, out, plan.epoch)?;
-    pipeline.finish(written.then_some(&[&image, &boot, &initrd]))?;
+    let linked: &[&Made] = if written {
+        &[&image, &boot, &initrd]
+    } else {
+        &[]
+    };
+    pipeline.finish(linked)?;
     Ok(Built {
         manifest,
         stages: pipeline.reports,
@@ -293,7 +298,12 @@ impl<'a> Pipeline<'a> {
                 fs::write(&path, serde_json::to_vec(&facts)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
                 let (stored, unsealed) = work.commit()?;
-                self.seals.seal(unsealed, &stored.path, &digest, known);
+                let is_linked = !known.is_empty();
+                self.seals.add(unsealed, &stored.path, &digest, known);
+                // What is linked into the output is sealed after that.
+                if !is_linked {
+                    self.seals.begin();
+                }
                 (stored, true)
             }
         };
@@ -342,14 +352,12 @@ impl<'a> Pipeline<'a> {
 
     /// Remembers what was used, and removes stages that no recipe uses any more. `linked` are the stages whose files were
     /// linked into the output.
-    fn finish(&mut self, linked: Option<&[&Made]>) -> Result<()> {
-        if let Some(linked) = linked {
-            let stages: Vec<_> = linked
-                .iter()
-                .map(|made| (made.stored.path.clone(), made.digest.clone()))
-                .collect();
-            self.seals.stamp_again(&stages)?;
-        }
+    fn finish(&mut self, linked: &[&Made]) -> Result<()> {
+        let stages: Vec<_> = linked
+            .iter()
+            .map(|made| (made.stored.path.clone(), made.digest.clone()))
+            .collect();
+        self.seals.finish(&stages)?;
         let keys: Vec<&Key> = self.keys.iter().collect();
         let known = keys.iter().all(|key| self.before.contains(key));
         if known {

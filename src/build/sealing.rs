@@ -19,7 +19,7 @@ use crate::sandbox::{Namespaces, hand_over, steps};
 use crate::seal::Key;
 
 steps! {
-    TAKE_SEAL = "seal": take, TakeInput => Taken;
+    TAKE_SEALS = "seal": take, Vec<TakeInput> => Vec<Taken>;
     CHECK = "check": check, Vec<(PathBuf, Seal)> => Vec<Finding>;
     STAMP = "stamp": stamp, Vec<PathBuf> => Vec<String>;
 }
@@ -103,12 +103,20 @@ pub enum Finding {
     Changed(String),
 }
 
-/// The seals that one build looks at and makes. Dropping it waits for those that are being made.
+/// The seals that one build looks at and makes. Dropping it makes those that are missing.
 pub struct Seals {
     key: Key,
     /// Of stages that were found to be what their seals say, by digest.
     checked: BTreeMap<String, Seal>,
+    pending: Vec<Pending>,
     running: Vec<JoinHandle<Result<()>>>,
+}
+
+/// A stage that is to be sealed.
+struct Pending {
+    unsealed: Unsealed,
+    digest: String,
+    input: TakeInput,
 }
 
 impl Seals {
@@ -120,6 +128,7 @@ impl Seals {
         let mut seals = Seals {
             key: Key::of_user(),
             checked: BTreeMap::new(),
+            pending: Vec::new(),
             running: Vec::new(),
         };
         let sealed: Vec<(&Path, &str, Seal)> = stages
@@ -149,23 +158,45 @@ impl Seals {
         Ok(seals)
     }
 
-    /// Seals a stage that is in its place now, beside whatever comes next. `known` are contents, by path, whose SHA-256
-    /// need not be found again.
-    pub fn seal(
+    /// Takes on a stage that is in its place now. `known` are contents, by path, whose SHA-256 need not be found again.
+    pub fn add(
         &mut self,
         unsealed: Unsealed,
         stage: &Path,
         digest: &str,
         known: BTreeMap<PathBuf, String>,
     ) {
-        let (key, digest, directory) = (self.key.clone(), digest.to_string(), stage.to_path_buf());
-        let mut file = unsealed.0;
+        self.pending.push(Pending {
+            unsealed,
+            digest: digest.to_string(),
+            input: TakeInput {
+                directory: stage.to_path_buf(),
+                known,
+            },
+        });
+    }
+
+    /// Seals what was taken on, beside whatever comes next.
+    pub fn begin(&mut self) {
+        let pending = std::mem::take(&mut self.pending);
+        if pending.is_empty() {
+            return;
+        }
+        let key = self.key.clone();
         self.running.push(thread::spawn(move || {
-            let input = TakeInput { directory, known };
-            let taken = Namespaces::new().step(&TAKE_SEAL, &input, &NoProgress)?;
-            let seal = Seal::new(taken, &digest, &key);
-            file.write_all(&serde_json::to_vec(&seal)?)
-                .context("cannot write the seal of a stage")
+            let (inputs, rest): (Vec<TakeInput>, Vec<_>) = pending
+                .into_iter()
+                .map(|one| (one.input, (one.unsealed, one.digest)))
+                .unzip();
+            let taken = Namespaces::new().step(&TAKE_SEALS, &inputs, &NoProgress)?;
+            for ((mut unsealed, digest), taken) in rest.into_iter().zip(taken) {
+                let seal = Seal::new(taken, &digest, &key);
+                unsealed
+                    .0
+                    .write_all(&serde_json::to_vec(&seal)?)
+                    .context("cannot write the seal of a stage")?;
+            }
+            Ok(())
         }));
     }
 
@@ -175,7 +206,7 @@ impl Seals {
     /// If the namespaces cannot be had.
     pub fn fault(&self, stage: &Path, digest: &str) -> Result<Option<String>> {
         let Some(seal) = Seal::of(stage, digest, &self.key) else {
-            let fault = "what the cache has of it was not sealed by this user's hearth";
+            let fault = "what the cache has of it was not sealed by this user's hearth, or its making was interrupted";
             return Ok(Some(fault.into()));
         };
         // Checked with the others, and no other process has made it anew since.
@@ -198,16 +229,25 @@ impl Seals {
         }
     }
 
-    /// Gives stages, by directory and digest, new stamps: they were made or checked by this build, and their files have been
-    /// linked since.
+    /// Seals what was taken on, and gives other stages, by directory and digest, new stamps: they were checked by this build,
+    /// and their files have been linked since.
     ///
     /// # Errors
     /// If the namespaces cannot be had.
-    pub fn stamp_again(&mut self, stages: &[(PathBuf, String)]) -> Result<()> {
+    pub fn finish(&mut self, linked: &[(PathBuf, String)]) -> Result<()> {
+        let is_pending = |digest: &String| self.pending.iter().any(|one| one.digest == *digest);
+        let checked: Vec<_> = linked
+            .iter()
+            .filter(|(_, digest)| !is_pending(digest))
+            .collect();
+        self.begin();
         self.wait();
-        let directories = stages.iter().map(|(stage, _)| stage.clone()).collect();
+        if checked.is_empty() {
+            return Ok(());
+        }
+        let directories = checked.iter().map(|(stage, _)| stage.clone()).collect();
         let stamps = Namespaces::new().step(&STAMP, &directories, &NoProgress)?;
-        for ((stage, digest), stamp) in stages.iter().zip(stamps) {
+        for ((stage, digest), stamp) in checked.into_iter().zip(stamps) {
             if let Some(seal) = Seal::of(stage, digest, &self.key) {
                 seal.stamped(stage, digest, &self.key, stamp)?;
             }
@@ -227,6 +267,7 @@ impl Seals {
 
 impl Drop for Seals {
     fn drop(&mut self) {
+        self.begin();
         self.wait();
     }
 }
@@ -252,8 +293,12 @@ pub struct Taken {
     list: String,
 }
 
-/// Lists a stage's tree and writes the list beside it. Runs inside.
-fn take(input: TakeInput, _progress: &dyn Progress) -> Result<Taken> {
+/// Lists the trees of stages and writes the lists beside them. Runs inside.
+fn take(inputs: Vec<TakeInput>, _progress: &dyn Progress) -> Result<Vec<Taken>> {
+    inputs.iter().map(take_one).collect()
+}
+
+fn take_one(input: &TakeInput) -> Result<Taken> {
     let tree = Tree::read(&input.directory, &NOT_SEALED)?;
     let list = tree.list(&input.known)?;
     let path = input.directory.join(LIST);

@@ -62,6 +62,20 @@ fn a_signed_index_that_expands_without_measure_is_refused_in_bounded_memory() {
         fail(&mut lock(&archive, &recipe, &archive.address()), 4, says);
         eprintln!("{says}: {:?}, {} MiB", begun.elapsed(), peak());
     }
+    // More packages than there are, each as small as it can be.
+    let mut many = String::new();
+    for number in 0..400_000 {
+        many += &format!(
+            "Package: p{number}\nVersion: 1\nArchitecture: armhf\nFilename: p\nSize: 1\nSHA256: {}\n\n",
+            "0".repeat(64)
+        );
+    }
+    archive.publish_index(&bomb(&archive, &many, b'\n', 0), None, &[]);
+    fail(
+        &mut lock(&archive, &recipe, &archive.address()),
+        4,
+        "packages",
+    );
     assert!(peak() < 200, "{} MiB", peak());
     archive.publish_index(&bomb(&archive, &index, b'\n', 1), None, &[]);
     succeed(&mut lock(&archive, &recipe, &archive.address()));
