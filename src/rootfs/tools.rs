@@ -190,7 +190,10 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     write_detour(&outside.join(DETOUR))?;
     let lacking = lacking_modules(&input.image, &packages, input.threads)?;
     if let Some(name) = &lacking {
-        log::info!("Perl is emulated: the lock has no native {name}");
+        log::warn!(
+            "scripts in Perl are emulated, which takes longer: the lock has no native {name}; \
+             `hearth lock` adds it if the archive has it"
+        );
     }
     let mut count = 0;
     for (package, unpacked) in packages.iter().zip(&unpacked) {
