@@ -24,3 +24,14 @@ pub mod rootfs;
 pub mod sandbox;
 pub mod sanitise;
 pub mod uboot;
+
+/// Does what hearth has started this process for, if it has, and gives its exit code: the steps that run in its
+/// sandbox. A program that builds images calls it before anything else.
+pub fn inside() -> Option<anyhow::Result<std::process::ExitCode>> {
+    sandbox::inside(&[
+        doctor::STEPS,
+        initrd::STEPS,
+        rootfs::STEPS,
+        rootfs::configure::STEPS,
+    ])
+}

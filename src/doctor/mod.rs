@@ -5,7 +5,8 @@ mod checks;
 mod probe;
 
 pub use checks::{examine, is_able};
-pub use probe::{Account, Endpoint, Host, Probe, STEPS};
+pub(crate) use probe::STEPS;
+pub use probe::{Account, Endpoint, Host, Probe};
 
 use serde::Serialize;
 

@@ -6,11 +6,10 @@ use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use crate::progress::{NoProgress, Progress};
 use crate::recipe::Arch;
-use crate::sandbox::{Namespaces, Step, overlay};
+use crate::sandbox::{Namespaces, overlay, steps};
 
 /// The caller's account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +119,7 @@ impl Probe for Host {
         // An overlay needs a file system that can carry it: that of the cache.
         let cache = crate::dirs::cache();
         let place = cache.ancestors().find(|path| path.is_dir());
-        namespaces.step(TRY, &place, &NoProgress)
+        namespaces.step(&TRY, &place.map(Path::to_path_buf), &NoProgress)
     }
 
     fn cards(&self) -> Vec<String> {
@@ -145,12 +144,13 @@ impl Probe for Host {
     }
 }
 
-/// What [`Probe::sandbox`] has done inside.
-pub const STEPS: &[Step] = &[Step::new(TRY, try_sandbox)];
-const TRY: &str = "try-sandbox";
+steps! {
+    /// What [`Probe::sandbox`] has done inside: mounts an overlay in a directory.
+    TRY: Option<PathBuf> => () = try_sandbox;
+}
 
-fn try_sandbox(place: Value, _: &dyn Progress) -> Result<Value> {
-    if let Some(place) = serde_json::from_value::<Option<PathBuf>>(place)? {
+fn try_sandbox(place: Option<PathBuf>, _: &dyn Progress) -> Result<()> {
+    if let Some(place) = place {
         let dir = tempfile::Builder::new()
             .prefix("hearth-doctor-")
             .tempdir_in(&place)
@@ -166,5 +166,5 @@ fn try_sandbox(place: Value, _: &dyn Progress) -> Result<Value> {
         }
         mounted?;
     }
-    Ok(Value::Null)
+    Ok(())
 }

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::kernel::Kernel;
 use super::read::{FileType, read};
@@ -20,15 +19,14 @@ use crate::progress::{NoProgress, Progress};
 use crate::recipe::ModuleSet;
 use crate::rootfs::index::Image;
 use crate::rootfs::{Mounted, fallback, tools};
-use crate::sandbox::{Cause, Namespaces, Program, Root, Step, hand_over};
+use crate::sandbox::{Cause, Namespaces, Program, Root, hand_over, steps};
 
-/// What is done inside the namespaces, and in the image's root there, for `main` to register.
-pub const STEPS: &[Step] = &[
-    Step::new(MKINITRAMFS, mkinitramfs),
-    Step::new(CONFIGURE, configure),
-];
-const MKINITRAMFS: &str = "mkinitramfs";
-const CONFIGURE: &str = "configure mkinitramfs";
+steps! {
+    /// Runs mkinitramfs, inside the namespaces.
+    MKINITRAMFS: Input => () = mkinitramfs;
+    /// Writes mkinitramfs' configuration, in the image's root.
+    CONFIGURE: Vec<Placed> => () = configure;
+}
 
 /// Where mkinitramfs writes, in the copy of the image.
 const RESULT: &str = "hearth-initrd.img";
@@ -85,7 +83,7 @@ pub fn write(
             kernel: kernel.release.clone(),
             files: files(&kernel, &selection, options, chroot),
         };
-        let () = Namespaces::running(options.arch).step(MKINITRAMFS, &input, progress)?;
+        Namespaces::running(options.arch).step(&MKINITRAMFS, &input, progress)?;
         match tools {
             Some(_) => check_foreign(open()?),
             None => Ok(()),
@@ -218,8 +216,7 @@ fn gather(directory: &Path, below: &Path, files: &mut Vec<Placed>) -> Result<()>
 }
 
 /// Inside the namespaces: mkinitramfs over an overlay that is removed again.
-fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
-    let input: Input = serde_json::from_value(input)?;
+fn mkinitramfs(input: Input, _progress: &dyn Progress) -> Result<()> {
     let tools = input.tools.as_deref();
     let mounted = Mounted::with_tools(&input.directory, tools, &input.layers)?;
     let root = Root {
@@ -227,7 +224,7 @@ fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
         binds: tools::binds(tools),
         ..Root::new(&mounted.root)
     };
-    let () = root.step(CONFIGURE, &input.files, &NoProgress)?;
+    root.step(&CONFIGURE, &input.files, &NoProgress)?;
     let result = format!("/{RESULT}");
     let program = Program::new(["/usr/sbin/mkinitramfs", "-o", &result, &input.kernel])
         .env("PATH", tools::search_path());
@@ -253,8 +250,7 @@ fn mkinitramfs(input: Value, _progress: &dyn Progress) -> Result<Value> {
     let result = input.directory.join(RESULT);
     fs::copy(mounted.root.join(RESULT), &result).context("cannot take what mkinitramfs made")?;
     hand_over(&fs::File::open(&result)?)?;
-    mounted.discard()?;
-    Ok(Value::Null)
+    mounted.discard()
 }
 
 /// # Errors
@@ -273,14 +269,13 @@ fn check_foreign(initrd: impl BufRead) -> Result<()> {
 }
 
 /// In the image's root, where no link leads out of it: writes the configuration.
-fn configure(files: Value, _progress: &dyn Progress) -> Result<Value> {
-    let files: Vec<Placed> = serde_json::from_value(files)?;
+fn configure(files: Vec<Placed>, _progress: &dyn Progress) -> Result<()> {
     for file in &files {
         let path = Path::new("/").join(&file.path);
         place(&path, file)
             .with_context(|| format!("cannot write {} of the image", path.display()))?;
     }
-    Ok(Value::Null)
+    Ok(())
 }
 
 fn place(path: &Path, file: &Placed) -> io::Result<()> {

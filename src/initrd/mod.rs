@@ -29,7 +29,8 @@ use crate::progress::Progress;
 use crate::recipe::{Arch, BoardType, Compression, RootKind};
 use crate::rootfs::index::Image;
 
-pub use chroot::{Chroot, Hooks, STEPS};
+pub(crate) use chroot::STEPS;
+pub use chroot::{Chroot, Hooks};
 pub use extract::{Extracted, extract};
 pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
 pub use read::{Archive, Entry, FileType, read};

@@ -17,7 +17,7 @@ use super::manifest::{Artifact, LockReference, Manifest, RecipeReference};
 use super::package::PackageFile;
 use super::publish::{collect, is_sealed, publish, seal};
 use super::sbom;
-use super::steps::{ImageInput, ImageMade, PackagesInput};
+use super::steps::{self, ImageInput, PackagesInput};
 use super::store::{Begun, Key, Store, Stored};
 use super::{fallback, tools};
 use crate::clock;
@@ -25,8 +25,8 @@ use crate::dirs;
 use crate::error::Fault;
 use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
-use crate::recipe::{self, Arch, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
-use crate::sandbox::{Namespaces, owners};
+use crate::recipe::{self, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
+use crate::sandbox::{Namespaces, Step, owners};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
@@ -183,12 +183,8 @@ impl<'a> Pipeline<'a> {
             key = key.with(format!("package {}", package.name), &package.sha256);
         }
         self.stage(key, |directory| {
-            let () = inside(
-                plan.recipe.arch,
-                "unpack",
-                &plan.packages_input(Role::Root, directory, &[]),
-                self.progress,
-            )?;
+            let input = plan.packages_input(Role::Root, directory, &[]);
+            plan.inside(&steps::UNPACK, &input, self.progress)?;
             Ok(Facts::default())
         })
         .map(|made| made.with_layer("tree", &[]))
@@ -210,7 +206,7 @@ impl<'a> Pipeline<'a> {
                 image: plan.package_files(Role::Root),
                 ..plan.packages_input(Role::Tool, directory, &unpacked.layers)
             };
-            let () = inside(plan.recipe.arch, "tools", &input, progress)?;
+            plan.inside(&steps::TOOLS, &input, progress)?;
             Ok(Facts::default())
         })
         .map(Some)
@@ -233,7 +229,7 @@ impl<'a> Pipeline<'a> {
                     emulated: emulated.clone(),
                     ..plan.packages_input(Role::Root, directory, &unpacked.layers)
                 };
-                let () = inside(plan.recipe.arch, "configure", &input, progress)?;
+                plan.inside(&steps::CONFIGURE, &input, progress)?;
                 Ok(Facts::default())
             })
         })
@@ -260,7 +256,7 @@ impl<'a> Pipeline<'a> {
                 layers: configured.layers.clone(),
                 customisation,
             };
-            let made: ImageMade = inside(plan.recipe.arch, "image", &input, progress)?;
+            let made = plan.inside(&steps::IMAGE, &input, progress)?;
             let tar = Artifact {
                 sha256: made.sha256,
                 size: made.size,
@@ -475,6 +471,16 @@ impl Plan {
         })
     }
 
+    /// Runs a step where the image's programs run.
+    fn inside<I: Serialize, O: DeserializeOwned>(
+        &self,
+        step: &Step<I, O>,
+        input: &I,
+        progress: &dyn Progress,
+    ) -> Result<O> {
+        Namespaces::running(self.recipe.arch).step(step, input, progress)
+    }
+
     fn of_role(&self, role: Role) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
         self.packages
             .iter()
@@ -588,18 +594,9 @@ fn epoch(lock: &Lock) -> Result<i64> {
     Ok(epoch.into())
 }
 
-fn inside<I: Serialize, O: DeserializeOwned>(
-    arch: Arch,
-    name: &str,
-    input: &I,
-    progress: &dyn Progress,
-) -> Result<O> {
-    Namespaces::running(arch).step(name, input, progress)
-}
-
 pub(super) fn remove(paths: Vec<PathBuf>, progress: &dyn Progress) -> Result<()> {
     if paths.is_empty() {
         return Ok(());
     }
-    Namespaces::new().step("remove", &paths, progress)
+    Namespaces::new().step(&steps::REMOVE, &paths, progress)
 }

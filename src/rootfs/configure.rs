@@ -10,17 +10,18 @@ use std::process::ExitStatus;
 use std::thread;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
 use super::dpkg::INFO;
 use super::tree::Tree;
 use super::{certificates, tools};
 use crate::error::Fault;
 use crate::progress::{NoProgress, Progress, Stage};
-use crate::sandbox::{Cause, FailedScript, Program, Root, Step, View};
+use crate::sandbox::{Cause, FailedScript, Program, Root, View, steps};
 
-/// What is done inside the image's root, for `main` to register.
-pub const STEPS: &[Step] = &[Step::new("certificates", link_certificates)];
+steps! {
+    /// Makes what update-ca-certificates would make, in the image's root.
+    CERTIFICATES: () => Made = link_certificates;
+}
 
 const NOTHING: &str = include_str!("shims/nothing");
 /// Programs that must do nothing now. The board makes its own host keys; an initrd is made later, if at all; depmod,
@@ -247,8 +248,7 @@ impl<'a> Configure<'a> {
 
     /// As update-ca-certificates(8), which is itself run where packages hook into it.
     fn certificates(&self) -> Result<()> {
-        let made: Made = self.root.step("certificates", &(), &NoProgress)?;
-        match made {
+        match self.root.step(&CERTIFICATES, &(), &NoProgress)? {
             Made::Nothing => Ok(()),
             Made::Links => self.must(
                 &Program::new(["openssl", "rehash", "/etc/ssl/certs"]),
@@ -395,6 +395,7 @@ fn indented(lines: &[String]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// What was made of the image's certificates.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 enum Made {
     Nothing,
@@ -402,7 +403,7 @@ enum Made {
     Hooked,
 }
 
-fn link_certificates(_input: Value, _progress: &dyn Progress) -> Result<Value> {
+fn link_certificates(_input: (), _progress: &dyn Progress) -> Result<Made> {
     let hooked = std::fs::read_dir("/etc/ca-certificates/update.d")
         .is_ok_and(|mut dir| dir.next().is_some());
     let made = if hooked {
@@ -413,7 +414,7 @@ fn link_certificates(_input: Value, _progress: &dyn Progress) -> Result<Value> {
             None => Made::Nothing,
         }
     };
-    Ok(serde_json::to_value(made)?)
+    Ok(made)
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub use initrd::{WantedInitrd, build_initrd};
 pub use manifest::{Artifact, LockReference, Manifest, RecipeReference};
 pub use package::PackageFile;
 pub(crate) use steps::Mounted;
-pub use steps::STEPS;
+pub(crate) use steps::STEPS;
 use tree::{Attributes, Tree};
 
 /// Directories that are links into `/usr`.

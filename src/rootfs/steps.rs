@@ -11,7 +11,6 @@ use std::thread;
 use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::customise::Customisation;
@@ -22,34 +21,19 @@ use super::unpack::unpack_first;
 use super::{customise, dpkg, merged_usr, normalise, tarball, tools};
 use crate::progress::{Progress, Unit};
 use crate::recipe::Arch;
-use crate::sandbox::{Step, hand_over, overlay};
+use crate::sandbox::{hand_over, overlay, steps};
 
-/// What runs inside the namespaces, for `main` to register.
-pub const STEPS: &[Step] = &[
-    Step::new("unpack", |input, progress| call(unpack, input, progress)),
-    Step::new("tools", |input, progress| {
-        call(tools::unpack, input, progress)
-    }),
-    Step::new("configure", |input, progress| {
-        call(configure, input, progress)
-    }),
-    Step::new("image", |input, progress| call(image, input, progress)),
-    Step::new("remove", |input, progress| call(remove, input, progress)),
-];
-
-fn call<I, O>(
-    step: fn(I, &dyn Progress) -> Result<O>,
-    input: Value,
-    progress: &dyn Progress,
-) -> Result<Value>
-where
-    I: serde::de::DeserializeOwned,
-    O: Serialize,
-{
-    Ok(serde_json::to_value(step(
-        serde_json::from_value(input)?,
-        progress,
-    )?)?)
+steps! {
+    /// Unpacks what needs no script to have run before.
+    pub UNPACK: PackagesInput => () = unpack;
+    /// Makes the layer of native programs.
+    pub TOOLS: PackagesInput => () = tools::unpack;
+    /// Runs the maintainer scripts, and unpacks the rest.
+    pub CONFIGURE: PackagesInput => () = configure;
+    /// Applies the recipe, and writes the image.
+    pub IMAGE: ImageInput => ImageMade = image;
+    /// Removes files, and directories whose files may belong to other ids.
+    pub REMOVE: Vec<PathBuf> => () = remove;
 }
 
 /// What `unpack`, `tools` and `configure` need to know.
@@ -175,7 +159,6 @@ fn write_tar(root: &Path, path: &Path, epoch: i64) -> Result<ImageMade> {
     })
 }
 
-/// Removes files, and directories whose files may belong to other ids.
 fn remove(paths: Vec<PathBuf>, _progress: &dyn Progress) -> Result<()> {
     for path in paths {
         let is_directory = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cause::Cause;
+use super::step::Step;
 use crate::error::{self, Class, Fault};
 use crate::progress::{Progress, Stage, Unit};
 
@@ -175,7 +176,7 @@ impl Drop for SentStage {
 /// The step's own error, or that it ended without saying anything.
 pub fn exchange<I, O>(
     mut command: Command,
-    name: &str,
+    step: &Step<I, O>,
     input: &I,
     progress: &dyn Progress,
 ) -> Result<O>
@@ -198,7 +199,7 @@ where
         None => Err(anyhow!("the sandbox has no standard output")),
     };
     child.wait()?;
-    serde_json::from_value(answer?).with_context(|| format!("the answer of step {name}"))
+    serde_json::from_value(answer?).with_context(|| format!("the answer of {}", step.name()))
 }
 
 /// The outer end: passes events on until the stream ends, and gives the result.

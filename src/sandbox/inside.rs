@@ -26,14 +26,13 @@ use nix::unistd::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::confine::{self, Guardian, Ward};
 use super::events::{Event, Failure, Sender};
 use super::root::{Program, Root, Work};
+use super::step::{ErasedStep, Step};
 use super::{binfmt, environment, filter, ids, loopback, mounts, terminal};
 use crate::error::Fault;
-use crate::progress::Progress;
 use crate::recipe::Arch;
 
 /// hearth, even if its file was replaced meanwhile.
@@ -64,30 +63,19 @@ pub(super) struct StepName {
 }
 
 impl StepName {
-    pub fn new(name: &str) -> Self {
+    pub fn of<I, O>(step: &Step<I, O>) -> Self {
         StepName {
-            name: name.to_owned(),
+            name: step.name().to_owned(),
             log: log::max_level().to_string(),
         }
     }
 }
 
-/// A piece of hearth's own work that can be run inside: JSON in, JSON out.
-#[derive(Clone, Copy)]
-pub struct Step {
-    name: &'static str,
-    run: fn(Value, &dyn Progress) -> Result<Value>,
-}
+/// The steps of each module that has some.
+type Steps = [&'static [&'static dyn ErasedStep]];
 
-impl Step {
-    pub const fn new(name: &'static str, run: fn(Value, &dyn Progress) -> Result<Value>) -> Self {
-        Step { name, run }
-    }
-}
-
-/// What `main` calls before anything else: does the work of the hidden subcommand if that is what the
-/// process was started for, and gives its exit code.
-pub fn inside(steps: &[&[Step]]) -> Option<Result<ExitCode>> {
+/// Does the work of the hidden subcommand if that is what the process was started for, and gives its exit code.
+pub fn inside(steps: &Steps) -> Option<Result<ExitCode>> {
     let arguments: Vec<OsString> = env::args_os().skip(1).take(4).collect();
     let (hidden, role, entry, ends) = match &arguments[..] {
         [hidden, role, entry] => (hidden, role, entry, None),
@@ -236,7 +224,7 @@ fn leave_interrupts_to_the_program() -> Result<()> {
 }
 
 /// Pid 1 of the namespaces: runs the step, or waits for the program.
-fn init(entry: Entry, steps: &[&[Step]]) -> Result<ExitCode> {
+fn init(entry: Entry, steps: &Steps) -> Result<ExitCode> {
     if let Some(parent) = entry.parent {
         die_with(parent, parent_outside()?)?;
     }
@@ -263,7 +251,7 @@ fn init(entry: Entry, steps: &[&[Step]]) -> Result<ExitCode> {
 }
 
 /// Runs a step, with its input from standard input, after a preparation; tells the outcome on standard output.
-fn answer(step: &StepName, steps: &[&[Step]], prepare: impl FnOnce() -> Result<()>) {
+fn answer(step: &StepName, steps: &Steps, prepare: impl FnOnce() -> Result<()>) {
     let sender = Sender::new(io::stdout());
     sender.take_log(step.log.parse().unwrap_or(log::LevelFilter::Warn));
     let run = || {
@@ -271,11 +259,11 @@ fn answer(step: &StepName, steps: &[&[Step]], prepare: impl FnOnce() -> Result<(
         let found = steps
             .iter()
             .flat_map(|group| group.iter())
-            .find(|known| known.name == step.name)
+            .find(|known| known.name() == step.name)
             .with_context(|| format!("hearth has no step {}", step.name))?;
         let input =
             serde_json::from_reader(io::stdin()).context("a malformed request to the sandbox")?;
-        (found.run)(input, &sender)
+        found.run(input, &sender)
     };
     sender.send(&match run() {
         Ok(value) => Event::Done(value),
@@ -312,7 +300,7 @@ fn unshare_for_program(entry: &str) -> Result<ExitCode> {
 
 /// Pid 1 of a program's pid namespace: enters the root, and does the work. A step is hearth's own code and keeps its
 /// ids; a program gets those of images only.
-fn in_root(root: &Root, work: Work, ends: &str, steps: &[&[Step]]) -> Result<ExitCode> {
+fn in_root(root: &Root, work: Work, ends: &str, steps: &Steps) -> Result<ExitCode> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     let ward = Ward::take(ends)?;
     match work {

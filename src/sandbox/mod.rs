@@ -24,15 +24,17 @@
 //!
 //! # Running hearth's own code inside
 //!
-//! Add a function to [`Step`]s in the list that `main` gives to [`inside`], and call it by name:
+//! Write a function and name it in the module's `steps!`, whose list is in [`crate::inside`]; call it by the constant:
 //!
 //! ```ignore
 //! // in rootfs: runs inside; input and output are whatever serde can carry
-//! fn unpack(input: serde_json::Value, progress: &dyn Progress) -> Result<serde_json::Value>
-//! pub const STEPS: &[Step] = &[Step::new("unpack", unpack)];
+//! fn unpack(input: UnpackInput, progress: &dyn Progress) -> Result<Unpacked>
+//! steps! {
+//!     UNPACK: UnpackInput => Unpacked = unpack;
+//! }
 //!
-//! // outside, in the pipeline
-//! let done: Unpacked = Namespaces::new().step("unpack", &UnpackInput { .. }, progress)?;
+//! // outside, in the pipeline; another type of input or output does not compile
+//! let done = Namespaces::new().step(&UNPACK, &UnpackInput { .. }, progress)?;
 //!
 //! // inside a step: a program of the image, with its output line by line
 //! let root = Root::new(directory);
@@ -57,6 +59,7 @@ mod mounts;
 mod namespaces;
 mod root;
 mod said;
+mod step;
 mod terminal;
 mod watch;
 
@@ -64,8 +67,10 @@ pub use binfmt::architecture_of;
 pub use cause::{Cause, FailedScript};
 pub use environment::PATH;
 pub use ids::{hand_over, owners};
-pub use inside::{Step, inside};
+pub use inside::inside;
 pub use mounts::overlay;
 pub use namespaces::Namespaces;
 pub use root::{Program, Root, View};
+pub(crate) use step::steps;
+pub use step::{ErasedStep, Step};
 pub use watch::Limits;

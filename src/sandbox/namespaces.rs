@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::events;
 use super::inside::{EXECUTABLE, Entry, HIDDEN, Job, StepName};
 use super::root::{Program, Root};
+use super::step::Step;
 use crate::progress::Progress;
 use crate::recipe::Arch;
 
@@ -32,18 +33,18 @@ impl Namespaces {
         Namespaces { arch: Some(arch) }
     }
 
-    /// Runs a [`super::Step`] by its name, and waits for it.
+    /// Runs a [`Step`], and waits for it.
     ///
     /// # Errors
     /// The step's own; [`crate::error::Class::Host`] where the host has no user namespaces for the caller, no
     /// subordinate ids or no qemu-user.
-    pub fn step<I, O>(&self, name: &str, input: &I, progress: &dyn Progress) -> Result<O>
+    pub fn step<I, O>(&self, step: &Step<I, O>, input: &I, progress: &dyn Progress) -> Result<O>
     where
         I: Serialize,
         O: DeserializeOwned,
     {
-        let command = self.command(Job::Step(StepName::new(name)), Some(std::process::id()))?;
-        events::exchange(command, name, input, progress)
+        let command = self.command(Job::Step(StepName::of(step)), Some(std::process::id()))?;
+        events::exchange(command, step, input, progress)
     }
 
     /// Becomes a program of an image: same terminal, same standard input and output; its exit code becomes

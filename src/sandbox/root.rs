@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::events;
 use super::inside::{EXECUTABLE, HIDDEN, StepName};
+use super::step::Step;
 use super::watch::{self, Limits};
 use crate::progress::Progress;
 
@@ -96,13 +97,13 @@ impl Root {
     ///
     /// # Errors
     /// The step's own.
-    pub fn step<I, O>(&self, name: &str, input: &I, progress: &dyn Progress) -> Result<O>
+    pub fn step<I, O>(&self, step: &Step<I, O>, input: &I, progress: &dyn Progress) -> Result<O>
     where
         I: Serialize,
         O: DeserializeOwned,
     {
-        let work = Work::Step(StepName::new(name));
-        events::exchange(self.enter(&work)?, name, input, progress)
+        let work = Work::Step(StepName::of(step));
+        events::exchange(self.enter(&work)?, step, input, progress)
     }
 
     /// The command that enters the root and runs the program in it; the caller chooses standard input, output
