@@ -6,7 +6,8 @@ help:
 	@echo "make demo   set up this machine, build hearth, and show the main job"
 	@echo "make check  format, clippy, unit tests and docs: under a minute once built"
 	@echo "make test   set up this machine and run all tests: some 12 minutes"
-	@echo "make test-long   boot every kind of emulated board with either initrd: some 40 minutes"
+	@echo "make test-long   boot every kind of emulated board with either initrd, and build popular"
+	@echo "            packages natively and emulated: some two hours"
 	@echo "make deb    make the Debian package in target/debian; make test-deb tries it in fresh roots"
 	@echo "make bench  measure hearth against its peers"
 	@echo "make fuzz   feed the parsers and servers arbitrary bytes for FUZZ_SECONDS (60) each"
@@ -22,7 +23,8 @@ check: nextest lint
 	cargo test --locked --doc --quiet
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --quiet
 
-# Tests whose names begin with `long::` boot every kind of board with either initrd, one after another.
+# Tests whose names begin with `long::` boot every kind of board with either initrd, one after another, and build some 60
+# popular packages natively and emulated.
 test: deps nextest lint
 	cargo nextest run --locked -E 'not test(/^long::/)'
 

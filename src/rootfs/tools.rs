@@ -4,7 +4,8 @@
 //! Most of the time of emulated scripts goes into starting small programs: a shell, `grep`, `sed`, Perl. The lock also has
 //! these packages for the host's architecture ([`crate::recipe::TOOLS`]). Their programs, with the libraries they need, are a
 //! layer that hides the image's programs of the same names while scripts run. They are the same programs in the same version,
-//! so that what they make is the same; `hearth verify` builds once with and once without them.
+//! so that what they make is the same; `hearth verify` builds once with and once without them. What they load of the
+//! image's other packages, such as modules of Perl, the lock has as well; where it has not, Perl is not among the tools.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -186,7 +187,10 @@ pub fn unpack(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     write_detour(&outside.join(DETOUR))?;
     let lacking = lacking_modules(&input.image, &packages, input.threads)?;
     if let Some(name) = &lacking {
-        log::info!("Perl is emulated: the lock has no native {name}");
+        log::warn!(
+            "scripts in Perl are emulated, which takes longer: the lock has no native {name}; \
+             `hearth lock` adds it if the archive has it"
+        );
     }
     let mut count = 0;
     for (package, unpacked) in packages.iter().zip(&unpacked) {
