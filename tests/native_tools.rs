@@ -292,6 +292,58 @@ mod long {
     }
 
     #[test]
+    fn a_script_that_takes_a_native_tool_along_has_everything_emulated() {
+        let path = recipe(
+            "taken",
+            "armhf",
+            "trixie",
+            "packages = []\ndebs = [\"taker.deb\"]",
+        );
+        let directory = path.parent().unwrap();
+        package(
+            directory,
+            "taker",
+            "base-files",
+            "cp /usr/bin/mawk /usr/bin/my-awk",
+        );
+        let (said, out) = build(&path, &[]);
+        for line in [
+            "warning: a script has put the host's /usr/bin/my-awk there",
+            "warning: trying again without native tools",
+        ] {
+            assert!(said.contains(line), "no `{line}` in {said}");
+        }
+        let image = Image::open(&out.join("rootfs.tar")).unwrap();
+        let [own, copy] = ["usr/bin/mawk", "usr/bin/my-awk"]
+            .map(|path| image.read(image.find(path).unwrap().number).unwrap());
+        assert!(own == copy && own.starts_with(b"\x7fELF\x01"));
+    }
+
+    #[test]
+    fn packages_that_do_not_go_together_are_not_tried_again() {
+        let words = "packages = []\ndebs = [\"one.deb\", \"two.deb\"]";
+        let path = recipe("same-file", "armhf", "trixie", words);
+        let directory = path.parent().unwrap();
+        for name in ["one", "two"] {
+            let tree = directory.join(name);
+            fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+            fs::create_dir_all(tree.join("opt")).unwrap();
+            fs::write(tree.join("opt/file"), name).unwrap();
+            // It is unpacked when scripts have run.
+            fs::write(tree.join("DEBIAN/preinst"), "#!/bin/sh\n").unwrap();
+            let executable = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(tree.join("DEBIAN/preinst"), executable).unwrap();
+            package(directory, name, "base-files", "");
+        }
+        succeed(hearth().arg("lock").arg(&path));
+        let mut command = hearth();
+        command.args(["build", "--locked"]).arg(&path);
+        command.arg("-o").arg(path.with_extension("out"));
+        let said = said(&fail(&mut command, 2, "both have /opt/file"));
+        assert!(!said.contains("trying again"), "{said}");
+    }
+
+    #[test]
     fn dictionaries() {
         same_bytes_either_way(0, "armhf");
     }
