@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context, Result};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::boot;
@@ -26,7 +25,7 @@ use crate::error::Fault;
 use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, BoardType, Lock, LockedPackage, Recipe, RecipeFile, Role};
-use crate::sandbox::{Namespaces, Step, owners};
+use crate::sandbox::{Namespaces, owners};
 
 /// Goes up when a stage's code makes something else of the same inputs.
 const UNPACK_REVISION: u32 = 1;
@@ -184,7 +183,8 @@ impl<'a> Pipeline<'a> {
         }
         self.stage(key, |directory| {
             let input = plan.packages_input(Role::Root, directory, &[]);
-            plan.inside(&steps::UNPACK, &input, self.progress)?;
+            plan.namespaces()
+                .step(&steps::UNPACK, &input, self.progress)?;
             Ok(Facts::default())
         })
         .map(|made| made.with_layer("tree", &[]))
@@ -206,7 +206,7 @@ impl<'a> Pipeline<'a> {
                 image: plan.package_files(Role::Root),
                 ..plan.packages_input(Role::Tool, directory, &unpacked.layers)
             };
-            plan.inside(&steps::TOOLS, &input, progress)?;
+            plan.namespaces().step(&steps::TOOLS, &input, progress)?;
             Ok(Facts::default())
         })
         .map(Some)
@@ -229,7 +229,8 @@ impl<'a> Pipeline<'a> {
                     emulated: emulated.clone(),
                     ..plan.packages_input(Role::Root, directory, &unpacked.layers)
                 };
-                plan.inside(&steps::CONFIGURE, &input, progress)?;
+                plan.namespaces()
+                    .step(&steps::CONFIGURE, &input, progress)?;
                 Ok(Facts::default())
             })
         })
@@ -256,7 +257,7 @@ impl<'a> Pipeline<'a> {
                 layers: configured.layers.clone(),
                 customisation,
             };
-            let made = plan.inside(&steps::IMAGE, &input, progress)?;
+            let made = plan.namespaces().step(&steps::IMAGE, &input, progress)?;
             let tar = Artifact {
                 sha256: made.sha256,
                 size: made.size,
@@ -471,14 +472,9 @@ impl Plan {
         })
     }
 
-    /// Runs a step where the image's programs run.
-    fn inside<I: Serialize, O: DeserializeOwned>(
-        &self,
-        step: &Step<I, O>,
-        input: &I,
-        progress: &dyn Progress,
-    ) -> Result<O> {
-        Namespaces::running(self.recipe.arch).step(step, input, progress)
+    /// Where the image's programs run.
+    fn namespaces(&self) -> Namespaces {
+        Namespaces::running(self.recipe.arch)
     }
 
     fn of_role(&self, role: Role) -> impl Iterator<Item = &(LockedPackage, PathBuf)> {
