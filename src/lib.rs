@@ -32,3 +32,17 @@ pub mod sandbox;
 pub mod sanitise;
 pub mod seal;
 pub mod uboot;
+
+/// Does what hearth has started this process for, if it has, and returns its exit code: the steps that run in its
+/// sandbox. A program that builds images calls it before anything else.
+pub fn inside() -> Option<anyhow::Result<std::process::ExitCode>> {
+    sandbox::inside(&[
+        build::SEAL_STEPS,
+        build::STEPS,
+        doctor::STEPS,
+        initrd::STEPS,
+        rootfs::STEPS,
+        rootfs::configure::STEPS,
+        sandbox::STEPS,
+    ])
+}

@@ -15,8 +15,8 @@ mod stages;
 pub mod verify;
 
 pub use boot::extract_bootloaders;
-pub use image::STEPS;
+pub(crate) use image::STEPS;
 pub use initrd::{WantedInitrd, build_initrd};
 pub use pipeline::{Built, StageReport, Until, build, layers};
 pub use plan::Plan;
-pub use sealing::STEPS as SEAL_STEPS;
+pub(crate) use sealing::STEPS as SEAL_STEPS;

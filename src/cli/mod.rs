@@ -97,21 +97,10 @@ pub enum Command {
     Test(test::Arguments),
 }
 
-/// The work of hearth that is done inside the sandbox.
-const STEPS: &[&[&dyn hearth::sandbox::AnyStep]] = &[
-    hearth::build::SEAL_STEPS,
-    hearth::build::STEPS,
-    hearth::doctor::STEPS,
-    hearth::initrd::STEPS,
-    hearth::rootfs::STEPS,
-    hearth::rootfs::configure::STEPS,
-    hearth::sandbox::STEPS,
-];
-
 /// Parses the arguments, runs the command, and tells what went wrong.
 pub fn run() -> ExitCode {
     // Before any thread is started, and before arguments are looked at.
-    if let Some(done) = hearth::sandbox::inside(STEPS) {
+    if let Some(done) = hearth::inside() {
         return done.unwrap_or_else(|error| report::failure(&error));
     }
     let matches = help::grouped(Cli::command()).get_matches();

@@ -7,4 +7,5 @@ mod probe;
 
 pub use check::{Check, State};
 pub use checks::{examine, is_able};
-pub use probe::{Account, Endpoint, Host, Probe, STEPS};
+pub(crate) use probe::STEPS;
+pub use probe::{Account, Endpoint, Host, Probe};

@@ -30,7 +30,8 @@ use crate::output::AtomicFile;
 use crate::progress::Progress;
 use crate::recipe::{Arch, BoardType, Compression, RootKind};
 
-pub use chroot::{Chroot, Hooks, STEPS};
+pub(crate) use chroot::STEPS;
+pub use chroot::{Chroot, Hooks};
 pub use extract::{Extracted, extract};
 pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
 pub use read::{Archive, Entry, FileType, read};

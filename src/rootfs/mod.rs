@@ -25,5 +25,4 @@ mod users;
 pub(crate) use install::LAYERS_BELOW;
 pub(crate) use mounted::Mounted;
 pub use package::{PackageFile, PackagesInput};
-pub use steps::STEPS;
-pub(crate) use steps::{CONFIGURE, TOOLS, UNPACK};
+pub(crate) use steps::{CONFIGURE, STEPS, TOOLS, UNPACK};

@@ -27,7 +27,7 @@
 //!
 //! # Running hearth's own code inside
 //!
-//! Declare a [`Step`], and add the room's list to those that `main` gives to [`inside`]:
+//! Declare a [`Step`], and see that the module's list is in [`crate::inside`]:
 //!
 //! ```ignore
 //! // in rootfs: runs inside; input and output are whatever serde can carry
@@ -74,7 +74,9 @@ pub use ids::{hand_over, owners};
 pub use inside::inside;
 pub use mounts::overlay;
 pub use namespaces::Namespaces;
-pub use remove::{STEPS, remove};
+pub(crate) use remove::STEPS;
+pub use remove::remove;
 pub use root::{Program, Root, View};
-pub use step::{AnyStep, Step, steps};
+pub(crate) use step::steps;
+pub use step::{AnyStep, Step};
 pub use watch::Limits;

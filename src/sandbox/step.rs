@@ -9,20 +9,20 @@ use serde_json::Value;
 use crate::progress::Progress;
 
 /// A step with the types of its input and output, which cross the process boundary as JSON. Steps are declared by
-/// [`steps!`](crate::sandbox::steps) only, so that none is missing in its room's list.
+/// `steps!` only, so that none is missing in its module's list.
 pub struct Step<I, O> {
     pub(super) name: &'static str,
     run: fn(I, &dyn Progress) -> Result<O>,
 }
 
 impl<I, O> Step<I, O> {
-    /// For [`steps!`](crate::sandbox::steps). `name` is unique in hearth.
+    /// For `steps!`. `name` is unique in hearth.
     pub const fn new(name: &'static str, run: fn(I, &dyn Progress) -> Result<O>) -> Self {
         Step { name, run }
     }
 }
 
-/// A step of any type, for the lists that `main` gives to [`inside`](super::inside).
+/// A step of any type, for the lists of [`crate::inside`].
 pub trait AnyStep: Sync {
     fn name(&self) -> &'static str;
 
@@ -44,8 +44,7 @@ impl<I: DeserializeOwned, O: Serialize> AnyStep for Step<I, O> {
     }
 }
 
-/// Declares a room's steps: a constant for each, and `STEPS`, the list of them all.
-#[macro_export]
+/// Declares a module's steps: a constant for each, and `STEPS`, the list of them all.
 macro_rules! steps {
     ($($(#[$doc:meta])* $visibility:vis $constant:ident = $name:literal: $run:path, $input:ty => $output:ty;)+) => {
         $(
@@ -54,8 +53,8 @@ macro_rules! steps {
                 $crate::sandbox::Step::new($name, $run);
         )+
 
-        /// The steps, for `main` to register.
-        pub const STEPS: &[&dyn $crate::sandbox::AnyStep] = &[$(&$constant),+];
+        /// All steps of this module. A list that [`crate::inside`] does not have is unused, of which the compiler warns.
+        pub(crate) const STEPS: &[&dyn $crate::sandbox::AnyStep] = &[$(&$constant),+];
     };
 }
-pub use steps;
+pub(crate) use steps;
