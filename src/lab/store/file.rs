@@ -1,4 +1,4 @@
-//! Owns the store's file: who may read it, its tables, and what of it outlives a start of the host.
+//! Owns the store's file: who may read it, its tables, and what of it survives a restart of the host.
 //! Never knows what the tables are for.
 
 use std::fs::{self, OpenOptions, Permissions};
@@ -60,7 +60,7 @@ pub(super) fn prepare(path: &Path) -> Result<()> {
     if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
-        // One that others share, as /tmp is, stays theirs.
+        // A shared directory such as /tmp keeps its mode.
         if fs::metadata(directory)?.mode() & 0o1000 == 0 {
             restrict(directory, 0o700)?;
         }
@@ -91,8 +91,8 @@ fn restrict(path: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tables and the lab's key. Times count from the start of the host: what was noted before its last one is void, and boards check in
-/// again.
+/// Makes the tables and the lab's key. Times count from the start of the host: those from before a restart of the host are
+/// void, and boards check in again.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
