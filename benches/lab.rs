@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hearth::lab::{Known, LabStore, router};
 use sha2::{Digest, Sha256};
@@ -27,6 +27,8 @@ const BOARDS: usize = 50;
 const PAYLOAD: usize = 64 << 10;
 /// Tells this program, run again under strace, that it is to hand out jobs.
 const UNDER_STRACE: &str = "HEARTH_BENCH_HAND_OUT";
+/// The file with the times at which the hand-out began and ended.
+const WINDOW: &str = "window";
 /// Linux' clock ticks per second in `/proc/PID/stat` (proc(5)): USER_HZ.
 const TICKS: f64 = 100.0;
 
@@ -198,19 +200,20 @@ impl Drop for Server {
     }
 }
 
+/// Seconds since 1970, as strace gives them.
+fn unix_time() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("a clock after 1970").as_secs_f64()
+}
+
 /// Runs this program again under strace.
 fn slow_disk() {
     let directory = tempfile::tempdir().expect("a directory");
     let trace = directory.path().join("trace");
     let calls = "fsync,fdatasync,sync_file_range";
     let status = Command::new("strace")
-        .args([
-            "-f",
-            "-qq",
-            "--seccomp-bpf",
-            "-e",
-            &format!("trace={calls}"),
-        ])
+        .args(["-f", "-ttt", "-qq", "--seccomp-bpf"])
+        .args(["-e", &format!("trace={calls}")])
         .args(["-e", &format!("inject={calls}:delay_enter=8000"), "-o"])
         .arg(&trace)
         .arg(env::current_exe().expect("this program"))
@@ -220,10 +223,17 @@ fn slow_disk() {
         .expect("strace: install the package strace");
     assert!(status.success(), "the hand-out failed");
     let trace = fs::read_to_string(trace).expect("the trace");
-    let syncs = trace.lines().filter(|line| line.contains("sync")).count();
-    println!(
-        "  {syncs} syncs in all: opening the store, {BOARDS} check-ins and {BOARDS} hand-outs"
-    );
+    let window = fs::read_to_string(directory.path().join(WINDOW)).expect("the times");
+    let (begin, end) = window.split_once(' ').expect("two times");
+    let number = |text: &str| text.parse::<f64>().expect("a time");
+    let window = number(begin)..=number(end);
+    let syncs = trace
+        .lines()
+        .filter(|line| line.contains("sync") && !line.contains("resumed"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .filter(|at| window.contains(at))
+        .count();
+    println!("  {syncs} syncs of 8 ms while they were handed out");
 }
 
 /// Jobs for 50 waiting boards, from another connection to the store than the server's, as `hearth test` has it.
@@ -254,6 +264,7 @@ async fn hand_out(directory: &Path) {
     }
     sleep(Duration::from_secs(1)).await;
     let payload = vec![b'x'; PAYLOAD];
+    let begin = unix_time();
     let mut seconds = Vec::new();
     // One after another, as runs begin; and then wait for all.
     let submitted: Vec<Instant> = waiting
@@ -268,6 +279,7 @@ async fn hand_out(directory: &Path) {
         let taken = taken.await.expect("a job");
         seconds.push(taken.duration_since(submitted).as_secs_f64());
     }
+    fs::write(directory.join(WINDOW), format!("{begin} {}", unix_time())).expect("the times");
     seconds.sort_by(f64::total_cmp);
     println!(
         "{BOARDS} jobs at once, 8 ms for each sync: from submission to the board {:.3} s median, {:.3} s worst (at most 0.3)",

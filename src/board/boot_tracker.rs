@@ -28,7 +28,7 @@ pub struct BootTracker {
     bootloader_starts: u32,
     bootloader_trouble: Option<String>,
     shutting_down: bool,
-    /// A failure that waits for the lines that explain it.
+    /// A failure, and when it is reported: the lines that explain it follow.
     pending: Option<(f64, RunFailure)>,
 }
 
@@ -88,7 +88,7 @@ impl BootTracker {
         self.last_sign = at;
     }
 
-    /// The tests are over; what the board does now is of no matter.
+    /// The tests are over; later events are ignored.
     pub fn done(&mut self, at: f64) {
         self.pending = None;
         self.enter(BootState::Done, at);
@@ -164,7 +164,7 @@ impl BootTracker {
         let (limit, message) = self.limit();
         (at - self.since > limit).then(|| {
             let class = match self.state {
-                // The board was alive to the end: it is the tests that did not come to one.
+                // The board was alive until the time-out: the tests did not end.
                 BootState::Running => FailureClass::Test,
                 _ => FailureClass::Infrastructure,
             };

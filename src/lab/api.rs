@@ -191,12 +191,24 @@ async fn job(
             Found::Refused => return Err(Refusal(StatusCode::CONFLICT, NOT_KNOWN.into())),
             Found::Job(id, payload) => return Ok(job_response(id, payload)),
             Found::Dismissed => return Ok(StatusCode::GONE.into_response()),
-            Found::Nothing if Instant::now() >= end => break,
             Found::Nothing => {}
         }
-        // Ends with a change for this boot, with the next sign of life, or with the time that the board waits.
-        let _ = timeout_at(end.min(Instant::now() + BEAT), woken.changed()).await;
+        // Until there is something for this boot, only signs of life are to be noted.
+        while timeout_at(end.min(Instant::now() + BEAT), woken.changed())
+            .await
+            .is_err()
+        {
+            if Instant::now() >= end {
+                return idle_response(lab, boot).await;
+            }
+            let (store, boot) = (Arc::clone(&lab.store), boot.clone());
+            blocking(move || store.beat(&boot)).await?;
+        }
     }
+}
+
+/// What a board is told that waited in vain: to ask again, or that it may power off.
+async fn idle_response(lab: Lab, boot: Boot) -> Result<Response, Refusal> {
     let wanted = blocking(move || lab.store.is_wanted(&boot, lab.idle)).await?;
     let status = match wanted {
         true => StatusCode::NO_CONTENT,

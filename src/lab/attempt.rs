@@ -19,10 +19,10 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long, in seconds, the network's copy of the output may lag behind the console's.
 const LAG: f64 = 20.0;
 
-/// How long after its last words a board may take to be off.
+/// How long a board may take to be off after its kernel said that it powers down.
 const HALT: Duration = Duration::from_secs(2);
 
-/// What came of one attempt.
+/// The result of one attempt.
 pub(super) struct AttemptResult {
     pub attempt: AttemptRecord,
     /// The last state that the board reached.
@@ -48,7 +48,7 @@ pub(super) struct Attempt<'a> {
     finished: bool,
     identity: Identity,
     output: JobOutput,
-    /// How many suites, and how many cases of the next one, the observer knows.
+    /// How many suites, and how many cases of the next one, were given to the observer.
     told: (usize, usize),
     problems: Vec<String>,
     warnings: Vec<String>,
@@ -105,7 +105,7 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Goes through with the attempt, and switches the board off.
+    /// Follows the board to the end of its job, and switches it off.
     pub(super) fn run(mut self, observer: &mut dyn Observer) -> Result<AttemptResult> {
         let (failure, store_lost) = match self.follow(observer) {
             Ok(failure) => (failure, false),
@@ -141,7 +141,7 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Follows the board to the end of its job, and closes the job in the store.
+    /// Watches the board until the job is over, and closes the job in the store.
     fn follow(&mut self, observer: &mut dyn Observer) -> Result<Option<RunFailure>> {
         let failure = self.watch(observer)?;
         if failure.is_none() {

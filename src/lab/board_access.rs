@@ -1,5 +1,5 @@
-//! Owns the ways to a board's power and console, emulated or real, and that its power is cut in the end.
-//! Never interprets what the board says.
+//! Owns access to a board's power and console, emulated or real, and that its power is cut in the end.
+//! Never interprets what the console shows.
 
 use anyhow::Result;
 
@@ -9,9 +9,9 @@ use crate::board::qemu::{Emulator, Spec};
 
 /// How to reach a board.
 pub enum BoardAccess {
-    /// An emulated one, started with this and behind this launcher.
+    /// An emulated board: how QEMU is started, and the command line that goes before QEMU's.
     Emulated { spec: Spec, launcher: Vec<String> },
-    /// A real one: opens its console, and its power switch.
+    /// A real board: its power switch, and what opens its console.
     Real {
         power: Box<dyn Power>,
         console: Box<dyn FnMut() -> Result<Box<dyn Console>>>,
@@ -42,7 +42,7 @@ impl<'a> Powered<'a> {
                 })
             }
             BoardAccess::Real { power, console } => {
-                // Listening before the first byte is sent.
+                // Opened before power-on, so that no byte is missed.
                 let console = console()?;
                 power.off()?;
                 power.on()?;
@@ -59,7 +59,7 @@ impl<'a> Powered<'a> {
         self.console.as_mut()
     }
 
-    /// Whether an emulated board powered itself off; a real one only looks as if.
+    /// Whether an emulated board powered itself off. Of a real board this is not known: always `false`.
     pub(super) fn is_off(&mut self) -> bool {
         match &mut self.kind {
             Kind::Emulated(emulator) => !emulator.is_on(),

@@ -23,7 +23,7 @@ pub(super) struct ConsoleMonitor<'a> {
     begun: Instant,
     told: BootState,
     lost: Option<String>,
-    /// The times without console that are over.
+    /// One sentence for each gap in the console that has ended.
     missed: Vec<String>,
     /// How many bytes the console brought.
     heard: u64,
@@ -71,7 +71,7 @@ impl<'a> ConsoleMonitor<'a> {
         self.lost.as_deref()
     }
 
-    /// Reads what the console shows within a short time, keeps it, and tells it to the state tracker.
+    /// Reads what the console shows within a short time, keeps it, and passes it to the boot tracker.
     ///
     /// # Errors
     /// If the log cannot be written.
@@ -148,7 +148,7 @@ impl<'a> ConsoleMonitor<'a> {
         Some(failure)
     }
 
-    /// The failure with the console's last words, of which a prompt has no line ending.
+    /// The failure with the console's last lines, the unfinished one (such as a prompt) included.
     pub(super) fn explained(&mut self, failure: RunFailure) -> Result<RunFailure> {
         let rest = self.parser.finish();
         self.take(&rest)?;

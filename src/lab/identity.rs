@@ -24,7 +24,7 @@ pub struct Claim {
     pub boot: String,
     /// The id of the image that the board runs.
     pub image: String,
-    /// What this boot's agent drew at random; its hash stands on the board's console.
+    /// The random secret of this boot; the agent shows its hash on the board's console.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub secret: String,
 }

@@ -10,14 +10,14 @@ use super::store::LabStore;
 use crate::board::{BootState, Retries, Timeouts};
 use crate::job::{Case, Pattern};
 
-/// Sees what happens, for a live view.
+/// Gets the stages, cases and notes of a run as they come, for a live view.
 pub trait Observer {
     fn stage(&mut self, state: BootState, at: f64);
     fn case(&mut self, suite: &str, case: &Case);
     fn note(&mut self, text: &str);
 }
 
-/// What is to be run.
+/// A job for one board, and the limits of its run.
 pub struct JobRequest<'a> {
     pub board: &'a str,
     /// The id of the image that it is to boot.
@@ -27,7 +27,7 @@ pub struct JobRequest<'a> {
     pub payload: &'a [u8],
     /// The definitions' patterns, by suite.
     pub patterns: BTreeMap<String, Pattern>,
-    /// The suites of the job, in their request.
+    /// The suites of the job, in the order in which they run.
     pub suites: Vec<String>,
     /// Whether only what LAVA's dispatcher would report is wanted.
     pub strict: bool,
@@ -38,6 +38,6 @@ pub struct JobRequest<'a> {
     pub largest_output: u64,
     /// Where `console.log` goes.
     pub directory: &'a Path,
-    /// Set by Ctrl-C.
+    /// Set by a signal: the run ends, the board is switched off.
     pub cancelled: &'a AtomicBool,
 }

@@ -13,7 +13,7 @@ use crate::board::{BootStage, BootState, ConsoleLog, FailureClass, RunFailure};
 use crate::error;
 use crate::job::{AttemptRecord, Identity, Suite};
 
-/// What came of it.
+/// The result of a run: all attempts, and what the last one reported.
 #[derive(Debug, Default)]
 pub struct RunResult {
     pub attempts: Vec<AttemptRecord>,

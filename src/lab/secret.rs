@@ -37,7 +37,7 @@ pub(super) fn random() -> Result<String> {
     Ok(hex::encode(bytes))
 }
 
-/// What a boot shows with each of its calls: 128 bits that follow only from the lab's key and the board's secret. It is the
+/// The bearer token of a boot: 128 bits that follow only from the lab's key and the board's secret. It is the
 /// same when the board checks in again. A board without a secret gets a token of `drawn`, another one each time.
 pub(super) fn token(key: &str, drawn: &str, claim: &Claim) -> String {
     let secret = match claim.secret.as_str() {

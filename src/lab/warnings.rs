@@ -2,7 +2,7 @@
 //! Never decides what is wrong.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const AGAIN: Duration = Duration::from_secs(60);
@@ -24,15 +24,22 @@ struct Told {
 }
 
 impl Warnings {
-    /// Logs a warning about a board, or counts it.
-    pub(super) fn warn(&self, board: &str, text: &str) {
-        for line in self.lines(board, text, Instant::now()) {
-            log::warn!("{line}");
+    /// Logs a warning about a board, or counts it. Must be called inside a Tokio runtime.
+    pub(super) fn warn(self: &Arc<Self>, board: &str, text: &str) {
+        let lines = self.lines(board, text, Instant::now());
+        if lines.is_empty() {
+            return;
         }
+        log_all(&lines);
+        let warnings = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(AGAIN).await;
+            log_all(&warnings.counts(Instant::now()));
+        });
     }
 
-    /// The lines to be logged now: those whose minute is over with their counts, and the new one if it is due.
-    fn lines(&self, board: &str, text: &str, now: Instant) -> Vec<String> {
+    /// The counts of those whose minute is over, a line each.
+    fn counts(&self, now: Instant) -> Vec<String> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let mut lines = Vec::new();
         told.retain(|_, entry| {
@@ -45,6 +52,13 @@ impl Warnings {
             }
             !over
         });
+        lines
+    }
+
+    /// The lines to be logged now: counts that are due, and the new warning if it is the first of its minute.
+    fn lines(&self, board: &str, text: &str, now: Instant) -> Vec<String> {
+        let mut lines = self.counts(now);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         // One entry for all names beyond the limit.
         let key = match told.contains_key(board) || told.len() < NAMES {
             true => board,
@@ -66,6 +80,12 @@ impl Warnings {
             }
         }
         lines
+    }
+}
+
+fn log_all(lines: &[String]) {
+    for line in lines {
+        log::warn!("{line}");
     }
 }
 
@@ -96,6 +116,19 @@ mod tests {
                 "a is wrong"
             ]
         );
+    }
+
+    #[test]
+    fn a_count_is_told_though_no_other_warning_follows() {
+        let warnings = Warnings::default();
+        let begun = Instant::now();
+        for _ in 0..3 {
+            warnings.lines("a", "wrong", begun);
+        }
+        assert!(warnings.counts(begun + AGAIN / 2).is_empty());
+        let told = warnings.counts(begun + AGAIN);
+        assert_eq!(told, ["wrong (2 more like this in the last minute)"]);
+        assert!(warnings.counts(begun + AGAIN).is_empty());
     }
 
     #[test]

@@ -22,7 +22,7 @@ const UNCONFIRMED: u32 = 8;
 pub struct Boot {
     /// Its row in the store.
     pub(in crate::lab) id: i64,
-    /// What the board shows with every call. Known only when it has just checked in: the store has its hash.
+    /// The bearer token. Known only when it has just checked in: the store has its hash.
     pub token: String,
     pub claim: Claim,
     /// What is wrong with the identity that the board claims.

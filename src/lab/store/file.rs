@@ -1,4 +1,4 @@
-//! Owns the store's file: who may read it, its tables, and what of it outlives a start of the host.
+//! Owns the store's file: who may read it, its tables, and what of it survives a restart of the host.
 //! Never knows what the tables are for.
 
 use std::fs::{self, OpenOptions, Permissions};
@@ -15,13 +15,13 @@ CREATE TABLE IF NOT EXISTS job (
     id INTEGER PRIMARY KEY,
     board TEXT NOT NULL,
     state TEXT NOT NULL,
-    payload BLOB NOT NULL,
     boot INTEGER,
     created REAL NOT NULL,
     seen REAL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS job_by_board ON job (board, state);
 CREATE INDEX IF NOT EXISTS job_by_boot ON job (boot);
+CREATE TABLE IF NOT EXISTS payload (job INTEGER PRIMARY KEY REFERENCES job (id), data BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS output (
     job INTEGER NOT NULL REFERENCES job (id),
     start INTEGER NOT NULL,
@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS confirmation (
 CREATE INDEX IF NOT EXISTS confirmation_by_hash ON confirmation (hash);
 CREATE TABLE IF NOT EXISTS hold (board TEXT PRIMARY KEY, until REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 ";
 
 /// Makes the file, its directory and what SQLite keeps beside it readable by their owner alone: jobs may hold secrets.
@@ -60,7 +60,7 @@ pub(super) fn prepare(path: &Path) -> Result<()> {
     if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
         fs::create_dir_all(directory)
             .with_context(|| format!("cannot make the state directory {}", directory.display()))?;
-        // One that others share, as /tmp is, stays theirs.
+        // A shared directory such as /tmp keeps its mode.
         if fs::metadata(directory)?.mode() & 0o1000 == 0 {
             restrict(directory, 0o700)?;
         }
@@ -91,13 +91,13 @@ fn restrict(path: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// Makes the tables and the lab's key. Times count from the start of the host: what was noted before its last one is void, and boards check in
-/// again.
+/// Makes the tables and the lab's key. Times count from the start of the host: those from before a restart of the host are
+/// void, and boards check in again.
 pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version == 1 {
-        // Jobs of the older format have no run that waits for them.
+    if version == 1 || version == 2 {
+        // Jobs of an older format have no run that waits for them.
         transaction.execute_batch(
             "DROP TABLE output; DROP TABLE job; DROP TABLE boot; DROP TABLE hold;",
         )?;
@@ -141,6 +141,28 @@ fn set_fact(connection: &Connection, name: &str, value: &str) -> rusqlite::Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_store_of_an_older_format_is_made_anew_and_keeps_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lab.sqlite");
+        let key = LabStore::open(&path).unwrap().operator_token().unwrap();
+        // As version 2 had it.
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch(
+                "DROP TABLE payload; DROP TABLE job;
+                 CREATE TABLE job (id INTEGER PRIMARY KEY, board TEXT NOT NULL, state TEXT NOT NULL,
+                     payload BLOB NOT NULL, boot INTEGER, created REAL NOT NULL, seen REAL) STRICT;
+                 INSERT INTO job VALUES (1, 'neo1', 'submitted', x'00', NULL, 0.0, NULL);
+                 PRAGMA user_version = 2;",
+            )
+            .unwrap();
+        let store = LabStore::open(&path).unwrap();
+        assert_eq!(store.operator_token().unwrap(), key);
+        assert_eq!(store.job(1).unwrap(), None);
+        assert_eq!(store.submit("neo1", b"tar").unwrap(), 1);
+    }
     use crate::lab::LabStore;
 
     #[test]

@@ -46,10 +46,16 @@ impl LabStore {
     pub fn submit(&self, board: &str, payload: &[u8]) -> Result<i64, StoreError> {
         let id = self.write(|transaction| {
             transaction.execute(
-                "INSERT INTO job (board, state, payload, created) VALUES (?1, 'submitted', ?2, ?3)",
-                params![board, payload, now()],
+                "INSERT INTO job (board, state, created) VALUES (?1, 'submitted', ?2)",
+                params![board, now()],
             )?;
-            Ok(transaction.last_insert_rowid())
+            let id = transaction.last_insert_rowid();
+            // A table of its own: SQLite writes a row as a whole whenever its size changes.
+            transaction.execute(
+                "INSERT INTO payload (job, data) VALUES (?1, ?2)",
+                params![id, payload],
+            )?;
+            Ok(id)
         })?;
         self.changed();
         Ok(id)
@@ -86,7 +92,7 @@ impl LabStore {
                 return Ok(None);
             };
             let payload =
-                transaction.query_row("SELECT payload FROM job WHERE id = ?1", [id], |row| {
+                transaction.query_row("SELECT data FROM payload WHERE job = ?1", [id], |row| {
                     row.get(0)
                 })?;
             transaction.execute(
