@@ -95,10 +95,22 @@ impl Index {
     }
 
     fn read(&mut self, path: &Compressed, release: usize, suite: &str) -> Result<()> {
-        let unreadable = || format!("cannot read the package index of {suite}");
-        let mut reader = path.open().with_context(unreadable)?;
+        let mut reader = path.open().with_context(|| unreadable(suite))?;
+        self.read_text(&mut reader, release, suite)
+    }
+
+    /// Reads an uncompressed index (Debian's repository format, "Packages indices"), which is the release `release`'s.
+    ///
+    /// # Errors
+    /// If a paragraph is malformed, or lacks a field that every package has.
+    pub fn read_text(
+        &mut self,
+        reader: &mut dyn BufRead,
+        release: usize,
+        suite: &str,
+    ) -> Result<()> {
         let mut stanza = String::new();
-        while read_stanza(&mut reader, &mut stanza).with_context(unreadable)? {
+        while read_stanza(reader, &mut stanza).with_context(|| unreadable(suite))? {
             let paragraphs = parse_borrowed(&stanza)
                 .ok()
                 .with_context(|| format!("the package index of {suite} is malformed"))?;
@@ -188,6 +200,10 @@ impl Package {
             )
         })
     }
+}
+
+fn unreadable(suite: &str) -> String {
+    format!("cannot read the package index of {suite}")
 }
 
 /// An index in the cache.
