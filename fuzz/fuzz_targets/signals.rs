@@ -28,6 +28,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     merged(&lines);
+    forged(&lines);
     for strict in [false, true] {
         collected(&lines, BTreeMap::new(), strict);
         collected(&lines, patterns(), strict);
@@ -69,6 +70,19 @@ fn collected(lines: &[&str], patterns: BTreeMap<String, Pattern>, strict: bool) 
         };
         assert_eq!((&*case.id, case.outcome), ("last", Outcome::Fail));
     }
+}
+
+/// What a job writes to the console itself may look like a line of its own with any number.
+fn forged(lines: &[&str]) {
+    let mut merger = Merger::default();
+    let mut read = 0;
+    for line in lines {
+        let heard = NumberedLine::from_console(line.as_bytes());
+        read += heard.map_or(0, |line| merger.add(line).len());
+    }
+    read += merger.finish().len();
+    // Each may follow a note of what is missing before it.
+    assert!(read <= 2 * lines.len());
 }
 
 /// Of each line, the first byte says which channel brings it, and when.
