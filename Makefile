@@ -57,11 +57,8 @@ bench: deps
 bench-kernel: deps
 	cargo bench --locked --bench build -- --kernel
 
-# cargo-fuzz needs features that only a nightly compiler has by default.
+# All targets, or those of FUZZ_TARGETS; see fuzz/README.md.
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 fuzz: deps
-	command -v cargo-fuzz >/dev/null || cargo install --locked cargo-fuzz
-	cp Cargo.lock fuzz/Cargo.lock
-	for target in image_show rpc dhcp tftp http ktap definition sanitise; do \
-		RUSTC_BOOTSTRAP=1 cargo fuzz run --dev $$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 || exit; \
-	done
+	@.ci/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)

@@ -111,7 +111,10 @@ impl Index {
     }
 
     fn read(&mut self, path: &Compressed, release: usize, suite: &str) -> Result<()> {
-        self.try_read(path, release).map_err(|error| {
+        let read = path
+            .open()
+            .and_then(|mut reader| self.read_text(&mut reader, release));
+        read.map_err(|error| {
             if class_of(&error) == Class::Host {
                 return error.context(format!("cannot read the package index of {suite}"));
             }
@@ -125,11 +128,16 @@ impl Index {
         })
     }
 
-    fn try_read(&mut self, path: &Compressed, release: usize) -> Result<()> {
-        let mut reader = path.open()?;
+    /// Reads an uncompressed index (Debian's repository format, "Packages indices") of the release with
+    /// number `release`.
+    ///
+    /// # Errors
+    /// If a paragraph is malformed or too long, or lacks a field that every package has; if there are
+    /// too many packages.
+    pub fn read_text(&mut self, reader: &mut dyn BufRead, release: usize) -> Result<()> {
         let mut stanza = Vec::new();
         let most = self.packages.len() + MOST_PACKAGES;
-        while read_stanza(&mut reader, &mut stanza)? {
+        while read_stanza(reader, &mut stanza)? {
             let stanza = std::str::from_utf8(&stanza)?;
             let paragraphs = parse_borrowed(stanza).map_err(|error| anyhow!("{error}"))?;
             for paragraph in &paragraphs {

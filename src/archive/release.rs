@@ -86,12 +86,11 @@ impl Release {
         Ok(release)
     }
 
-    pub(super) fn parse(
-        suite: &str,
-        mirrors: Vec<String>,
-        text: &str,
-        message: &[u8],
-    ) -> Result<Self> {
+    /// Reads the text that a signature covers; `message` is the whole InRelease file.
+    ///
+    /// # Errors
+    /// If it is not one paragraph, or a hash or size in it is none.
+    pub fn parse(suite: &str, mirrors: Vec<String>, text: &str, message: &[u8]) -> Result<Self> {
         let wrong = |what: &str| malformed(suite, what);
         let paragraphs = parse_borrowed(text).map_err(|error| wrong(&error.to_string()))?;
         let [fields] = paragraphs.as_slice() else {
@@ -156,7 +155,10 @@ impl Release {
     }
 
     /// Checks that it is the requested suite and has not expired.
-    fn check(&self, policy: Policy) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it is of another suite or of the future, or has expired.
+    pub fn check(&self, policy: Policy) -> Result<()> {
         if !self.names.contains(&self.suite) {
             return Err(Fault::infrastructure(format!(
                 "the mirror has another suite in the place of {}: {}",

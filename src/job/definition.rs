@@ -43,6 +43,10 @@ pub struct Definition {
 pub struct Install {
     /// Debian packages.
     pub packages: Vec<String>,
+    /// Ids of keys that apt is to trust, or packages that have them, for `lava-add-keys`.
+    pub keys: Vec<String>,
+    /// Sources of packages, for `lava-add-sources`.
+    pub sources: Vec<String>,
     /// Repositories to clone into the definition's directory.
     pub repositories: Vec<Repository>,
     pub steps: Vec<String>,
@@ -301,6 +305,8 @@ impl Source<'_> {
         };
         Ok(Install {
             packages,
+            keys: list(node.get("keys")),
+            sources: list(node.get("sources")),
             repositories,
             steps: self.shell_lines(node.get("steps"), "install.steps")?,
         })

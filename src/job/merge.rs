@@ -94,7 +94,7 @@ impl Merger {
         let mut ready = Vec::new();
         while let Some(text) = self.early.remove(&self.next) {
             ready.push(text);
-            self.next += 1;
+            self.next = self.next.saturating_add(1);
         }
         ready
     }
@@ -136,6 +136,17 @@ mod tests {
         let torn = good.replace("START", "ST[ 12.3] usb 1-1: hello ART");
         assert_eq!(NumberedLine::from_console(torn.as_bytes()), None);
         assert_eq!(NumberedLine::from_console(b"hearth:x"), None);
+    }
+
+    #[test]
+    fn the_largest_number_of_a_line_is_one_like_others() {
+        let mut merger = Merger::default();
+        assert!(merger.add(line(u64::MAX, "b")).is_empty());
+        assert_eq!(merger.add(line(1, "a")), ["a"]);
+        let last = merger.finish();
+        assert_eq!(last.last().map(String::as_str), Some("b"));
+        assert_eq!(merger.lost(), u64::MAX - 2);
+        assert!(merger.add(line(2, "late")).is_empty());
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Owns tests: definitions, console signals, KTAP, results and reports.
 //! Never switches power, and never talks to a board.
 
+#[cfg(test)]
+mod apt_tests;
 mod collector;
 mod definition;
 mod dispatcher;

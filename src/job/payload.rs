@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tar::{Builder, EntryType};
 
+use super::definition::Install;
 use super::git::Trust;
 use super::load::{Loaded, Loader};
 use super::work_tree::{header, pack};
@@ -27,8 +28,10 @@ macro_rules! program {
 }
 
 /// The programs that a definition's steps find on their PATH, and the one that runs the definitions.
-const PROGRAMS: [(&str, &str); 27] = [
+const PROGRAMS: [(&str, &str); 29] = [
     program!("hearth-run"),
+    program!("lava-add-keys"),
+    program!("lava-add-sources"),
     program!("lava-background-process-start"),
     program!("lava-background-process-stop"),
     program!("lava-common-functions"),
@@ -252,8 +255,10 @@ impl<W: Write> JobWriter<W> {
         );
         // LAVA runs the steps with `-e`: a failing command ends the definition, unless a step says `set +e`.
         self.add(&at("run.sh"), run.as_bytes(), 0o755)?;
-        if !definition.install.steps.is_empty() {
-            let steps = lines(&definition.install.steps);
+        let Install { keys, sources, .. } = &definition.install;
+        let mut steps = named("lava-add-keys", keys) + &named("lava-add-sources", sources);
+        steps.push_str(&lines(&definition.install.steps));
+        if !steps.is_empty() {
             // Without `-e`, as LAVA has it: the last command's status counts.
             let install = format!("{variables}set -x\n{steps}\n");
             self.add(&at("install.sh"), install.as_bytes(), 0o755)?;
@@ -315,6 +320,12 @@ impl<W: Write> JobWriter<W> {
         self.tar.append_data(&mut header, name, content)?;
         Ok(())
     }
+}
+
+/// Calls of a program of the job's, a line each. The words are the shell's, as LAVA has it.
+fn named(program: &str, arguments: &[String]) -> String {
+    let line = |argument: &String| format!("{program} {argument}\n");
+    arguments.iter().map(line).collect()
 }
 
 /// Steps as the lines of a script. LAVA keeps `$1` of a command that it evaluates later from the script's own shell.

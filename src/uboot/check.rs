@@ -35,19 +35,23 @@ pub fn runnable(script: &[u8]) -> Result<(), Fault> {
 /// and a byte order mark. Returns the text and a description of what was removed.
 pub fn mended(script: &[u8]) -> (Vec<u8>, Vec<&'static str>) {
     let mut told = Vec::new();
-    let text = match script.strip_prefix(BOM) {
-        Some(rest) => {
-            told.push("a byte order mark");
-            rest
-        }
-        None => script,
-    };
+    let mut text = script;
+    while let Some(rest) = text.strip_prefix(BOM) {
+        text = rest;
+    }
+    if text.len() < script.len() {
+        told.push("a byte order mark");
+    }
     let mut mended = Vec::with_capacity(text.len());
-    for (at, &byte) in text.iter().enumerate() {
-        let before_end = matches!(text.get(at + 1), Some(b'\n') | None);
-        if !(byte == b'\r' && before_end) {
-            mended.push(byte);
-        }
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let (line, end) = match line.split_last() {
+            Some((b'\n', line)) => (line, &b"\n"[..]),
+            _ => (line, &b""[..]),
+        };
+        // More than one where a text was converted twice.
+        let kept = line.iter().rposition(|byte| *byte != b'\r');
+        mended.extend(&line[..kept.map_or(0, |last| last + 1)]);
+        mended.extend(end);
     }
     if mended.len() < text.len() {
         told.push("carriage returns at the ends of lines");
@@ -339,6 +343,8 @@ mod tests {
     fn what_other_systems_put_into_a_text_is_taken_out() {
         let (text, told) = mended(b"\xef\xbb\xbfif a\r\nb\r\n\r\nc\rd\r");
         assert_eq!((text.as_slice(), told.len()), (&b"if a\nb\n\nc\rd"[..], 2));
+        let (text, _) = mended(b"\xef\xbb\xbf\xef\xbb\xbfa\r\r\n\r\n\r\r");
+        assert_eq!(text, b"a\n\n");
         let plain = b"echo a\n\n";
         assert_eq!(mended(plain), (plain.to_vec(), Vec::new()));
     }

@@ -309,6 +309,8 @@ enum State {
     Word,
     SingleQuotes,
     DoubleQuotes,
+    /// A single quote between double quotes begins a quotation of its own: see `check`.
+    SingleInDouble,
     Comment,
 }
 
@@ -327,7 +329,7 @@ fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
                 }
                 // A value contains no character that ends the comment or the quotation.
                 State::Comment | State::SingleQuotes => out.push_str(&value),
-                State::DoubleQuotes => {
+                State::DoubleQuotes | State::SingleInDouble => {
                     return Err(misplaced(template, &out, &value).into());
                 }
             }
@@ -354,7 +356,9 @@ fn quote_for_hush(template: &str, marked: &str) -> Result<String> {
 fn after(state: State, c: char) -> State {
     match (state, c) {
         (State::SingleQuotes, '\'') | (State::DoubleQuotes, '"') => State::Word,
-        (State::SingleQuotes | State::DoubleQuotes, _) => state,
+        (State::DoubleQuotes, '\'') => State::SingleInDouble,
+        (State::SingleInDouble, '\'') => State::DoubleQuotes,
+        (State::SingleQuotes | State::DoubleQuotes | State::SingleInDouble, _) => state,
         (_, '\n') => State::Blank,
         (State::Comment, _) | (State::Blank, '#') => State::Comment,
         (_, '\'') => State::SingleQuotes,
@@ -418,7 +422,12 @@ mod tests {
 
     #[test]
     fn a_value_between_quotes_is_refused() {
-        for template in ["echo \"{{a}}\"", "\necho \\{{{a}}}", "echo \"x\\\" {{a}}\""] {
+        for template in [
+            "echo \"{{a}}\"",
+            "\necho \\{{{a}}}",
+            "echo \"x\\\" {{a}}\"",
+            "echo \"it's\" {{a}} \"it's\"",
+        ] {
             assert!(render(template, json!({"a": "x"})).is_err(), "{template}");
         }
         let told = render("\necho \"{{a}}\"", json!({"a": "x"}))
