@@ -133,6 +133,9 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
         }
     }
 
+    /// `pub(in path)` is no use of the path.
+    fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<String> = path
             .segments

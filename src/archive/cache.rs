@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use anyhow::{Context, Result};
 use sha2::Digest;
 
-use super::fetch::hash_rest;
+use super::hash::hash_rest;
 use super::verified::{Stamp, Verified};
 use crate::dirs;
 

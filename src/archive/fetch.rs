@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::cache::{Cache, Part};
+use super::hash::hash_rest;
 use super::mirror::Mirrors;
 use super::transport::{Client, Limits, TransferError, percent_encode};
 use crate::error::Fault;
@@ -554,21 +555,6 @@ fn hash_beginning(file: &mut File, size: u64) -> io::Result<(Sha256, u64)> {
     }
     file.rewind()?;
     hash_rest(file)
-}
-
-/// The hash and length of the rest of a reader.
-pub(super) fn hash_rest(file: &mut File) -> io::Result<(Sha256, u64)> {
-    let mut hasher = Sha256::new();
-    let mut size = 0;
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let n = file.read(&mut buffer)?;
-        if n == 0 {
-            return Ok((hasher, size));
-        }
-        hasher.update(&buffer[..n]);
-        size += n as u64;
-    }
 }
 
 fn verified_local(package: &LockedPackage, directory: &Path) -> Result<PathBuf> {

@@ -8,7 +8,7 @@ use deb822_fast::borrowed::parse_borrowed;
 use sha2::Digest;
 
 use super::deb::Deb;
-use super::fetch::hash_rest;
+use super::hash::hash_rest;
 use super::index::{Index, Package};
 use crate::error::InputContext;
 use crate::input;

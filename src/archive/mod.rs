@@ -5,6 +5,7 @@
 mod cache;
 pub mod deb;
 mod fetch;
+mod hash;
 mod index;
 pub mod limit;
 mod local;

@@ -29,7 +29,10 @@ pub const SEAL: &str = "seal";
 /// The list that the seal is of.
 const LIST: &str = "seal.list";
 /// What of a stage's directory is not of its tree. The other one is the store's.
-const NOT_SEALED: [&str; 3] = [SEAL, LIST, super::stages::UNSYNCED];
+const NOT_SEALED: [&str; 3] = [SEAL, LIST, UNSYNCED];
+/// The file in a stage's directory with the boot id of the host that made it, until the stage is
+/// known to be synced.
+pub const UNSYNCED: &str = "unsynced";
 
 /// What a stage was when it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use nix::unistd::syncfs;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::sealing::Unsealed;
+use super::sealing::{UNSYNCED, Unsealed};
 use crate::dirs;
 use crate::error::Fault;
 use crate::output::write_atomically;
@@ -78,9 +78,6 @@ pub struct Store {
     work: PathBuf,
 }
 
-/// The file in a stage's directory with the boot id of the host that made it, until the stage is
-/// known to be synced.
-pub const UNSYNCED: &str = "unsynced";
 /// Time after which the kernel has written nearly all data back, so that a sync is quick.
 const WRITTEN_BY_ITSELF: Duration = Duration::from_secs(60);
 

@@ -12,9 +12,10 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::kernel::Kernel;
+use super::options::Options;
 use super::read::{FileType, read};
 use super::select::Selection;
-use super::{Options, native, rewrite};
+use super::{native, rewrite};
 use crate::error::Fault;
 use crate::image::index::Image;
 use crate::input;

@@ -14,12 +14,12 @@ mod listing;
 mod modinfo;
 mod module_name;
 mod native;
+mod options;
 mod read;
 mod rewrite;
 mod select;
 mod tree;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -28,33 +28,13 @@ use crate::error::Fault;
 use crate::image::index::Image;
 use crate::output::AtomicFile;
 use crate::progress::Progress;
-use crate::recipe::{Arch, BoardType, Compression, RootKind};
 
 pub(crate) use chroot::STEPS;
 pub use chroot::{Chroot, Hooks};
 pub use extract::{Extracted, extract};
 pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
+pub use options::Options;
 pub use read::{Archive, Entry, FileType, read};
-
-/// The content of an initrd.
-#[derive(Clone, Copy, Debug)]
-pub struct Options<'a> {
-    pub arch: Arch,
-    /// The board types that it supports, by name.
-    pub board_types: &'a BTreeMap<String, BoardType>,
-    /// Whether the user named these board types. Otherwise types that the kernel has no drivers for
-    /// are skipped with a warning.
-    pub boards_are_named: bool,
-    /// The kernel's release; optional if the image has one kernel.
-    pub kernel: Option<&'a str>,
-    /// Modules in addition to those of the board types, in the same syntax.
-    pub modules: &'a [String],
-    /// Programs of the image to add, as absolute paths.
-    pub binaries: &'a [String],
-    pub compression: Compression,
-    /// The kinds of root file system that it can mount.
-    pub roots: &'a [RootKind],
-}
 
 /// Builds an initrd from an image's own files and writes it atomically to `path`. The same image
 /// and options give the same bytes.

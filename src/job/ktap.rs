@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Outcome;
+use super::result::Outcome;
 use super::tap_line::{Item, Line, Nesting, Report};
 
 /// A case that a KTAP text reported, under the path of its subtests: `suite.case`.

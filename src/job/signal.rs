@@ -6,7 +6,7 @@
 
 use std::str::FromStr;
 
-use super::Outcome;
+use super::result::Outcome;
 
 const OPENING: &str = "<LAVA_SIGNAL_";
 const RUNNER: &str = "<LAVA_TEST_RUNNER ";

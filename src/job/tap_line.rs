@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::Outcome;
+use super::result::Outcome;
 
 /// What printk puts before a line: level, time, and task or processor with `CONFIG_PRINTK_CALLER`.
 static PRINTK: LazyLock<Regex> = LazyLock::new(|| {

@@ -28,16 +28,12 @@ use serde::{Deserialize, Serialize};
 use super::confine::{self, Guardian, Ward};
 use super::events::{Event, Failure, Sender};
 use super::pty::{self, Line};
+use super::request::{EXECUTABLE, HIDDEN, StepName};
 use super::root::{Program, Root, Work};
 use super::step::AnyStep;
 use super::{binfmt, environment, filter, ids, loopback, mounts, sys, terminal, watch};
 use crate::arch::Arch;
 use crate::error::Fault;
-
-/// hearth, even if its file was replaced meanwhile.
-pub(super) const EXECUTABLE: &str = "/proc/self/exe";
-/// The hidden subcommand.
-pub(super) const HIDDEN: &str = "__sandbox";
 
 /// What to do inside the namespaces.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,22 +48,6 @@ pub(super) struct Entry {
 pub(super) enum Job {
     Step(StepName),
     Program(Box<(Root, Program)>),
-}
-
-/// Which step, and how much of what it logs is wanted.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct StepName {
-    name: String,
-    log: String,
-}
-
-impl StepName {
-    pub fn new(name: &str) -> Self {
-        StepName {
-            name: name.to_owned(),
-            log: log::max_level().to_string(),
-        }
-    }
 }
 
 /// The lists of steps of all rooms.

@@ -61,6 +61,7 @@ mod namespaces;
 mod pty;
 mod relay;
 mod remove;
+mod request;
 mod root;
 mod step;
 mod sys;

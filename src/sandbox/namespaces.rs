@@ -7,7 +7,8 @@ use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::inside::{EXECUTABLE, Entry, HIDDEN, Job, StepName, passed_on};
+use super::inside::{Entry, Job, passed_on};
+use super::request::{EXECUTABLE, HIDDEN, StepName};
 use super::root::{Program, Root};
 use super::step::Step;
 use super::{events, relay, terminal};

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::{Namespaces, steps};
+use super::namespaces::Namespaces;
+use super::step::steps;
 use crate::progress::Progress;
 
 steps! {

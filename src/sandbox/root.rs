@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde::de::DeserializeOwned;
 
 use super::events;
-use super::inside::{EXECUTABLE, HIDDEN, StepName};
+use super::request::{EXECUTABLE, HIDDEN, StepName};
 use super::step::Step;
 use super::watch::{self, Limits};
 use crate::progress::Progress;

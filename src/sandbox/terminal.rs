@@ -14,7 +14,7 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{Pid, setsid, tcsetpgrp};
 use rustix::termios::{tcgetwinsize, tcsetwinsize};
 
-use super::inside::{EXECUTABLE, HIDDEN};
+use super::request::{EXECUTABLE, HIDDEN};
 
 /// Whether the program is to be used by hand, rather than being a part of a pipeline.
 pub fn is_interactive() -> bool {

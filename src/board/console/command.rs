@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Console, settle};
+use super::line::{Console, settle};
 use crate::error::Fault;
 
 /// A console program; it is ended with the console.

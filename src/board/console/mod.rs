@@ -2,40 +2,19 @@
 //! Never interprets what passes through.
 
 mod command;
+mod line;
 mod reopen;
 mod serial;
 mod tcp;
 
-use std::io;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::error::Fault;
 use crate::recipe;
+pub use line::Console;
 use reopen::{Pace, Reopened};
-
-/// A board's console, open for reading and writing.
-pub trait Console: Send {
-    /// Reads what has come, at most `buffer.len()` bytes; 0 if nothing came within `patience`.
-    ///
-    /// # Errors
-    /// If the console is lost for good. One that is opened again reads as silent while it is [`Console::gone`].
-    fn read(&mut self, buffer: &mut [u8], patience: Duration) -> io::Result<usize>;
-
-    /// Sends all of `data` to the board.
-    fn write(&mut self, data: &[u8]) -> io::Result<()>;
-
-    /// Why nothing can be read at present, as a sentence that names the console: it was lost and is tried again.
-    fn gone(&self) -> Option<&str> {
-        None
-    }
-
-    /// What was missed while the console was gone, told once, before what [`Console::read`] gave last.
-    fn missed(&mut self) -> Option<String> {
-        None
-    }
-}
 
 /// A device that comes back is there at once.
 const DEVICE: Pace = Pace {
@@ -87,23 +66,5 @@ pub fn open_once(console: &recipe::Console) -> Result<Box<dyn Console>> {
             "the console of an emulated board opens with the board, not by itself",
         )
         .into()),
-    }
-}
-
-/// What `read` says when the other side is gone.
-fn lost() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::UnexpectedEof,
-        "the console was closed by its other side",
-    )
-}
-
-/// Turns "nothing yet" into 0 and an orderly end into an error.
-fn settle(result: io::Result<usize>) -> io::Result<usize> {
-    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    match result {
-        Ok(0) => Err(lost()),
-        Err(error) if matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => Ok(0),
-        other => other,
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::Console;
+use super::line::Console;
 
 /// How long after its return a console that shows nothing counts as back: a console server may accept a connection only
 /// to close it.

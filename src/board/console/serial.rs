@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serialport::{SerialPort, TTYPort};
 
-use super::{Console, settle};
+use super::line::{Console, settle};
 use crate::error::{Class, Fault};
 
 /// A serial line at 8N1 without flow control, for this process alone.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Console, settle};
+use super::line::{Console, settle};
 use crate::error::Fault;
 
 const IAC: u8 = 255;

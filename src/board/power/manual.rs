@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Ask, Power};
+use super::switch::{Ask, Power};
 use crate::error::Fault;
 
 pub(super) struct Manual {

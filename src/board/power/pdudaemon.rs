@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::Power;
+use super::switch::Power;
 use crate::error::Fault;
 
 const TIMEOUT: Duration = Duration::from_secs(60);

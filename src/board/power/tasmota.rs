@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 use ureq::Agent;
 
-use super::Power;
+use super::switch::Power;
 use crate::error::Fault;
 use crate::sanitise;
 

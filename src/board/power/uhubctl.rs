@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Power, run};
+use super::switch::{Power, run};
 
 pub(super) struct Uhubctl {
     location: String,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Light, Power};
+use super::switch::{Light, Power};
 use crate::dirs;
 use crate::error::Fault;
 

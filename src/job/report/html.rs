@@ -6,8 +6,8 @@ use anyhow::Result;
 use handlebars::Handlebars;
 use serde_json::{Value, json};
 
-use super::{run_problems, suite_problems, summary};
-use crate::job::{Case, Report, Verdict};
+use super::problems::{run_problems, suite_problems, summary};
+use crate::job::result::{Case, Report, Verdict};
 
 const PAGE: &str = include_str!("page.html.hbs");
 

@@ -7,8 +7,8 @@ use anyhow::Result;
 use quick_xml::Writer;
 use quick_xml::events::{BytesDecl, BytesText, Event};
 
-use super::{run_problems, suite_problems};
-use crate::job::{Case, Outcome, Report, Suite};
+use super::problems::{run_problems, suite_problems};
+use crate::job::result::{Case, Outcome, Report, Suite};
 
 type Xml = Writer<Vec<u8>>;
 

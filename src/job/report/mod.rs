@@ -3,6 +3,7 @@
 
 mod html;
 mod junit;
+mod problems;
 mod table;
 mod tap;
 
@@ -13,10 +14,11 @@ use clap::ValueEnum;
 
 pub use html::page;
 pub use junit::junit;
+pub use problems::summary;
 pub use table::table;
 pub use tap::tap;
 
-use super::{Outcome, Report, Suite, Verdict};
+use super::result::Report;
 use crate::error::{Fault, InputContext};
 use crate::input;
 
@@ -61,56 +63,6 @@ pub fn load(path: &Path) -> Result<Report> {
         .into());
     }
     Ok(report)
-}
-
-/// What went wrong with a suite as a whole, which no case of it shows.
-fn suite_problems(suite: &Suite) -> Vec<String> {
-    let raised = suite.raised.iter().map(|said| format!("raised: {said}"));
-    let mut problems: Vec<String> = suite.problems.iter().cloned().chain(raised).collect();
-    if suite.duration.is_none() {
-        problems.push("the test definition did not run to its end".into());
-    }
-    problems
-}
-
-/// What went wrong with the run as a whole, beside its failure ([`Report::failure`]): no suite shows it.
-fn run_problems(report: &Report) -> Vec<String> {
-    let mut problems = report.problems.clone();
-    let no_case = report.suites.iter().all(|suite| suite.cases.is_empty());
-    if no_case && report.failure().is_none() {
-        problems.push("no test case came to a result".into());
-    }
-    problems
-}
-
-/// The verdict in one line: `passed: 12 passed, 1 skipped`.
-pub fn summary(report: &Report) -> String {
-    let mut counts: Vec<String> = [
-        (Outcome::Pass, "passed"),
-        (Outcome::Fail, "failed"),
-        (Outcome::Skip, "skipped"),
-        (Outcome::Unknown, "unknown"),
-    ]
-    .iter()
-    .filter_map(|(outcome, word)| match report.count(*outcome) {
-        0 => None,
-        count => Some(format!("{count} {word}")),
-    })
-    .collect();
-    if counts.is_empty() {
-        counts.push("no test case reported".into());
-    }
-    let verdict = match (report.verdict(), report.failure()) {
-        (Verdict::Passed, _) => "passed".to_string(),
-        (_, Some(failure)) => format!(
-            "{} failure in {}: {}",
-            failure.class.name(),
-            failure.stage,
-            failure.message
-        ),
-        (Verdict::Failed(_), None) => "failed".to_string(),
-    };
-    format!("{verdict}: {}", counts.join(", "))
 }
 
 #[cfg(test)]
@@ -204,6 +156,7 @@ pub(super) mod example {
 mod tests {
     use super::*;
     use crate::board::FailureClass;
+    use crate::job::{Outcome, Verdict};
     use std::fs;
 
     /// Each alone makes a run fail, and every form has to tell it: nothing else in the report does.

@@ -1,7 +1,7 @@
 //! Owns the text form of a report, for a terminal of 80 columns.
 
-use super::{run_problems, suite_problems};
-use crate::job::{Case, Report};
+use super::problems::{run_problems, suite_problems, summary};
+use crate::job::result::{Case, Report};
 use crate::sanitise;
 
 /// The report as text: timeline, cases, verdict.
@@ -47,7 +47,7 @@ pub fn table(report: &Report) -> String {
             text.push_str(&format!("  | {}\n", sanitise::line(line)));
         }
     }
-    text.push_str(&format!("\n{}\n", sanitise::line(&super::summary(report))));
+    text.push_str(&format!("\n{}\n", sanitise::line(&summary(report))));
     text
 }
 

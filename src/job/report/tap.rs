@@ -1,7 +1,7 @@
 //! Owns the TAP form of a report. Format: TAP version 14.
 
-use super::{run_problems, suite_problems};
-use crate::job::{Outcome, Report};
+use super::problems::{run_problems, suite_problems};
+use crate::job::result::{Outcome, Report};
 use crate::sanitise;
 
 /// The report as TAP; measurements are diagnostics of their case. What went wrong with a suite or with the run is a

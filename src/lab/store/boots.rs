@@ -5,7 +5,9 @@ use anyhow::Result;
 use rusqlite::types::Type;
 use rusqlite::{Row, Transaction, params};
 
-use super::{LabStore, StoreError, file, now};
+use super::connection::{LabStore, now};
+use super::error::StoreError;
+use super::file;
 use crate::lab::identity::Claim;
 use crate::lab::secret;
 

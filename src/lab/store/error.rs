@@ -2,11 +2,14 @@
 //! Never decides what a run makes of it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::ErrorCode;
 
-use super::BUSY;
 use crate::error::Fault;
+
+/// How long another process may hold the file.
+pub(super) const BUSY: Duration = Duration::from_secs(30);
 
 /// The lab's store failed. Its class is the host's; the cause says what SQLite reported.
 #[derive(Debug, thiserror::Error)]

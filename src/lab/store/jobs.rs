@@ -3,7 +3,9 @@
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::{Boot, LabStore, StoreError, now};
+use super::boots::Boot;
+use super::connection::{LabStore, now};
+use super::error::StoreError;
 
 /// How much of a job's output is read at once, in bytes.
 const LOOK: usize = 256 << 10;

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use nfs3_types::nfs3::nfsstat3;
 
 use super::exports::Exports;
-use super::{Nfs, Object, fail, put};
+use super::object::{Nfs, Object, fail};
+use crate::netboot::rpc::put;
 use crate::netboot::rpc::{Call, Garbage, Program, Refusal, Tail};
 
 pub const PROGRAM: u32 = 100_227;

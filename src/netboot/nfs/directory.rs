@@ -5,9 +5,10 @@
 use nfs3_types::nfs3::{cookieverf3, entry3, entryplus3, filename3, nfsstat3};
 use nfs3_types::xdr_codec::Opaque;
 
-use super::{Failure, MAX_DIRECTORY_REPLY, Nfs, Object, attributes, fail, max_read};
-use super::{post_op_handle, put};
+use super::attributes;
+use super::object::{Failure, MAX_DIRECTORY_REPLY, Nfs, Object, fail, max_read, post_op_handle};
 use crate::image::index::{Kind, Number};
+use crate::netboot::rpc::put;
 use crate::netboot::rpc::{Call, Garbage};
 
 /// The cookie to continue at, and the size limits.

@@ -6,6 +6,7 @@ mod attributes;
 mod directory;
 pub mod exports;
 pub mod mount;
+mod object;
 pub mod portmap;
 
 use std::ops::RangeInclusive;
@@ -13,33 +14,25 @@ use std::sync::Arc;
 
 use nfs3_types::nfs3::{
     self, ACCESS3resok, FSF3_HOMOGENEOUS, FSF3_LINK, FSF3_SYMLINK, FSINFO3resok, FSSTAT3resok,
-    GETATTR3resok, LOOKUP3resok, NFS_PROGRAM, PATHCONF3resok, READLINK3resok, nfs_fh3, nfspath3,
-    nfsstat3, nfstime3, post_op_attr, post_op_fh3,
+    GETATTR3resok, LOOKUP3resok, NFS_PROGRAM, PATHCONF3resok, READLINK3resok, nfspath3, nfsstat3,
+    nfstime3,
 };
 use nfs3_types::xdr_codec::{Opaque, Pack};
 
 use self::exports::{Export, Exports, Handle};
-use crate::image::index::{Inode, Kind, Number};
+pub use self::object::Nfs;
+use self::object::{Failure, MAX_DIRECTORY_REPLY, Object, fail, max_read};
+use crate::image::index::{Kind, Number};
 use crate::netboot::rpc::{Arguments, Call, Garbage, Program, Refusal, Tail, Transport, put};
 
-/// The largest READ over TCP, and over UDP, where it is what U-Boot asks for: a forged request shall gain little. Bytes.
-const MAX_READ: u32 = 1 << 20;
-const MAX_READ_UDP: u32 = 1 << 10;
 /// Reads up to this size are copied into the reply, so that several replies are sent together.
 /// Bytes.
 const INLINE_READ: u32 = 16 << 10;
 /// The write sizes in FSINFO; writes are refused anyway. Bytes.
 const MAX_WRITE: u32 = 32 << 10;
-/// The largest READDIR or READDIRPLUS reply over TCP; over UDP that of a READ. Bytes.
-const MAX_DIRECTORY_REPLY: u32 = 64 << 10;
+
 /// The longest name, in bytes.
 const NAME_MAX: usize = 255;
-
-/// The NFS program, over the images of `exports`.
-#[derive(Debug)]
-pub struct Nfs {
-    exports: Arc<Exports>,
-}
 
 /// NFS and its side protocol for ACLs on one port: a client uses both over one connection.
 pub fn programs(exports: &Arc<Exports>) -> Vec<Arc<dyn Program>> {
@@ -49,47 +42,6 @@ pub fn programs(exports: &Arc<Exports>) -> Vec<Arc<dyn Program>> {
         }),
         Arc::new(acl::NfsAcl::new(exports.clone())),
     ]
-}
-
-/// The inode of a file handle.
-struct Object {
-    export: Arc<Export>,
-    number: Number,
-}
-
-impl Object {
-    fn inode(&self) -> &Inode {
-        self.export
-            .image
-            .inode(self.number)
-            .expect("Nfs::object has seen that it is there")
-    }
-
-    fn attributes(&self) -> post_op_attr {
-        attributes::post_op(&self.export, self.number, self.inode())
-    }
-
-    fn handle(&self, number: Number) -> nfs_fh3 {
-        let prefix = self.export.prefix();
-        nfs_fh3 {
-            data: Opaque::owned(Handle { prefix, number }.to_bytes().to_vec()),
-        }
-    }
-}
-
-/// A failed procedure: the status, and the attributes that the reply contains.
-struct Failure {
-    status: nfsstat3,
-    attributes: post_op_attr,
-}
-
-impl From<nfsstat3> for Failure {
-    fn from(status: nfsstat3) -> Self {
-        Failure {
-            status,
-            attributes: post_op_attr::None,
-        }
-    }
 }
 
 /// The outcome of a procedure: results or an NFS status.
@@ -136,11 +88,6 @@ impl Program for Nfs {
 fn succeed(results: &mut Vec<u8>, done: &impl Pack) {
     put(results, &nfsstat3::NFS3_OK);
     put(results, done);
-}
-
-fn fail(results: &mut Vec<u8>, failure: &Failure) {
-    put(results, &failure.status);
-    put(results, &failure.attributes);
 }
 
 fn finish(results: &mut Vec<u8>, outcome: Result<impl Pack, Failure>) {
@@ -348,13 +295,6 @@ impl Nfs {
     }
 }
 
-fn max_read(transport: Transport) -> u32 {
-    match transport {
-        Transport::Tcp => MAX_READ,
-        Transport::Udp => MAX_READ_UDP,
-    }
-}
-
 /// A file that the caller may read. Execute permission implies read, because a kernel must page
 /// programs in.
 fn readable(object: Object, call: &Call<'_>) -> Result<Object, Failure> {
@@ -389,8 +329,4 @@ pub(super) fn append(out: &mut Vec<u8>, tail: &Tail) -> std::io::Result<()> {
 pub fn handle(export: &Export, number: Number) -> [u8; Handle::LENGTH] {
     let prefix = export.prefix();
     Handle { prefix, number }.to_bytes()
-}
-
-fn post_op_handle(object: &Object, number: Number) -> post_op_fh3 {
-    post_op_fh3::Some(object.handle(number))
 }

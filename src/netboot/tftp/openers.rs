@@ -9,7 +9,7 @@ use std::thread;
 
 use nix::sys::eventfd::EventFd;
 
-use crate::netboot::tftp::{Code, Content, Files, Request, open};
+use super::packet::{Code, Content, Files, Request, open};
 
 /// Threads that open files, and requests that wait for them.
 const THREADS: usize = 2;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::netboot::tftp::{ACK, Content, DATA, ERROR, OACK};
+use super::packet::{ACK, Content, DATA, ERROR, OACK};
 
 const DEFAULT_BLOCK: usize = 512;
 const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 8..=65464;

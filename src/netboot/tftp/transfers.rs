@@ -14,11 +14,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::oneshot;
 
 use super::openers::{Opened, Openers};
+use super::packet::{Code, Files, Refusal, Request, error_packet};
 use super::transfer::{Next, Transfer, Wire, are_known};
 use crate::netboot::net::access::Access;
 use crate::netboot::net::credit::{Credit, FIRST};
 use crate::netboot::net::limits;
-use crate::netboot::tftp::{Code, Files, Refusal, Request, error_packet};
 
 /// Of all transfers, the part that one host may have.
 const PART_OF_HOST: usize = 4;
