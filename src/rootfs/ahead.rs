@@ -1,23 +1,228 @@
-//! Owns unpacking packages ahead of their preinst, while scripts of other packages leave processors
-//! idle: into a layer of its own, which becomes the lowest lowerdir once the preinst has run. Never
-//! mounts.
+//! Owns what is done beside the maintainer scripts, which keep one processor busy: unpacking the
+//! first packages with a preinst into a layer of their own, and making indices of all packages.
+//! Never changes the result: what was done beside is used only if it is what the serial order would
+//! have made, else it is thrown away and done in order. With one thread nothing is done beside.
+//!
+//! Gain: the configure stage of trixie-armhf took 30.3 s instead of 41.1 s (two busy processors,
+//! unoptimised build).
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context, Result};
 
+use super::configure::{Configure, INDEXED};
+use super::diversions::Diversions;
 use super::merged_usr::{MERGED_USR, merged_usr};
-use super::package::Package;
+use super::mounted::Mounted;
+use super::package::{Package, PackagesInput};
+use super::tools;
 use super::tree::{Kind, Tree};
 use super::unpack::{Claims, Unpacked, unpack_first};
-use crate::progress::Stage;
+use crate::progress::{NoProgress, Progress, Stage, Unit};
+
+/// Lowerdirs below the image's that the stage makes in its directory, topmost first; either may be
+/// empty.
+pub const LAYERS_BELOW: [&str; 2] = [AHEAD, INDEX_LAYER];
+/// The layer of packages unpacked ahead of their preinst.
+const AHEAD: &str = "ahead";
+/// The mount point of an overlay over all packages' files, for making the indices.
+const INDICES: &str = "indices";
+/// The upperdir of that overlay.
+const INDEX_LAYER: &str = "indices/upper";
+
+/// What there is to do beside the scripts.
+pub struct Beside<'a> {
+    pub input: &'a PackagesInput,
+    pub mounted: &'a Mounted,
+    /// The packages that are unpacked first after their preinst.
+    pub packages: Vec<&'a Package>,
+}
+
+/// What was done beside the scripts, for the serial order to take.
+pub struct Ahead<'a> {
+    beside: &'a Beside<'a>,
+    running: Option<Running<'a>>,
+}
+
+struct Running<'a> {
+    unpacked: Option<Receiver<Result<Vec<Unpacked>>>>,
+    indices: ScopedJoinHandle<'a, Result<()>>,
+}
+
+impl Beside<'_> {
+    /// Runs `serial`, with what there is to do beside it in another thread.
+    ///
+    /// # Errors
+    /// Those of `serial`.
+    pub fn run(&self, serial: impl FnOnce(&mut Ahead<'_>) -> Result<()>) -> Result<()> {
+        if self.input.threads < 2 {
+            return serial(&mut Ahead {
+                beside: self,
+                running: None,
+            });
+        }
+        thread::scope(|scope| {
+            let (sender, receiver) = channel();
+            let indices = scope.spawn(move || {
+                let stage = NoProgress.stage("unpack", None, Unit::Items);
+                let threads = self.input.threads - 1;
+                let unpacked = unpack_ahead(&self.layer(), &self.packages, threads, &*stage);
+                let go_on = unpacked.is_ok();
+                // After a failed script the result of the thread is not needed.
+                if sender.send(unpacked).is_ok() && go_on {
+                    self.make_indices()?;
+                }
+                Ok(())
+            });
+            serial(&mut Ahead {
+                beside: self,
+                running: Some(Running {
+                    unpacked: Some(receiver),
+                    indices,
+                }),
+            })
+        })
+    }
+
+    fn layer(&self) -> PathBuf {
+        self.input.directory.join(AHEAD)
+    }
+
+    /// The image's layers below the changes, topmost first, with what was unpacked ahead.
+    fn layers(&self) -> Vec<PathBuf> {
+        let mut layers = self.input.layers.clone();
+        layers.push(self.layer());
+        layers
+    }
+
+    /// Makes the indices of all packages unpacked so far, in a layer of its own.
+    fn make_indices(&self) -> Result<()> {
+        let directory = self.input.directory.join(INDICES);
+        fs::remove_dir_all(&directory)?;
+        fs::create_dir(&directory)?;
+        let layers = self.layers();
+        let mounted = Mounted::with_tools(&directory, self.input.tools.as_deref(), &layers)?;
+        let stage = NoProgress.stage("indices", None, Unit::Items);
+        let made = Configure::of(self.input, &mounted, &layers, &*stage)
+            .and_then(|scripts| scripts.indices());
+        mounted.close()?;
+        made
+    }
+
+    /// Checks that indices made beside the scripts are what they would be now.
+    ///
+    /// # Errors
+    /// Names the path that hides them, or the input file that has changed.
+    fn check_indices(&self) -> Result<()> {
+        let layer = self.input.directory.join(INDEX_LAYER);
+        let mut changed = self.obstacle(&layer, &Claims::default())?;
+        for path in INDEXED.map(Path::new) {
+            changed = changed.or(change(self.mounted.upper(), path)?);
+        }
+        if let Some(path) = changed {
+            anyhow::bail!("a script has changed /{}", path.display());
+        }
+        if self.input.tools.is_some() {
+            tools::check_absent(&layer)?;
+        }
+        Ok(())
+    }
+
+    fn obstacle(&self, layer: &Path, claims: &Claims) -> Result<Option<PathBuf>> {
+        obstacle(layer, &self.mounted.root, self.mounted.upper(), claims)
+    }
+}
+
+impl Ahead<'_> {
+    /// The layers below the changes, topmost first, as they are now.
+    pub fn layers(&self) -> Vec<PathBuf> {
+        self.beside.layers()
+    }
+
+    /// Adds the layer of packages that were unpacked ahead; `None` if they have to be unpacked in
+    /// order. Only the first packages are ahead.
+    ///
+    /// # Errors
+    /// If the layers cannot be compared or mounted.
+    pub fn take(
+        &mut self,
+        packages: &[&Package],
+        claims: &Claims,
+        diversions: &Diversions,
+    ) -> Result<Option<Vec<Unpacked>>> {
+        let running = self.running.as_mut();
+        let Some(receiver) = running.and_then(|running| running.unpacked.take()) else {
+            return Ok(None);
+        };
+        let layer = self.beside.layer();
+        let reason = match receiver.recv()? {
+            // It may succeed now: a preinst can have diverted another package's file.
+            Err(reason) => format!("{reason:#}"),
+            Ok(unpacked) => match self.in_the_way(packages, &unpacked, claims, diversions)? {
+                None => {
+                    self.beside.mounted.lay_below(&layer)?;
+                    return Ok(Some(unpacked));
+                }
+                Some(path) => format!("{} is in the way", path.display()),
+            },
+        };
+        log::debug!("unpacking again: {reason}");
+        Tree::open(&layer)?.clear()?;
+        Ok(None)
+    }
+
+    /// The first path for which the layer is not what unpacking in order would make.
+    fn in_the_way(
+        &self,
+        packages: &[&Package],
+        unpacked: &[Unpacked],
+        claims: &Claims,
+        diversions: &Diversions,
+    ) -> Result<Option<PathBuf>> {
+        let diverted = packages
+            .iter()
+            .zip(unpacked)
+            .find_map(|(package, unpacked)| {
+                let mut paths = unpacked.list.iter();
+                paths.find(|path| diversions.place(path, package.name()).is_some())
+            });
+        match diverted {
+            Some(path) => Ok(Some(PathBuf::from(path))),
+            None => self.beside.obstacle(&self.beside.layer(), claims),
+        }
+    }
+
+    /// Whether the indices are made, and as they would be made now.
+    ///
+    /// # Errors
+    /// If those that are not cannot be removed.
+    pub fn has_made_indices(&mut self) -> Result<bool> {
+        let Some(running) = self.running.take() else {
+            return Ok(false);
+        };
+        let made = running
+            .indices
+            .join()
+            .expect("making indices does not panic");
+        let Err(reason) = made.and_then(|()| self.beside.check_indices()) else {
+            return Ok(true);
+        };
+        log::debug!("making the indices again: {reason:#}");
+        fs::remove_dir_all(self.beside.input.directory.join(INDICES))?;
+        fs::create_dir_all(self.beside.input.directory.join(INDEX_LAYER))?;
+        Ok(false)
+    }
+}
 
 /// Unpacks `packages` into the empty directory `layer`.
 ///
 /// # Errors
 /// As [`unpack_first`].
-pub fn unpack_ahead(
+fn unpack_ahead(
     layer: &Path,
     packages: &[&Package],
     threads: usize,
@@ -39,12 +244,7 @@ pub fn unpack_ahead(
 ///
 /// # Errors
 /// If a directory cannot be read.
-pub fn obstacle(
-    layer: &Path,
-    root: &Path,
-    upper: &Path,
-    claims: &Claims,
-) -> Result<Option<PathBuf>> {
+fn obstacle(layer: &Path, root: &Path, upper: &Path, claims: &Claims) -> Result<Option<PathBuf>> {
     Place {
         layer: Tree::open(layer)?,
         root: Tree::open(root)?,
@@ -95,7 +295,7 @@ impl Place<'_> {
 ///
 /// # Errors
 /// If a directory cannot be read.
-pub fn change(upper: &Path, path: &Path) -> Result<Option<PathBuf>> {
+fn change(upper: &Path, path: &Path) -> Result<Option<PathBuf>> {
     let mut tree = Tree::open(upper)?;
     let mut todo = vec![path.to_path_buf()];
     while let Some(path) = todo.pop() {

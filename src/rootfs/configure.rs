@@ -14,6 +14,8 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use super::dpkg::INFO;
+use super::mounted::Mounted;
+use super::package::PackagesInput;
 use super::tree::Tree;
 use super::{certificates, tools};
 use crate::error::Fault;
@@ -73,6 +75,23 @@ pub struct Configure<'a> {
 }
 
 impl<'a> Configure<'a> {
+    /// For the scripts of a stage, over `mounted`, with the image's layers `below` it, topmost first.
+    pub fn of(
+        input: &'a PackagesInput,
+        mounted: &'a Mounted,
+        below: &'a [PathBuf],
+        stage: &'a dyn Stage,
+    ) -> Result<Self> {
+        let native = input.tools.as_deref().map(|tools| Native {
+            tools,
+            below,
+            upper: mounted.upper(),
+            emulated: &input.emulated,
+        });
+        let epoch = u64::try_from(input.epoch)?;
+        Configure::new(&mounted.root, native, epoch, &input.limits, stage)
+    }
+
     /// `root` is the image's directory, `native` what it was mounted with if there are native tools, `epoch` the image's date;
     /// `stage` is told which package is being configured.
     ///

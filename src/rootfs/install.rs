@@ -1,34 +1,21 @@
-//! Owns the stage that configures packages: maintainer scripts in order, and in parallel, as they
-//! keep only one processor busy, work that depends on none of them: unpacking packages ahead of
-//! their preinst, and making indices.
+//! Owns the stage that configures packages: maintainer scripts in order, and unpacking the packages
+//! with a preinst. Never does anything beside a script: see `ahead`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::ahead::{change, obstacle, unpack_ahead};
-use super::configure::{Configure, INDEXED, Native};
+use super::ahead::{self, Ahead, Beside};
+use super::configure::Configure;
 use super::diversions::Diversions;
 use super::dpkg;
 use super::mounted::Mounted;
 use super::package::{Order, Package, PackagesInput, order, pick, read_all};
 use super::tools;
 use super::tree::Tree;
-use super::unpack::{Claims, Unpacked, unpack_more};
-use crate::progress::{NoProgress, Progress, Stage, Unit};
-
-/// Lowerdirs below the image's that the stage makes in its directory, topmost first; either may be
-/// empty.
-pub const LAYERS_BELOW: [&str; 2] = [AHEAD, INDEX_LAYER];
-/// The layer of packages unpacked ahead of their preinst.
-const AHEAD: &str = "ahead";
-/// The mount point of an overlay over all packages' files, for making the indices.
-const INDICES: &str = "indices";
-/// The upperdir of that overlay.
-const INDEX_LAYER: &str = "indices/upper";
+use super::unpack::unpack_more;
+use crate::progress::{Progress, Stage, Unit};
 
 /// Runs the maintainer scripts over an overlay whose upperdir is `upper`, and unpacks the packages
 /// with a preinst.
@@ -36,12 +23,11 @@ pub fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     let packages = read_all(&input.files, input.threads)?;
     let order = order(&packages)?;
     let mounted = Mounted::with_tools(&input.directory, input.tools.as_deref(), &input.layers)?;
-    for layer in LAYERS_BELOW {
+    for layer in ahead::LAYERS_BELOW {
         fs::create_dir_all(input.directory.join(layer))?;
     }
     let stage = progress.stage("configure", None, Unit::Items);
     let work = Work {
-        ahead: input.directory.join(AHEAD),
         input: &input,
         packages: &packages,
         order: &order,
@@ -64,68 +50,41 @@ struct Work<'a> {
     packages: &'a [Package],
     order: &'a Order,
     mounted: &'a Mounted,
-    ahead: PathBuf,
     progress: &'a dyn Progress,
     stage: &'a dyn Stage,
 }
 
 impl Work<'_> {
     fn run(&self) -> Result<()> {
-        let early = self.scripts(self.mounted, &self.input.layers, self.stage)?;
         let Some(next) = self.order.rounds.first() else {
-            self.essential(&early)?;
-            return early.configure_all(true);
+            let scripts = self.scripts(&self.input.layers)?;
+            self.essential(&scripts)?;
+            return scripts.configure_all(true);
         };
-        let (sender, receiver) = channel();
-        thread::scope(|scope| {
-            let indices = scope.spawn(move || {
-                let stage = NoProgress.stage("unpack", None, Unit::Items);
-                let threads = self.input.threads.saturating_sub(1);
-                let packages = pick(self.packages, &next.unpack);
-                let unpacked = unpack_ahead(&self.ahead, &packages, threads, &*stage);
-                let go_on = unpacked.is_ok();
-                // After a failed script the result of the thread is not needed.
-                if sender.send(unpacked).is_ok() && go_on {
-                    self.indices()?;
-                }
-                Ok(())
-            });
-            self.essential(&early)?;
-            self.rounds(&early, receiver)?;
-            let below = self.below();
-            let scripts = self.scripts(self.mounted, &below, self.stage)?;
-            scripts.configure_all(false)?;
-            let made: Result<()> = indices.join().expect("making indices does not panic");
-            if let Err(reason) = made.and_then(|()| self.check_indices()) {
-                log::debug!("making the indices again: {reason:#}");
-                fs::remove_dir_all(self.input.directory.join(INDICES))?;
-                fs::create_dir_all(self.input.directory.join(INDEX_LAYER))?;
-                scripts.indices()?;
-            }
-            Ok(())
-        })
+        let beside = Beside {
+            input: self.input,
+            mounted: self.mounted,
+            packages: pick(self.packages, &next.unpack),
+        };
+        beside.run(|ahead| self.in_order(ahead))
     }
 
-    fn scripts<'s>(
-        &'s self,
-        mounted: &'s Mounted,
-        below: &'s [PathBuf],
-        stage: &'s dyn Stage,
-    ) -> Result<Configure<'s>> {
-        let epoch = u64::try_from(self.input.epoch)?;
-        let native = self.input.tools.as_deref().map(|tools| Native {
-            tools,
-            below,
-            upper: mounted.upper(),
-            emulated: &self.input.emulated,
-        });
-        Configure::new(&mounted.root, native, epoch, &self.input.limits, stage)
+    /// The whole stage, one thing after the other. `ahead` may have done some of it already.
+    fn in_order(&self, ahead: &mut Ahead<'_>) -> Result<()> {
+        let scripts = self.scripts(&self.input.layers)?;
+        self.essential(&scripts)?;
+        self.rounds(&scripts, ahead)?;
+        let below = ahead.layers();
+        let scripts = self.scripts(&below)?;
+        scripts.configure_all(false)?;
+        if !ahead.has_made_indices()? {
+            scripts.indices()?;
+        }
+        Ok(())
     }
 
-    /// The image's layers below the changes, topmost first, with what may have been put there since.
-    fn below(&self) -> Vec<PathBuf> {
-        let layers = self.input.layers.iter().chain([&self.ahead]);
-        layers.cloned().collect()
+    fn scripts<'s>(&'s self, below: &'s [PathBuf]) -> Result<Configure<'s>> {
+        Configure::of(self.input, self.mounted, below, self.stage)
     }
 
     fn stems(&self, indices: &[usize]) -> Vec<String> {
@@ -147,14 +106,10 @@ impl Work<'_> {
         scripts.configure(&self.stems(&self.order.essential))
     }
 
-    /// Unpacks the packages with a preinst; `ahead` returns those of the first round.
-    fn rounds(
-        &self,
-        scripts: &Configure<'_>,
-        ahead: Receiver<Result<Vec<Unpacked>>>,
-    ) -> Result<()> {
+    /// Unpacks the packages with a preinst, after it.
+    fn rounds(&self, scripts: &Configure<'_>, ahead: &mut Ahead<'_>) -> Result<()> {
         let root = &self.mounted.root;
-        for (number, round) in self.order.rounds.iter().enumerate() {
+        for round in &self.order.rounds {
             if !round.configure.is_empty() {
                 scripts.configure(&self.stems(&round.configure))?;
             }
@@ -167,11 +122,7 @@ impl Work<'_> {
             let diversions = Diversions::load(&mut Tree::open(root)?)?;
             let claims = dpkg::claims(&mut Tree::open(root)?)?;
             let stage = (self.progress).stage("unpack", Some(packages.len() as u64), Unit::Items);
-            let ready = match number {
-                0 => self.place_ahead(&packages, ahead.recv()?, &claims, &diversions)?,
-                _ => None,
-            };
-            let unpacked = match ready {
+            let unpacked = match ahead.take(&packages, &claims, &diversions)? {
                 Some(unpacked) => unpacked,
                 None => {
                     let threads = self.input.threads;
@@ -184,92 +135,6 @@ impl Work<'_> {
                 "{} packages more, after their preinst",
                 packages.len()
             ));
-        }
-        Ok(())
-    }
-
-    /// The result of [`Self::place`]. A package that failed ahead may succeed now: a preinst can
-    /// have diverted another package's file.
-    fn place_ahead(
-        &self,
-        packages: &[&Package],
-        ahead: Result<Vec<Unpacked>>,
-        claims: &Claims,
-        diversions: &Diversions,
-    ) -> Result<Option<Vec<Unpacked>>> {
-        match ahead {
-            Ok(unpacked) => self.place(packages, unpacked, claims, diversions),
-            Err(reason) => {
-                log::debug!("unpacking again: {reason:#}");
-                Tree::open(&self.ahead)?.clear()?;
-                Ok(None)
-            }
-        }
-    }
-
-    /// Adds the layer of packages that were unpacked ahead. `None` if they have to be unpacked in
-    /// order after all.
-    fn place(
-        &self,
-        packages: &[&Package],
-        unpacked: Vec<Unpacked>,
-        claims: &Claims,
-        diversions: &Diversions,
-    ) -> Result<Option<Vec<Unpacked>>> {
-        let diverted = packages
-            .iter()
-            .zip(&unpacked)
-            .find_map(|(package, unpacked)| {
-                let mut paths = unpacked.list.iter();
-                paths.find(|path| diversions.place(path, package.name()).is_some())
-            });
-        let in_the_way = match diverted {
-            Some(path) => Some(PathBuf::from(path)),
-            None => self.obstacle(&self.ahead, claims)?,
-        };
-        let Some(path) = in_the_way else {
-            self.mounted.lay_below(&self.ahead)?;
-            return Ok(Some(unpacked));
-        };
-        log::debug!("{} is in the way: unpacking again", path.display());
-        Tree::open(&self.ahead)?.clear()?;
-        Ok(None)
-    }
-
-    fn obstacle(&self, layer: &Path, claims: &Claims) -> Result<Option<PathBuf>> {
-        obstacle(layer, &self.mounted.root, self.mounted.upper(), claims)
-    }
-
-    /// Makes the indices of all packages unpacked so far, in a layer of its own.
-    fn indices(&self) -> Result<()> {
-        let directory = self.input.directory.join(INDICES);
-        fs::remove_dir_all(&directory)?;
-        fs::create_dir(&directory)?;
-        let layers = self.below();
-        let mounted = Mounted::with_tools(&directory, self.input.tools.as_deref(), &layers)?;
-        let stage = NoProgress.stage("indices", None, Unit::Items);
-        let made = self
-            .scripts(&mounted, &layers, &*stage)
-            .and_then(|scripts| scripts.indices());
-        mounted.close()?;
-        made
-    }
-
-    /// Checks that indices made in parallel are what they would be now.
-    ///
-    /// # Errors
-    /// Names the path that hides them, or the input file that has changed.
-    fn check_indices(&self) -> Result<()> {
-        let layer = self.input.directory.join(INDEX_LAYER);
-        let mut changed = self.obstacle(&layer, &Claims::default())?;
-        for path in INDEXED.map(Path::new) {
-            changed = changed.or(change(self.mounted.upper(), path)?);
-        }
-        if let Some(path) = changed {
-            anyhow::bail!("a script has changed /{}", path.display());
-        }
-        if self.input.tools.is_some() {
-            tools::check_absent(&layer)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 mod ahead;
 mod certificates;
-pub mod configure;
+pub(crate) mod configure;
 pub(crate) mod customise;
 mod diversions;
 mod dpkg;
@@ -22,7 +22,7 @@ pub(crate) mod tree;
 mod unpack;
 mod users;
 
-pub(crate) use install::LAYERS_BELOW;
+pub(crate) use ahead::LAYERS_BELOW;
 pub(crate) use mounted::Mounted;
 pub use package::{PackageFile, PackagesInput};
 pub(crate) use steps::{CONFIGURE, STEPS, TOOLS, UNPACK};
