@@ -152,6 +152,34 @@ fn real_clients_without_options_are_served_at_once() {
     }
 }
 
+/// How many of 12 requests of `socket`, of a port each, get a first block that is answered by an ERROR of this code.
+fn stopped(server: SocketAddr, code: u8, of_one: Ipv4Addr) -> usize {
+    let fetch = || {
+        let socket = UdpSocket::bind((of_one, 0)).unwrap();
+        let wait = Some(Duration::from_millis(700));
+        socket.set_read_timeout(wait).unwrap();
+        socket.send_to(REQUESTS[0], server).unwrap();
+        let (_, from) = socket.recv_from(&mut [0; 600]).ok()?;
+        socket.send_to(&[0, 5, 0, code, b'!', 0], from).ok()
+    };
+    (0..12).filter_map(|_| fetch()).count()
+}
+
+/// Boot ROMs stop a transfer that they began only to see whether there is a file. What a host answers that did not ask is no
+/// proof.
+#[test]
+fn clients_that_stop_are_served_at_once_and_unexpected_packets_prove_nothing() {
+    let server = TftpServer::start();
+    for (code, host) in [(0, 1), (3, 2), (8, 3)] {
+        let stopped = stopped(server.address, code, Ipv4Addr::new(127, 3, 0, host));
+        assert_eq!(stopped, 12, "ERROR {code}");
+    }
+    for (code, host) in [(4, 4), (5, 5)] {
+        let stopped = stopped(server.address, code, Ipv4Addr::new(127, 3, 0, host));
+        assert!(stopped < 9, "ERROR {code}: {stopped}");
+    }
+}
+
 #[test]
 fn no_answer_of_the_portmapper_is_larger_than_its_call() {
     let runtime = Runtime::new().unwrap();

@@ -119,7 +119,7 @@ impl Credit {
         }
     }
 
-    /// Notes that the address has acknowledged the first packet of a transfer: it asked for it itself.
+    /// Notes that the address has answered the first packet of a transfer as its client: it asked for it itself.
     pub fn proved(&mut self, from: IpAddr, now: Instant) {
         if let Some(source) = self.source(from, now) {
             source.is_proved = true;

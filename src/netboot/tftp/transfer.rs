@@ -20,6 +20,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Time-out for the client's answer to the first packet, whatever it asks for: until then its
 /// source address may be forged.
 const UNPROVED: Duration = Duration::from_secs(5);
+/// Codes of ERRORs that answer a packet that was not asked for: illegal operation, unknown transfer ID (RFC 1350).
+const UNEXPECTED: [u16; 2] = [4, 5];
 
 /// The negotiated parameters of one transfer.
 #[derive(Debug)]
@@ -198,6 +200,9 @@ impl Transfer {
                 }
             }
             ERROR => {
+                // A client that stops got the first packet. One that was not waited for is answered by an ERROR too, of an
+                // illegal operation or an unknown port: it proves nothing.
+                self.is_proved |= !UNEXPECTED.contains(&number);
                 let text = rest.split(|&byte| byte == 0).next().unwrap_or_default();
                 let text = String::from_utf8_lossy(text);
                 return Err(io::Error::other(format!("the client stopped: {text}")));

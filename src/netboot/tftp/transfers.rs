@@ -34,6 +34,8 @@ const TICK: Duration = Duration::from_millis(100);
 const MAX_PACKET: usize = 1024;
 /// Requests that are taken before the transfers have their turn.
 const REQUESTS_AT_ONCE: usize = 64;
+/// The port of other TFTP servers.
+const SERVER_PORT: u16 = 69;
 const BUSY: Refusal = (Code::Undefined, "too many transfers; try again");
 
 /// What an event is about: the socket for requests, the wake-up, and from `FIRST_ID` on a transfer.
@@ -422,7 +424,8 @@ impl Table {
             running.watch(&self.epoll, id, next)?;
             Ok(next)
         });
-        if !was_proved && running.transfer.is_proved() {
+        // A server's port asks for nothing: what comes from there may answer what a forged request brought it.
+        if !was_proved && running.transfer.is_proved() && peer.port() != SERVER_PORT {
             self.credit.proved(peer.ip(), now);
             self.go_on_waiting(now);
         }
