@@ -67,6 +67,13 @@ impl Target {
         if let Some(image) = choice.image {
             entry.recipe = Some(Manifest::load(image)?.recipe.name);
         }
+        if lab.path.is_none() && entry.console.is_none() {
+            return Err(
+                Fault::input(format!("QEMU cannot emulate a {}", choice.board))
+                    .remedy("describe a board of this type in lab.toml")
+                    .into(),
+            );
+        }
         let emulated = entry.power == Some(Power::Qemu {});
         if emulated {
             entry
