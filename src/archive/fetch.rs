@@ -286,14 +286,14 @@ impl Fetcher {
         advance: &dyn Fn(u64),
     ) -> Result<(), FetchError> {
         match self.transfer(address, wanted, part, advance)? {
-            Outcome::Right => Ok(()),
-            Outcome::Wrong { resumed: true, .. } => {
+            FetchOutcome::Right => Ok(()),
+            FetchOutcome::Wrong { resumed: true, .. } => {
                 match self.transfer(address, wanted, part, &|_| ())? {
-                    Outcome::Right => Ok(()),
-                    Outcome::Wrong { got, .. } => Err(mismatch(address, got, wanted)),
+                    FetchOutcome::Right => Ok(()),
+                    FetchOutcome::Wrong { got, .. } => Err(mismatch(address, got, wanted)),
                 }
             }
-            Outcome::Wrong { got, .. } => Err(mismatch(address, got, wanted)),
+            FetchOutcome::Wrong { got, .. } => Err(mismatch(address, got, wanted)),
         }
     }
 
@@ -303,7 +303,7 @@ impl Fetcher {
         wanted: Wanted<'_>,
         part: &mut Part,
         advance: &dyn Fn(u64),
-    ) -> Result<Outcome, FetchError> {
+    ) -> Result<FetchOutcome, FetchError> {
         let cannot_write = |part: &Part| format!("cannot write {}", part.path().display());
         let (mut hasher, mut have) =
             hash_beginning(&mut part.file, wanted.size).with_context(|| cannot_write(part))?;
@@ -343,10 +343,10 @@ impl Fetcher {
         }
         let got = hex::encode(hasher.finalize());
         if have == wanted.size && got == wanted.sha256 {
-            return Ok(Outcome::Right);
+            return Ok(FetchOutcome::Right);
         }
         part.file.set_len(0).with_context(|| cannot_write(part))?;
-        Ok(Outcome::Wrong {
+        Ok(FetchOutcome::Wrong {
             got: if have == wanted.size {
                 format!("the file with SHA-256 {got}")
             } else if have < wanted.size {
@@ -495,7 +495,7 @@ fn origin(address: &str) -> &str {
     }
 }
 
-enum Outcome {
+enum FetchOutcome {
     Right,
     Wrong { got: String, resumed: bool },
 }

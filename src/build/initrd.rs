@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::pipeline::{Facts, Made, Pipeline};
+use super::pipeline::{Facts, FinishedStage, Pipeline};
 use super::plan::Plan;
 use super::publish::collect;
 use super::stages::Key;
@@ -67,11 +67,11 @@ impl Pipeline<'_> {
     /// The initrd, plain and as a uImage; empty for an image without a kernel.
     pub(super) fn initrd(
         &mut self,
-        unpacked: &Made,
-        image: &Made,
-        boot: &Made,
+        unpacked: &FinishedStage,
+        image: &FinishedStage,
+        boot: &FinishedStage,
         wanted: &WantedInitrd,
-    ) -> Result<Made> {
+    ) -> Result<FinishedStage> {
         let plan = self.plan;
         let (hooks, tools) = match wanted.builder {
             Builder::Native => (Hooks::default(), None),
@@ -166,7 +166,7 @@ impl Plan {
 /// it.
 fn wrap_initrd(out: &Path, arch: Arch, epoch: i64) -> Result<()> {
     let time = u32::try_from(epoch).context("the image's date does not fit a uImage")?;
-    let mut image = write::Image::new(Kind::RAMDISK, image_arch(arch), time);
+    let mut image = write::NewImage::new(Kind::RAMDISK, image_arch(arch), time);
     image.name = b"initrd".to_vec();
     write::create(&image, &[out.join("initrd.img")], &out.join("uInitrd"))?;
     Ok(())

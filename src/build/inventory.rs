@@ -22,18 +22,18 @@ const COLUMNS: [&str; 6] = [
 ];
 
 /// One path below the top.
-struct Entry {
+struct FileRecord {
     path: PathBuf,
     meta: Metadata,
 }
 
 /// All paths of a tree, sorted.
-pub struct Tree {
+pub struct Inventory {
     top: PathBuf,
-    entries: Vec<Entry>,
+    entries: Vec<FileRecord>,
 }
 
-impl Tree {
+impl Inventory {
     /// Looks at everything below `top`, without the entries of `top` that have these names.
     ///
     /// # Errors
@@ -54,11 +54,11 @@ impl Tree {
                 if meta.is_dir() {
                     todo.push(path.clone());
                 }
-                entries.push(Entry { path, meta });
+                entries.push(FileRecord { path, meta });
             }
         }
         entries.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(Tree {
+        Ok(Inventory {
             top: top.to_path_buf(),
             entries,
         })
@@ -68,7 +68,7 @@ impl Tree {
     /// kernel then sets the time of the inode's change, which no program can set. A copy of the tree has another one too.
     pub fn stamp(&self) -> String {
         let mut hash = Sha256::new();
-        for Entry { path, meta } in &self.entries {
+        for FileRecord { path, meta } in &self.entries {
             hash.update(path.as_os_str().as_bytes());
             // No path holds a NUL.
             hash.update([0]);
@@ -96,7 +96,7 @@ impl Tree {
         let mut list = String::new();
         // The first path of each file that may have several.
         let mut first = HashMap::new();
-        for Entry { path, meta } in &self.entries {
+        for FileRecord { path, meta } in &self.entries {
             let place = self.top.join(path);
             let same = (meta.is_file() && meta.nlink() > 1)
                 .then(|| *first.entry((meta.dev(), meta.ino())).or_insert(path));
@@ -238,8 +238,8 @@ mod tests {
         directory
     }
 
-    fn read(top: &Path) -> Tree {
-        Tree::read(top, &["seal"]).unwrap()
+    fn read(top: &Path) -> Inventory {
+        Inventory::read(top, &["seal"]).unwrap()
     }
 
     fn list(top: &Path) -> String {

@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::publish::{collect, publish, set_date};
 use super::sbom;
 use super::sealing::Seals;
-use super::stages::{Begun, Key, Store, Stored};
+use super::stages::{Begun, Key, StageCache, Stored};
 use crate::image::{Artifact, LockReference, Manifest, RecipeReference};
 use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
@@ -61,9 +61,9 @@ pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> 
     let manifest = plan.manifest(&image, &boot, &initrd);
     let artifacts = [&image, &boot, &initrd]
         .into_iter()
-        .flat_map(Made::artifacts);
+        .flat_map(FinishedStage::artifacts);
     let written = publish(&manifest, artifacts, out, plan.epoch)?;
-    let linked: &[&Made] = if written {
+    let linked: &[&FinishedStage] = if written {
         &[&image, &boot, &initrd]
     } else {
         &[]
@@ -100,7 +100,7 @@ pub fn layers(plan: &Plan, until: Until, progress: &dyn Progress) -> Result<Vec<
 }
 
 /// A completed stage, with what later stages and the output directory use of it.
-pub(super) struct Made {
+pub(super) struct FinishedStage {
     pub digest: String,
     pub stored: Stored,
     pub layers: Vec<PathBuf>,
@@ -120,7 +120,7 @@ pub(super) struct Facts {
 pub(super) struct Pipeline<'a> {
     pub plan: &'a Plan,
     pub progress: &'a dyn Progress,
-    store: Store,
+    store: StageCache,
     before: Vec<Key>,
     keys: Vec<Key>,
     reports: Vec<StageReport>,
@@ -129,7 +129,7 @@ pub(super) struct Pipeline<'a> {
 
 impl<'a> Pipeline<'a> {
     pub(super) fn start(plan: &'a Plan, progress: &'a dyn Progress) -> Result<Self> {
-        let store = Store::open(&plan.cache)?;
+        let store = StageCache::open(&plan.cache)?;
         let abandoned = store.abandoned()?;
         remove(
             &abandoned.iter().map(|(path, _)| path.clone()).collect(),
@@ -147,7 +147,7 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    pub(super) fn unpack(&mut self) -> Result<Made> {
+    pub(super) fn unpack(&mut self) -> Result<FinishedStage> {
         let plan = self.plan;
         self.stage(plan.unpack_key(owners()?), |directory| {
             let input = plan.packages_input(Role::Root, directory, &[]);
@@ -159,7 +159,7 @@ impl<'a> Pipeline<'a> {
 
     /// The layer of native programs for maintainer scripts; `None` if the lock has none or this
     /// host cannot run them.
-    pub(super) fn tools(&mut self, unpacked: &Made) -> Result<Option<Made>> {
+    pub(super) fn tools(&mut self, unpacked: &FinishedStage) -> Result<Option<FinishedStage>> {
         let plan = self.plan;
         if plan.emulate || !tools::are_native() || plan.of_role(Role::Tool).next().is_none() {
             return Ok(None);
@@ -176,7 +176,7 @@ impl<'a> Pipeline<'a> {
         .map(Some)
     }
 
-    pub(super) fn configure(&mut self, unpacked: &Made) -> Result<Made> {
+    pub(super) fn configure(&mut self, unpacked: &FinishedStage) -> Result<FinishedStage> {
         let plan = self.plan;
         let tools = self.tools(unpacked)?;
         let key = configure_key(
@@ -203,7 +203,7 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    pub(super) fn image(&mut self, configured: &Made) -> Result<Made> {
+    pub(super) fn image(&mut self, configured: &FinishedStage) -> Result<FinishedStage> {
         let plan = self.plan;
         let customisation = plan.customisation()?;
         let key = image_key(&configured.digest, &customisation)?;
@@ -231,7 +231,7 @@ impl<'a> Pipeline<'a> {
         .map(|made| made.with_layer("upper", &configured.layers))
     }
 
-    pub(super) fn boot(&mut self, image: &Made) -> Result<Made> {
+    pub(super) fn boot(&mut self, image: &FinishedStage) -> Result<FinishedStage> {
         let plan = self.plan;
         let key = plan.boot_key(&image.digest, &plan.image_id(image))?;
         let tar = image.stored.path.join("rootfs.tar");
@@ -270,7 +270,7 @@ impl<'a> Pipeline<'a> {
         &mut self,
         key: Key,
         make: impl FnOnce(&Path) -> Result<Facts>,
-    ) -> Result<Made> {
+    ) -> Result<FinishedStage> {
         let digest = key.digest();
         let (begun, loss) = match self.store.begin(&key)? {
             Begun::Done(stored) => match self.loss(&key, &stored)? {
@@ -317,7 +317,7 @@ impl<'a> Pipeline<'a> {
             });
             self.keys.push(key);
         }
-        Ok(Made {
+        Ok(FinishedStage {
             digest,
             stored,
             layers: Vec::new(),
@@ -352,7 +352,7 @@ impl<'a> Pipeline<'a> {
 
     /// Remembers what was used, and removes stages that no recipe uses any more. `linked` are the stages whose files were
     /// linked into the output.
-    fn finish(&mut self, linked: &[&Made]) -> Result<()> {
+    fn finish(&mut self, linked: &[&FinishedStage]) -> Result<()> {
         let stages: Vec<_> = linked
             .iter()
             .map(|made| (made.stored.path.clone(), made.digest.clone()))
@@ -381,7 +381,7 @@ fn read_facts(directory: &Path) -> Result<Facts> {
         .with_context(|| format!("{} is damaged; remove its directory", path.display()))
 }
 
-impl Made {
+impl FinishedStage {
     fn with_layer(mut self, name: &str, below: &[PathBuf]) -> Self {
         self.layers = std::iter::once(self.stored.path.join(name))
             .chain(below.iter().cloned())
@@ -410,12 +410,17 @@ fn artifact(stage: &Path, name: &str) -> PathBuf {
 }
 
 impl Plan {
-    fn image_id(&self, image: &Made) -> String {
+    fn image_id(&self, image: &FinishedStage) -> String {
         let tar = &image.facts.artifacts["rootfs.tar"];
         format!("{}-{}", self.name, tar.sha256.get(..12).unwrap_or_default())
     }
 
-    fn manifest(&self, image: &Made, boot: &Made, initrd: &Made) -> Manifest {
+    fn manifest(
+        &self,
+        image: &FinishedStage,
+        boot: &FinishedStage,
+        initrd: &FinishedStage,
+    ) -> Manifest {
         let mut artifacts = image.facts.artifacts.clone();
         artifacts.extend(boot.facts.artifacts.clone());
         artifacts.extend(initrd.facts.artifacts.clone());

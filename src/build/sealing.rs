@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::inventory::{Tree, difference};
+use super::inventory::{Inventory, difference};
 use crate::output::write_atomically;
 use crate::progress::{NoProgress, Progress};
 use crate::sandbox::{Namespaces, hand_over, steps};
@@ -37,9 +37,9 @@ pub const UNSYNCED: &str = "unsynced";
 /// What a stage was when it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seal {
-    /// See [`Tree::stamp`].
+    /// See [`Inventory::stamp`].
     stamp: String,
-    /// SHA-256 of [`Tree::list`], in hex.
+    /// SHA-256 of [`Inventory::list`], in hex.
     list: String,
     /// By the user's key, of the stage's digest and the above.
     mark: String,
@@ -302,7 +302,7 @@ fn take(inputs: Vec<TakeInput>, _progress: &dyn Progress) -> Result<Vec<Taken>> 
 }
 
 fn take_one(input: &TakeInput) -> Result<Taken> {
-    let tree = Tree::read(&input.directory, &NOT_SEALED)?;
+    let tree = Inventory::read(&input.directory, &NOT_SEALED)?;
     let list = tree.list(&input.known)?;
     let path = input.directory.join(LIST);
     let failed = || format!("cannot write {}", path.display());
@@ -334,13 +334,13 @@ fn check(stages: Vec<(PathBuf, Seal)>, _progress: &dyn Progress) -> Result<Vec<F
 fn stamp(stages: Vec<PathBuf>, _progress: &dyn Progress) -> Result<Vec<String>> {
     stages
         .iter()
-        .map(|stage| Ok(Tree::read(stage, &NOT_SEALED)?.stamp()))
+        .map(|stage| Ok(Inventory::read(stage, &NOT_SEALED)?.stamp()))
         .collect()
 }
 
 fn compare(stage: &Path, seal: &Seal) -> Finding {
     let compare = || -> Result<Finding> {
-        let tree = Tree::read(stage, &NOT_SEALED)?;
+        let tree = Inventory::read(stage, &NOT_SEALED)?;
         let stamp = tree.stamp();
         if stamp == seal.stamp {
             return Ok(Finding::Intact);

@@ -73,7 +73,7 @@ impl Key {
 
 /// The stages below a cache directory.
 #[derive(Clone, Debug)]
-pub struct Store {
+pub struct StageCache {
     stages: PathBuf,
     work: PathBuf,
 }
@@ -90,25 +90,25 @@ pub struct Stored {
 
 /// A stage being made; no other process makes it meanwhile (exclusive lock).
 #[derive(Debug)]
-pub struct Work {
+pub struct NewStage {
     /// An empty directory for the stage's output.
     pub path: PathBuf,
     place: PathBuf,
     lock: Flock<File>,
 }
 
-/// The result of [`Store::begin`].
+/// The result of [`StageCache::begin`].
 #[derive(Debug)]
 pub enum Begun {
     Done(Stored),
-    ToDo(Work),
+    ToDo(NewStage),
 }
 
-impl Store {
+impl StageCache {
     /// # Errors
     /// If the cache cannot be written to.
     pub fn open(cache: &Path) -> Result<Self> {
-        let store = Store {
+        let store = StageCache {
             stages: cache.join("stages"),
             work: cache.join("tmp"),
         };
@@ -170,16 +170,16 @@ impl Store {
         let _ = fs::rename(&path, self.aside(&digest));
         fs::create_dir(&path)
             .with_context(|| format!("cannot make the directory {}", path.display()))?;
-        Ok(Begun::ToDo(Work { path, place, lock }))
+        Ok(Begun::ToDo(NewStage { path, place, lock }))
     }
 
-    /// The path under which [`Store::abandoned`] finds the remains of a stage.
+    /// The path under which [`StageCache::abandoned`] finds the remains of a stage.
     fn aside(&self, digest: &str) -> PathBuf {
         let name = format!("stage-{digest}-{}", std::process::id());
         self.work.join(name)
     }
 
-    /// Moves a damaged stage aside, for [`Store::abandoned`] to find.
+    /// Moves a damaged stage aside, for [`StageCache::abandoned`] to find.
     ///
     /// # Errors
     /// If another process uses it.
@@ -323,7 +323,7 @@ fn boot_id() -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
 }
 
-impl Work {
+impl NewStage {
     /// Puts the finished stage into its place. The caller seals it; until then others wait for that.
     ///
     /// # Errors
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn a_stage_is_made_once_and_a_change_is_told_by_name() {
         let cache = tempfile::tempdir().unwrap();
-        let store = Store::open(cache.path()).unwrap();
+        let store = StageCache::open(cache.path()).unwrap();
         let key = Key::new("unpack", 1).with("package busybox", "1.37");
         let Begun::ToDo(work) = store.begin(&key).unwrap() else {
             panic!("nothing was made yet");
@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn a_stage_counts_after_a_restart_only_if_it_was_synced() {
         let cache = tempfile::tempdir().unwrap();
-        let store = Store::open(cache.path()).unwrap();
+        let store = StageCache::open(cache.path()).unwrap();
         let Begun::ToDo(work) = store.begin(&Key::new("image", 1)).unwrap() else {
             panic!("nothing was made yet");
         };
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn what_a_killed_run_left_is_found() {
         let cache = tempfile::tempdir().unwrap();
-        let store = Store::open(cache.path()).unwrap();
+        let store = StageCache::open(cache.path()).unwrap();
         let Begun::ToDo(work) = store.begin(&Key::new("image", 1)).unwrap() else {
             panic!("nothing was made yet");
         };

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use hearth::error::Fault;
 use hearth::output::refuse_inputs;
 use hearth::uboot;
-use hearth::uboot::read::{self, Image, Report};
+use hearth::uboot::read::{self, ImageHeader, Report};
 use hearth::uboot::write::has_table;
 use serde::Serialize;
 
@@ -101,8 +101,10 @@ fn show(files: &[PathBuf], json: bool) -> Result<ExitCode> {
 
 fn print(file: &Path, report: &Report) -> Result<()> {
     let what = match &report.image {
-        Image::Uimage(_) => "uImage".to_string(),
-        Image::Omapimage(header) if header.byteswapped => "omapimage, byte-swapped".to_string(),
+        ImageHeader::Uimage(_) => "uImage".to_string(),
+        ImageHeader::Omapimage(header) if header.byteswapped => {
+            "omapimage, byte-swapped".to_string()
+        }
         _ => report.image.kind().to_string(),
     };
     let mut text = format!("{}: {what}\n", name_of(file));

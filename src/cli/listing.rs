@@ -4,20 +4,20 @@ use std::fmt::Write;
 
 use hearth::clock;
 use hearth::uboot::bootrom::{egon, gp, omap};
-use hearth::uboot::read::{Image, Part, Report};
+use hearth::uboot::read::{ImageHeader, Part, Report};
 use hearth::uboot::uimage::Header;
 use hearth::uboot::{Kind, write};
 
 /// What `mkimage -l` would print, each line ended.
 pub fn listing(report: &Report) -> String {
     match &report.image {
-        Image::Uimage(header) => {
+        ImageHeader::Uimage(header) => {
             let files: Vec<u64> = report.parts.iter().map(|part: &Part| part.size).collect();
             uimage(header, &files)
         }
-        Image::Omapimage(header) => omap(header),
-        Image::Gpimage(header) => gp(header),
-        Image::SunxiEgon(header) => egon(header),
+        ImageHeader::Omapimage(header) => omap(header),
+        ImageHeader::Gpimage(header) => gp(header),
+        ImageHeader::SunxiEgon(header) => egon(header),
     }
 }
 
@@ -38,7 +38,7 @@ pub fn uimage(header: &Header, files: &[u64]) -> String {
     let mut text = format!(
         "Image Name:   {}\n\
          Created:      {} UTC\n\
-         Image Type:   {} {} {} ({})\n\
+         ImageHeader Type:   {} {} {} ({})\n\
          Data Size:    {}\n\
          Load Address: {:08x}\n\
          Entry Point:  {:08x}\n",

@@ -15,7 +15,7 @@ use hearth::error::Fault;
 use hearth::output::refuse_inputs;
 use hearth::uboot::bootrom::{egon, gp, omap};
 use hearth::uboot::ids::UnknownName;
-use hearth::uboot::read::Image;
+use hearth::uboot::read::ImageHeader;
 use hearth::uboot::write::{self, is_legacy};
 use hearth::uboot::{Comp, ImageArch, Kind, Os};
 
@@ -130,7 +130,7 @@ fn list(image: &Path, kind: Option<Kind>) -> Result<String> {
     let found = report.image.kind();
     match (&report.image, kind) {
         (_, None) => {}
-        (Image::Uimage(_), Some(kind)) if is_legacy(kind) => {}
+        (ImageHeader::Uimage(_), Some(kind)) if is_legacy(kind) => {}
         (_, Some(kind)) if kind == found => {}
         (_, Some(kind)) => bail!(Fault::input(format!(
             "{} is an image of type {found}, not {kind}",
@@ -151,7 +151,7 @@ fn create(arguments: &Arguments, kind: Kind, image: &Path) -> Result<String> {
     refuse_inputs(image, &data)?;
     if is_legacy(kind) {
         let written = write::create(
-            &write::Image {
+            &write::NewImage {
                 os,
                 arch: arch.unwrap_or(ImageArch::POWERPC),
                 kind,

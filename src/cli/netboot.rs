@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hearth::clock;
 use hearth::error::Fault;
-use hearth::netboot::tree::{Client, Tree};
+use hearth::netboot::tree::{Client, NetbootTree};
 use hearth::ops::BuildOutput;
 use hearth::recipe::{Board, LoadedLab, board_or_type};
 use hearth::uboot::Templates;
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         })
         .collect();
     let nfs_root = arguments.nfs_root.as_deref().map(as_exported).transpose()?;
-    Tree {
+    NetbootTree {
         lab: &lab.settings,
         clients: &clients,
         templates: &Templates::load()?,

@@ -19,7 +19,7 @@ use super::terminal::Terminal;
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
-    pub image: Image,
+    pub image: ImageArguments,
     /// The program and its arguments
     #[arg(last = true, required = true)]
     command: Vec<String>,
@@ -27,7 +27,7 @@ pub struct Arguments {
 
 /// Which image, and what it is given.
 #[derive(Debug, Args)]
-pub struct Image {
+pub struct ImageArguments {
     /// A recipe's name or path, or the directory of a root file system
     #[arg(value_name = "RECIPE")]
     image: String,
@@ -60,7 +60,7 @@ struct Found {
     limits: Limits,
 }
 
-impl Image {
+impl ImageArguments {
     /// Runs a program to its end, and gives its exit code.
     pub fn run(&self, program: Program, terminal: &Terminal) -> Result<ExitCode> {
         let mut given = Limits::default();

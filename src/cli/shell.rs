@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use hearth::sandbox::Program;
 
-use super::run::Image;
+use super::run::ImageArguments;
 use super::terminal::Terminal;
 
 /// Start a shell in an image, over a throw-away copy of it
@@ -15,7 +15,7 @@ use super::terminal::Terminal;
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
-    image: Image,
+    image: ImageArguments,
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {

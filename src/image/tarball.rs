@@ -140,7 +140,7 @@ impl Writer<'_> {
         } else {
             meta.mtime().clamp(0, self.epoch)
         };
-        self.header(&Entry {
+        self.header(&Member {
             name: &name_in_tar(path, kind.is_dir()),
             entry_type,
             size,
@@ -174,7 +174,7 @@ impl Writer<'_> {
         self.pad(size)
     }
 
-    fn header(&mut self, entry: &Entry<'_>) -> Result<()> {
+    fn header(&mut self, entry: &Member<'_>) -> Result<()> {
         let mut header = Header::new_ustar();
         let mut pax = Vec::new();
         if !fits_ustar(&mut header, entry.name) {
@@ -217,7 +217,7 @@ impl Writer<'_> {
     }
 
     /// The extended header that precedes an entry.
-    fn pax(&mut self, entry: &Entry<'_>, records: &[(String, Vec<u8>)]) -> Result<()> {
+    fn pax(&mut self, entry: &Member<'_>, records: &[(String, Vec<u8>)]) -> Result<()> {
         let data: Vec<u8> = records
             .iter()
             .flat_map(|(key, value)| pax_record(key, value))
@@ -251,7 +251,7 @@ impl Writer<'_> {
 }
 
 /// The fields of a header.
-struct Entry<'a> {
+struct Member<'a> {
     name: &'a [u8],
     entry_type: EntryType,
     size: u64,

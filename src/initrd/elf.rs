@@ -12,7 +12,7 @@ use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 
 use super::glob;
-use super::tree::Tree;
+use super::tree::InitrdTree;
 use crate::error::Fault;
 use crate::image::index::Image;
 
@@ -67,7 +67,7 @@ impl<'a> Closure<'a> {
     ///
     /// # Errors
     /// If the image lacks it or a library; the latter names the dependent.
-    pub fn take(&mut self, tree: &mut Tree, path: &str) -> Result<()> {
+    pub fn take(&mut self, tree: &mut InitrdTree, path: &str) -> Result<()> {
         self.take_for(tree, path, "the recipe")
     }
 
@@ -76,7 +76,7 @@ impl<'a> Closure<'a> {
         self.extra.iter().map(String::as_str)
     }
 
-    fn take_for(&mut self, tree: &mut Tree, path: &str, asked_by: &str) -> Result<()> {
+    fn take_for(&mut self, tree: &mut InitrdTree, path: &str, asked_by: &str) -> Result<()> {
         let (number, real) = tree
             .take(self.image, path)
             .with_context(|| format!("{path} (needed by {asked_by}) cannot be taken"))?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::OFlag;
 
-use super::read::{Entry, FileType, read};
+use super::read::{CpioEntry, FileType, read};
 
 /// What was unpacked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    fn one(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<()> {
+    fn one(&mut self, entry: &CpioEntry, content: &mut dyn Read) -> Result<()> {
         let components: Vec<&str> = entry
             .path
             .split('/')
@@ -133,7 +133,7 @@ impl Unpacking<'_> {
     /// Writes a file or a hard link: in newc, only one name of a file carries the data.
     fn file(
         &mut self,
-        entry: &Entry,
+        entry: &CpioEntry,
         content: &mut dyn Read,
         path: &str,
         target: &Path,

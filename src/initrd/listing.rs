@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::modinfo::is_module;
 use super::module_name::{Name, name_of};
 use super::native::REASONS;
-use super::read::{Archive, Entry, FileType, read};
+use super::read::{Archive, CpioEntry, FileType, read};
 
 /// The output of `show`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -132,7 +132,7 @@ pub fn compare(old: &Listing, new: &Listing) -> BTreeMap<String, Difference> {
     differences
 }
 
-fn line_of(entry: &Entry, sha256: &str) -> FileLine {
+fn line_of(entry: &CpioEntry, sha256: &str) -> FileLine {
     FileLine {
         file_type: entry.file_type(),
         mode: format!("{:04o}", entry.mode & 0o7777),

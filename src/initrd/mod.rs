@@ -34,7 +34,7 @@ pub use chroot::{Chroot, Hooks};
 pub use extract::{Extracted, extract};
 pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
 pub use options::Options;
-pub use read::{Archive, Entry, FileType, read};
+pub use read::{Archive, CpioEntry, FileType, read};
 
 /// Builds an initrd from an image's own files and writes it atomically to `path`. The same image
 /// and options give the same bytes.

@@ -12,7 +12,7 @@ use super::modinfo::{self, Info};
 use super::module_name::Name;
 use super::options::Options;
 use super::select::{Selection, Wish, select};
-use super::tree::Tree;
+use super::tree::InitrdTree;
 use super::{fdt, glob};
 use crate::error::Fault;
 use crate::image::index::Image;
@@ -90,9 +90,9 @@ pub const REASONS: &str = "modules.hearth";
 ///
 /// # Errors
 /// If the image lacks something; names it and its dependent.
-pub fn assemble(image: &Image, options: &Options<'_>) -> Result<Tree> {
+pub fn assemble(image: &Image, options: &Options<'_>) -> Result<InitrdTree> {
     let (kernel, selection) = selection(image, options)?;
-    let mut tree = Tree::default();
+    let mut tree = InitrdTree::default();
     add_skeleton(&mut tree, image)?;
     add_programs(&mut tree, image, options)?;
     add_modules(&mut tree, image, &kernel, &selection)?;
@@ -226,7 +226,7 @@ fn devices(
         .collect())
 }
 
-fn add_skeleton(tree: &mut Tree, image: &Image) -> Result<()> {
+fn add_skeleton(tree: &mut InitrdTree, image: &Image) -> Result<()> {
     for directory in [
         "dev",
         "proc",
@@ -256,7 +256,7 @@ fn add_skeleton(tree: &mut Tree, image: &Image) -> Result<()> {
     Ok(())
 }
 
-fn add_programs(tree: &mut Tree, image: &Image, options: &Options<'_>) -> Result<()> {
+fn add_programs(tree: &mut InitrdTree, image: &Image, options: &Options<'_>) -> Result<()> {
     let mut closure = Closure::new(image, options.arch.triplet());
     let busybox = ["/usr/bin/busybox", "/bin/busybox"]
         .into_iter()
@@ -334,7 +334,7 @@ fn check_applets(image: &Image, busybox: &str, applets: &[&str]) -> Result<()> {
 /// compression would. They are not stripped either: most kernels sign their modules. They are only
 /// decompressed to read the firmware that they name.
 fn add_modules(
-    tree: &mut Tree,
+    tree: &mut InitrdTree,
     image: &Image,
     kernel: &Kernel,
     selection: &Selection,
@@ -426,7 +426,7 @@ fn dependencies(kernel: &Kernel, selection: &Selection, paths: &BTreeMap<&Name, 
 
 /// Adds the firmware that a module names, as far as the image has it: drivers name more than they
 /// need.
-fn add_firmware(tree: &mut Tree, image: &Image, info: &Info) -> Result<()> {
+fn add_firmware(tree: &mut InitrdTree, image: &Image, info: &Info) -> Result<()> {
     for wanted in &info.firmware {
         let (directory, pattern) = wanted.rsplit_once('/').unwrap_or(("", wanted));
         let directory = format!("{FIRMWARE}/{directory}");

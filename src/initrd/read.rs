@@ -23,7 +23,7 @@ pub struct Archive {
 
 /// The header of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct CpioEntry {
     /// Index of its archive, from 0.
     pub archive: usize,
     /// The name, without leading `/` and `./`; empty for the root.
@@ -49,7 +49,7 @@ pub enum FileType {
     Special,
 }
 
-impl Entry {
+impl CpioEntry {
     pub fn file_type(&self) -> FileType {
         match self.mode & 0o170_000 {
             0o100_000 => FileType::File,
@@ -61,7 +61,7 @@ impl Entry {
 }
 
 /// Called for each entry, with its content.
-pub type Visitor<'a> = dyn FnMut(&Entry, &mut dyn Read) -> Result<()> + 'a;
+pub type Visitor<'a> = dyn FnMut(&CpioEntry, &mut dyn Read) -> Result<()> + 'a;
 
 /// PATH_MAX: the kernel skips longer names.
 const MAX_NAME: u32 = 4096;
@@ -162,10 +162,10 @@ impl Reading<'_, '_> {
     }
 }
 
-fn entry_of(entry: &newc::Entry, archive: usize) -> Entry {
+fn entry_of(entry: &newc::Entry, archive: usize) -> CpioEntry {
     let path = entry.name().trim_start_matches('/');
     let path = path.strip_prefix("./").unwrap_or(path);
-    Entry {
+    CpioEntry {
         archive,
         path: if path == "." { "" } else { path }.to_string(),
         mode: entry.mode(),

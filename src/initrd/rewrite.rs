@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use cpio::newc;
 
 use super::compress::Encoder;
-use super::read::{Entry, read};
+use super::read::{CpioEntry, read};
 use crate::recipe::Compression;
 
 /// Archives are padded to a multiple of this size, as by GNU cpio.
@@ -71,7 +71,7 @@ fn write_archive(input: impl BufRead, number: usize, out: &mut dyn Write) -> Res
 }
 
 fn write_entry(
-    entry: &Entry,
+    entry: &CpioEntry,
     inode: u32,
     content: &mut dyn Read,
     out: &mut dyn Write,

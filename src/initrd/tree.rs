@@ -12,7 +12,7 @@ use crate::image::index::{Image, Kind, Number};
 
 /// The files of an initrd, by path (relative, without `.` and `..`).
 #[derive(Debug, Default)]
-pub struct Tree {
+pub struct InitrdTree {
     nodes: BTreeMap<String, Node>,
 }
 
@@ -42,7 +42,7 @@ const S_IFLNK: u32 = 0o120_000;
 /// The most symbolic links that Linux follows on one path.
 const MAX_LINKS: usize = 40;
 
-impl Tree {
+impl InitrdTree {
     /// Adds a directory and its parents.
     pub fn directory(&mut self, path: &str) {
         for (slash, _) in path.match_indices('/') {
@@ -255,7 +255,7 @@ mod tests {
         ];
         std::fs::write(&path, tar(&entries)).unwrap();
         let image = Image::open(&path).unwrap();
-        let mut tree = Tree::default();
+        let mut tree = InitrdTree::default();
         tree.take(&image, "usr/bin/busybox").unwrap();
         tree.take(&image, "usr/bin/sh").unwrap();
         tree.file("init", true, "#!/bin/sh\n");

@@ -32,7 +32,7 @@ pub struct Client<'a> {
 
 /// Parameters of the tree for some boards of a lab.
 #[derive(Clone, Copy)]
-pub struct Tree<'a> {
+pub struct NetbootTree<'a> {
     pub lab: &'a LabSettings,
     pub clients: &'a [Client<'a>],
     pub templates: &'a Templates,
@@ -43,7 +43,7 @@ pub struct Tree<'a> {
     pub time: u32,
 }
 
-impl Tree<'_> {
+impl NetbootTree<'_> {
     /// Writes the tree as the directory `output`, atomically.
     ///
     /// # Errors

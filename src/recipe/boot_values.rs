@@ -4,7 +4,7 @@
 use super::board_type::LoadAddresses;
 use super::lab::LabSettings;
 use super::lab_file::Board;
-use crate::uboot::values::{Addresses, Image, TFTP_PORT, Values, kernel_argument};
+use crate::uboot::values::{Addresses, ImagePaths, TFTP_PORT, Values, kernel_argument};
 
 /// The values of one board. Without an image id the variables about the image are undefined, which suits
 /// scripts that need none, such as the card's.
@@ -21,7 +21,7 @@ pub fn boot_values(board: &Board, lab: &LabSettings, image: Option<&str>) -> Val
         mount_port: lab.ports.mount,
         http_port: lab.ports.http,
         script: format!("boards/{}/boot.scr.uimg", board.name),
-        image: image.map(|id| Image::new(id, board_type.device_tree.as_deref())),
+        image: image.map(|id| ImagePaths::new(id, board_type.device_tree.as_deref())),
         fdtfile: board_type.device_tree.clone(),
         boot_command: board_type.image.boot_command(),
         console: board_type.console.clone(),

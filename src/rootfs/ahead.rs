@@ -245,7 +245,7 @@ fn unpack_ahead(
 /// # Errors
 /// If a directory cannot be read.
 fn obstacle(layer: &Path, root: &Path, upper: &Path, claims: &Claims) -> Result<Option<PathBuf>> {
-    Place {
+    LayerComparison {
         layer: Tree::open(layer)?,
         root: Tree::open(root)?,
         upper: Tree::open(upper)?,
@@ -256,7 +256,7 @@ fn obstacle(layer: &Path, root: &Path, upper: &Path, claims: &Claims) -> Result<
     .with_context(|| format!("cannot compare {} with the image", layer.display()))
 }
 
-struct Place<'a> {
+struct LayerComparison<'a> {
     layer: Tree,
     root: Tree,
     upper: Tree,
@@ -264,7 +264,7 @@ struct Place<'a> {
     claims: &'a Claims,
 }
 
-impl Place<'_> {
+impl LayerComparison<'_> {
     fn obstacle(&mut self, directory: &Path) -> io::Result<Option<PathBuf>> {
         for name in self.layer.list(directory)? {
             let path = directory.join(name);

@@ -24,7 +24,7 @@ use crate::sandbox::{Cause, FailedScript, Limits, Program, Root, View, steps};
 
 steps! {
     /// Runs in the image's root.
-    CERTIFICATES = "certificates": link_certificates, () => Made;
+    CERTIFICATES = "certificates": link_certificates, () => CertificateLinks;
 }
 
 const NOTHING: &str = include_str!("shims/nothing");
@@ -276,12 +276,12 @@ impl<'a> Configure<'a> {
     /// As update-ca-certificates(8); runs that program itself where packages have hooks for it.
     fn certificates(&self) -> Result<()> {
         match self.root.step(&CERTIFICATES, &(), &NoProgress)? {
-            Made::Nothing => Ok(()),
-            Made::Links => self.must(
+            CertificateLinks::Nothing => Ok(()),
+            CertificateLinks::Links => self.must(
                 &Program::new(["openssl", "rehash", "/etc/ssl/certs"]),
                 "openssl rehash",
             ),
-            Made::Hooked => self.must(
+            CertificateLinks::Hooked => self.must(
                 &Program::new(["/usr/sbin/update-ca-certificates"]),
                 "update-ca-certificates",
             ),
@@ -423,20 +423,20 @@ fn indented(lines: &[String]) -> String {
 }
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-enum Made {
+enum CertificateLinks {
     Nothing,
     Links,
     Hooked,
 }
 
-fn link_certificates(_: (), _progress: &dyn Progress) -> Result<Made> {
+fn link_certificates(_: (), _progress: &dyn Progress) -> Result<CertificateLinks> {
     let hooked = std::fs::read_dir("/etc/ca-certificates/update.d")
         .is_ok_and(|mut dir| dir.next().is_some());
     if hooked {
-        return Ok(Made::Hooked);
+        return Ok(CertificateLinks::Hooked);
     }
     let links = certificates::update(Path::new("/")).context("cannot update /etc/ssl/certs")?;
-    Ok(links.map_or(Made::Nothing, |_| Made::Links))
+    Ok(links.map_or(CertificateLinks::Nothing, |_| CertificateLinks::Links))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
         fs::create_dir_all(input.directory.join(layer))?;
     }
     let stage = progress.stage("configure", None, Unit::Items);
-    let work = Work {
+    let work = Configuring {
         input: &input,
         packages: &packages,
         order: &order,
@@ -45,7 +45,7 @@ pub fn configure(input: PackagesInput, progress: &dyn Progress) -> Result<()> {
     Ok(())
 }
 
-struct Work<'a> {
+struct Configuring<'a> {
     input: &'a PackagesInput,
     packages: &'a [Package],
     order: &'a Order,
@@ -54,7 +54,7 @@ struct Work<'a> {
     stage: &'a dyn Stage,
 }
 
-impl Work<'_> {
+impl Configuring<'_> {
     fn run(&self) -> Result<()> {
         let Some(next) = self.order.rounds.first() else {
             let scripts = self.scripts(&self.input.layers)?;

@@ -106,7 +106,7 @@ pub fn unpack_first(
     stage: &dyn Stage,
 ) -> Result<Vec<Unpacked>> {
     let claims = Mutex::new(Claims::default());
-    let job = Job {
+    let job = Unpacking {
         root,
         packages,
         wanted,
@@ -123,7 +123,7 @@ pub fn unpack_first(
             tree.clear()?;
             merged_usr(&mut tree)?;
             *claims.lock().unwrap_or_else(PoisonError::into_inner) = Claims::default();
-            Job {
+            Unpacking {
                 manner: Manner::Serial,
                 ..job
             }
@@ -147,7 +147,7 @@ pub fn unpack_more(
     threads: usize,
     stage: &dyn Stage,
 ) -> Result<Vec<Unpacked>> {
-    let unpacked = Job {
+    let unpacked = Unpacking {
         root,
         packages,
         wanted: |_| true,
@@ -180,7 +180,7 @@ fn set_directories(root: &Path, unpacked: &[Unpacked], all: bool) -> Result<()> 
 }
 
 #[derive(Clone, Copy)]
-struct Job<'a> {
+struct Unpacking<'a> {
     root: &'a Path,
     packages: &'a [&'a Package],
     wanted: fn(&Path) -> bool,
@@ -192,7 +192,7 @@ struct Job<'a> {
     stage: &'a dyn Stage,
 }
 
-impl Job<'_> {
+impl Unpacking<'_> {
     fn one_by_one(&self) -> Result<Vec<Unpacked>> {
         let mut tree = Tree::open(self.root)?;
         self.packages
@@ -280,7 +280,7 @@ fn conffiles(package: &Package) -> BTreeSet<String> {
 
 /// One package being unpacked.
 struct One<'a> {
-    job: &'a Job<'a>,
+    job: &'a Unpacking<'a>,
     tree: &'a mut Tree,
     package: &'a Package,
     conffiles: BTreeSet<String>,

@@ -36,12 +36,12 @@ pub enum Event {
     /// Level and text.
     Log(String, String),
     Done(Value),
-    Failed(Failure),
+    Failed(StepFailure),
 }
 
 /// An error on its way between processes.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Failure {
+pub struct StepFailure {
     exit_code: u8,
     sentence: String,
     help: Option<String>,
@@ -50,9 +50,9 @@ pub struct Failure {
     cause: Option<Cause>,
 }
 
-impl From<&anyhow::Error> for Failure {
+impl From<&anyhow::Error> for StepFailure {
     fn from(error: &anyhow::Error) -> Self {
-        Failure {
+        StepFailure {
             exit_code: error::class_of(error).exit_code(),
             sentence: format!("{error:#}"),
             help: error::help_of(error).map(str::to_owned),
@@ -61,8 +61,8 @@ impl From<&anyhow::Error> for Failure {
     }
 }
 
-impl From<Failure> for anyhow::Error {
-    fn from(failure: Failure) -> Self {
+impl From<StepFailure> for anyhow::Error {
+    fn from(failure: StepFailure) -> Self {
         let class = Class::of_exit_code(failure.exit_code);
         let mut fault = Fault::new(class, failure.sentence);
         if let Some(help) = failure.help {
@@ -323,7 +323,7 @@ mod tests {
     fn a_failure_keeps_its_class_remedy_and_cause() {
         let fault = Fault::infrastructure("mirror gone").remedy("try another");
         let error = anyhow::Error::new(fault.because(Cause::Program)).context("fetching");
-        let text = serde_json::to_string(&Event::Failed(Failure::from(&error))).unwrap();
+        let text = serde_json::to_string(&Event::Failed(StepFailure::from(&error))).unwrap();
         let error = receive(text.as_bytes(), &NoProgress).unwrap_err();
         assert_eq!(error.to_string(), "fetching: mirror gone");
         assert_eq!(error::class_of(&error), Class::Infrastructure);

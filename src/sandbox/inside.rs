@@ -26,10 +26,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::confine::{self, Guardian, Ward};
-use super::events::{Event, Failure, Sender};
+use super::events::{Event, Sender, StepFailure};
 use super::pty::{self, Line};
 use super::request::{EXECUTABLE, HIDDEN, StepName};
-use super::root::{Program, Root, Work};
+use super::root::{Program, Root, RootTask};
 use super::step::AnyStep;
 use super::{binfmt, environment, filter, ids, loopback, mounts, sys, terminal, watch};
 use crate::arch::Arch;
@@ -37,15 +37,15 @@ use crate::error::Fault;
 
 /// What to do inside the namespaces.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Entry {
+pub(super) struct ChildRequest {
     /// The pid of the process to die with.
     pub parent: u32,
     pub arch: Option<Arch>,
-    pub job: Job,
+    pub job: ChildTask,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Job {
+pub(super) enum ChildTask {
     Step(StepName),
     Program(Box<(Root, Program)>),
 }
@@ -82,18 +82,18 @@ fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
 }
 
 /// Unshares, and waits for pid 1 of the new namespaces.
-fn outer(entry: &Entry) -> Result<ExitCode> {
+fn outer(entry: &ChildRequest) -> Result<ExitCode> {
     let done = unshare_all(entry);
     match (&entry.job, done) {
-        (Job::Step(_), Err(error)) => {
-            Sender::new(io::stdout()).send(&Event::Failed(Failure::from(&error)));
+        (ChildTask::Step(_), Err(error)) => {
+            Sender::new(io::stdout()).send(&Event::Failed(StepFailure::from(&error)));
             Ok(ExitCode::FAILURE)
         }
         (_, done) => done,
     }
 }
 
-fn unshare_all(entry: &Entry) -> Result<ExitCode> {
+fn unshare_all(entry: &ChildRequest) -> Result<ExitCode> {
     confine::close_inherited()?;
     let mut helper = Command::new(EXECUTABLE)
         .arg0("hearth")
@@ -108,7 +108,7 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
     }
     let helper = helper.wait_with_output()?;
     if !helper.status.success() {
-        return Err(serde_json::from_slice::<Failure>(&helper.stdout)
+        return Err(serde_json::from_slice::<StepFailure>(&helper.stdout)
             .map_or_else(|_| anyhow!("the helper for user ids failed"), Into::into));
     }
     let root = (Uid::from_raw(0), Gid::from_raw(0));
@@ -124,7 +124,7 @@ fn unshare_all(entry: &Entry) -> Result<ExitCode> {
     // Only now: a change of credentials clears it.
     die_with(entry.parent, getppid().as_raw())?;
     leave_keys();
-    let inner = Entry {
+    let inner = ChildRequest {
         parent: std::process::id(),
         arch: entry.arch,
         job: entry.job.clone(),
@@ -164,7 +164,7 @@ fn give_ids(pid: &str) -> Result<ExitCode> {
     match pid.parse().context("not a pid").and_then(ids::give) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
-            serde_json::to_writer(io::stdout(), &Failure::from(&error))?;
+            serde_json::to_writer(io::stdout(), &StepFailure::from(&error))?;
             Ok(ExitCode::FAILURE)
         }
     }
@@ -197,7 +197,7 @@ fn leave_keys() {
 }
 
 /// Pid 1 of the namespaces: runs the step, or waits for the program.
-fn init(entry: Entry, steps: Steps<'_>) -> Result<ExitCode> {
+fn init(entry: ChildRequest, steps: Steps<'_>) -> Result<ExitCode> {
     die_with(entry.parent, parent_outside()?)?;
     let prepare = || {
         umask(Mode::from_bits_truncate(0o022));
@@ -206,11 +206,11 @@ fn init(entry: Entry, steps: Steps<'_>) -> Result<ExitCode> {
         entry.arch.map_or(Ok(()), binfmt::register)
     };
     match &entry.job {
-        Job::Step(step) => {
+        ChildTask::Step(step) => {
             answer(step, steps, prepare);
             Ok(ExitCode::SUCCESS)
         }
-        Job::Program(job) => {
+        ChildTask::Program(job) => {
             let (root, program) = &**job;
             prepare()?;
             let child = root.command(program)?.spawn()?;
@@ -237,13 +237,13 @@ fn answer(step: &StepName, steps: Steps<'_>, prepare: impl FnOnce() -> Result<()
     };
     sender.send(&match run() {
         Ok(value) => Event::Done(value),
-        Err(error) => Event::Failed(Failure::from(&error)),
+        Err(error) => Event::Failed(StepFailure::from(&error)),
     });
 }
 
 /// Makes the pid namespace of a program, in which nothing of hearth's or the host's is seen, and waits.
 fn unshare_for_program(entry: &str) -> Result<ExitCode> {
-    let (root, _): (Root, Work) = parse(entry)?;
+    let (root, _): (Root, RootTask) = parse(entry)?;
     let mut flags = CloneFlags::CLONE_NEWPID;
     if !root.network {
         flags |= CloneFlags::CLONE_NEWNET;
@@ -267,11 +267,11 @@ fn unshare_for_program(entry: &str) -> Result<ExitCode> {
 
 /// Pid 1 of a program's pid namespace: enters the root, and does the work. A step is hearth's own code and keeps its
 /// ids; a program gets those of images only.
-fn in_root(root: &Root, work: Work, ends: &str, steps: Steps<'_>) -> Result<ExitCode> {
+fn in_root(root: &Root, work: RootTask, ends: &str, steps: Steps<'_>) -> Result<ExitCode> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     let ward = Ward::take(ends)?;
     match work {
-        Work::Program(program) => {
+        RootTask::Program(program) => {
             let made = enter(root, program.terminal)?;
             let terminal = program.terminal.then(Line::open_terminal).transpose()?;
             // A session of its own: the caller's terminal is not its, whatever it opens.
@@ -286,7 +286,7 @@ fn in_root(root: &Root, work: Work, ends: &str, steps: Steps<'_>) -> Result<Exit
             };
             run_program(root, &program, line.as_ref())
         }
-        Work::Step(step) => {
+        RootTask::Step(step) => {
             drop(ward);
             answer(&step, steps, || enter(root, false).map(drop));
             Ok(ExitCode::SUCCESS)

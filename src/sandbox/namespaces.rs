@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::inside::{Entry, Job, passed_on};
+use super::inside::{ChildRequest, ChildTask, passed_on};
 use super::request::{EXECUTABLE, HIDDEN, StepName};
 use super::root::{Program, Root};
 use super::step::Step;
@@ -44,7 +44,7 @@ impl Namespaces {
         I: Serialize,
         O: DeserializeOwned,
     {
-        let command = self.command(Job::Step(StepName::new(step.name)))?;
+        let command = self.command(ChildTask::Step(StepName::new(step.name)))?;
         events::exchange(command, step.name, input, progress)
     }
 
@@ -58,7 +58,7 @@ impl Namespaces {
         program.terminal = terminal::is_interactive();
         let (name, limits) = (program.name().to_owned(), root.limits.clone());
         let on_a_terminal = program.terminal;
-        let command = self.command(Job::Program(Box::new((root, program))))?;
+        let command = self.command(ChildTask::Program(Box::new((root, program))))?;
         let status = if on_a_terminal {
             relay::on_a_terminal(command, &name, &limits)?
         } else {
@@ -67,8 +67,8 @@ impl Namespaces {
         Ok(passed_on(status))
     }
 
-    fn command(&self, job: Job) -> Result<Command> {
-        let entry = Entry {
+    fn command(&self, job: ChildTask) -> Result<Command> {
+        let entry = ChildRequest {
             parent: std::process::id(),
             arch: self.arch,
             job,

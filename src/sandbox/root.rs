@@ -102,17 +102,17 @@ impl Root {
         I: Serialize,
         O: DeserializeOwned,
     {
-        let work = Work::Step(StepName::new(step.name));
+        let work = RootTask::Step(StepName::new(step.name));
         events::exchange(self.enter(&work)?, step.name, input, progress)
     }
 
     /// The command that enters the root and runs the program in it; the caller chooses standard input, output
     /// and error.
     pub fn command(&self, program: &Program) -> Result<Command> {
-        self.enter(&Work::Program(program.clone()))
+        self.enter(&RootTask::Program(program.clone()))
     }
 
-    fn enter(&self, work: &Work) -> Result<Command> {
+    fn enter(&self, work: &RootTask) -> Result<Command> {
         let entry = serde_json::to_string(&(self, work))?;
         let mut command = Command::new(EXECUTABLE);
         command.arg0("hearth").args([HIDDEN, "program", &entry]);
@@ -139,7 +139,7 @@ impl View {
 
 /// What is done in a root.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum Work {
+pub(super) enum RootTask {
     Program(Program),
     Step(StepName),
 }

@@ -29,7 +29,7 @@ fn suggestion(close: &Option<&'static str>) -> String {
 }
 
 /// A number, its name on the command line, and its descriptive name.
-pub struct Entry<T> {
+pub struct NamedId<T> {
     pub id: T,
     pub name: &'static str,
     pub description: &'static str,
@@ -48,8 +48,8 @@ macro_rules! ids {
             $(#[doc = $description] pub const $constant: $type = $type($id);)*
 
             /// All ids that have a name, by number.
-            pub const ALL: &'static [Entry<$type>] = &[
-                $(Entry { id: $type::$constant, name: $name, description: $description },)*
+            pub const ALL: &'static [NamedId<$type>] = &[
+                $(NamedId { id: $type::$constant, name: $name, description: $description },)*
             ];
 
             /// The name on the command line; `None` for an id without one.

@@ -27,7 +27,7 @@ pub struct Values {
     /// Path of the board's own script on the TFTP server.
     pub script: String,
     #[serde(flatten)]
-    pub image: Option<Image>,
+    pub image: Option<ImagePaths>,
     /// The device tree's path below `dtb/`; null if the kernel gets U-Boot's own.
     pub fdtfile: Option<String>,
     /// `bootz`, `booti` or `bootm`.
@@ -45,7 +45,7 @@ pub struct Values {
 
 /// Paths of a master image's boot artifacts on the TFTP server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Image {
+pub struct ImagePaths {
     /// The image id.
     pub image: String,
     /// The NFS server's path: `/<image id>`, unless a server exports directories.
@@ -68,11 +68,11 @@ pub struct Addresses {
     pub script: String,
 }
 
-impl Image {
+impl ImagePaths {
     /// The paths of the image with this id.
-    pub fn new(id: &str, device_tree: Option<&str>) -> Image {
+    pub fn new(id: &str, device_tree: Option<&str>) -> ImagePaths {
         let below = |name: &str| format!("images/{id}/{name}");
-        Image {
+        ImagePaths {
             image: id.to_string(),
             nfs_path: format!("/{id}"),
             kernel: below("vmlinuz"),

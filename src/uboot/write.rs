@@ -18,7 +18,7 @@ use super::uimage::{HEADER_LEN, Header, NAME_LEN, name_field};
 
 /// Parameters of a uImage; sizes and checksums are computed.
 #[derive(Clone, Debug)]
-pub struct Image {
+pub struct NewImage {
     pub os: Os,
     pub arch: ImageArch,
     pub kind: Kind,
@@ -34,10 +34,10 @@ pub struct Image {
     pub xip: bool,
 }
 
-impl Image {
+impl NewImage {
     /// A Linux image without addresses, name or compression.
     pub fn new(kind: Kind, arch: ImageArch, time: u32) -> Self {
-        Image {
+        NewImage {
             os: Os::LINUX,
             arch,
             kind,
@@ -74,7 +74,7 @@ pub fn has_table(kind: Kind) -> bool {
 ///
 /// # Errors
 /// Errors of [`write()`], of [`Input::open`], and of writing to the output's file system.
-pub fn create(image: &Image, inputs: &[PathBuf], output: &Path) -> Result<Written> {
+pub fn create(image: &NewImage, inputs: &[PathBuf], output: &Path) -> Result<Written> {
     let inputs = inputs
         .iter()
         .map(|path| Input::open(path))
@@ -87,13 +87,13 @@ pub fn create(image: &Image, inputs: &[PathBuf], output: &Path) -> Result<Writte
 /// ```
 /// use std::io::Cursor;
 ///
-/// use hearth::uboot::write::{Image, write};
+/// use hearth::uboot::write::{NewImage, write};
 /// use hearth::uboot::{Comp, ImageArch, Input, Kind};
 ///
-/// let image = Image {
+/// let image = NewImage {
 ///     comp: Comp::GZIP,
 ///     name: b"initrd".to_vec(),
-///     ..Image::new(Kind::RAMDISK, ImageArch::ARM, 1_700_000_000)
+///     ..NewImage::new(Kind::RAMDISK, ImageArch::ARM, 1_700_000_000)
 /// };
 /// let data = Input {
 ///     name: "initrd.img".into(),
@@ -110,7 +110,11 @@ pub fn create(image: &Image, inputs: &[PathBuf], output: &Path) -> Result<Writte
 /// If the type has no legacy header or takes one file only; if data is empty or beyond 4 GiB, or
 /// doesn't leave room for the header with `xip`; if an address does not fit 32 bits. An
 /// [`io::Error`] is always one of writing.
-pub fn write(image: &Image, inputs: Vec<Input>, out: &mut (impl Write + Seek)) -> Result<Written> {
+pub fn write(
+    image: &NewImage,
+    inputs: Vec<Input>,
+    out: &mut (impl Write + Seek),
+) -> Result<Written> {
     check(image, &inputs)?;
     let table_len = if has_table(image.kind) && !inputs.is_empty() {
         (inputs.len() + 1) * 4
@@ -146,7 +150,7 @@ pub fn write(image: &Image, inputs: Vec<Input>, out: &mut (impl Write + Seek)) -
     Ok(Written { header, files })
 }
 
-fn check(image: &Image, inputs: &[Input]) -> Result<()> {
+fn check(image: &NewImage, inputs: &[Input]) -> Result<()> {
     if !is_legacy(image.kind) {
         bail!(Fault::input(format!(
             "an image of type {} has no uImage header",
@@ -210,7 +214,7 @@ impl<W: Write> Write for Body<'_, W> {
 
 /// Copies one file and returns its size, which fits because the size of all data does.
 fn copy<W: Write>(
-    image: &Image,
+    image: &NewImage,
     input: &mut Input,
     body: &mut Body<'_, W>,
     table_len: usize,
@@ -239,7 +243,12 @@ fn copy<W: Write>(
     Ok(u32::try_from(size)?)
 }
 
-fn header_of<W>(image: &Image, table: &[u8], body: &Body<'_, W>, announced: u64) -> Result<Header> {
+fn header_of<W>(
+    image: &NewImage,
+    table: &[u8],
+    body: &Body<'_, W>,
+    announced: u64,
+) -> Result<Header> {
     let mut crc = crc32fast::Hasher::new();
     crc.update(table);
     crc.combine(&body.crc);
@@ -265,7 +274,7 @@ fn header_of<W>(image: &Image, table: &[u8], body: &Body<'_, W>, announced: u64)
     })
 }
 
-fn entry_of(image: &Image) -> Result<u32> {
+fn entry_of(image: &NewImage) -> Result<u32> {
     if let Some(entry) = image.entry {
         return Ok(entry);
     }
@@ -310,7 +319,7 @@ const PAGE: u64 = 0x1000;
 const PADDING: u64 = 3;
 
 /// Pads to a page and appends the image vector table; returns the size for the header.
-fn finish_ivt<W: Write>(image: &Image, body: &mut Body<'_, W>) -> Result<u64> {
+fn finish_ivt<W: Write>(image: &NewImage, body: &mut Body<'_, W>) -> Result<u64> {
     if body.len > 0 {
         let file_size = HEADER_LEN as u64 + body.len;
         let aligned = file_size.next_multiple_of(PAGE);

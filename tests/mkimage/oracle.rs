@@ -78,12 +78,12 @@ fn every_system_architecture_and_type_is_byte_identical_with_each_compression_in
                     let others = ["-n", "matrix", "-a", "1000", "-d", "odd", "theirs"];
                     succeed(debian_mkimage(dir).args(ids).args(others));
                     // In this process: starting hearth 7,000 times more would only take time.
-                    let image = write::Image {
+                    let image = write::NewImage {
                         os: os.name.parse().unwrap(),
                         comp: comp.name.parse().unwrap(),
                         load: 0x1000,
                         name: b"matrix".to_vec(),
-                        ..write::Image::new(
+                        ..write::NewImage::new(
                             kind.name.parse().unwrap(),
                             arch.name.parse().unwrap(),
                             1_700_000_000,

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use hearth::uboot::read::{self, Extract, Image, Report};
+use hearth::uboot::read::{self, Extract, ImageHeader, Report};
 use hearth::uboot::uimage::{HEADER_LEN, name_field};
 use hearth::uboot::{Comp, ImageArch, Input, Kind, Os, script, write};
 use proptest::collection::vec;
@@ -40,7 +40,7 @@ fn kinds() -> impl Strategy<Value = Kind> {
     prop::sample::select(legacy)
 }
 
-fn spec() -> impl Strategy<Value = write::Image> {
+fn spec() -> impl Strategy<Value = write::NewImage> {
     (
         any::<[u8; 3]>(),
         kinds(),
@@ -50,7 +50,7 @@ fn spec() -> impl Strategy<Value = write::Image> {
         any::<u32>(),
     )
         .prop_map(
-            |([os, arch, comp], kind, load, entry, name, time)| write::Image {
+            |([os, arch, comp], kind, load, entry, name, time)| write::NewImage {
                 os: Os(os),
                 arch: ImageArch(arch),
                 kind,
@@ -64,7 +64,7 @@ fn spec() -> impl Strategy<Value = write::Image> {
         )
 }
 
-fn wrap(image: &write::Image, files: &[Vec<u8>]) -> Vec<u8> {
+fn wrap(image: &write::NewImage, files: &[Vec<u8>]) -> Vec<u8> {
     let inputs = files
         .iter()
         .map(|data| Input {
@@ -87,7 +87,7 @@ proptest! {
         for length in [None, Some(bytes.len() as u64)] {
             let report = inspect(&bytes, length).unwrap();
             prop_assert!(report.problems.is_empty(), "{:?}", report.problems);
-            let Image::Uimage(header) = &report.image else { panic!("no uImage") };
+            let ImageHeader::Uimage(header) = &report.image else { panic!("no uImage") };
             prop_assert_eq!(header.name, name_field(&image.name));
             prop_assert_eq!((header.os, header.arch, header.comp, header.time), (image.os, image.arch, image.comp, image.time));
             if image.kind == Kind::FIRMWARE_IVT {

@@ -85,7 +85,7 @@ pub async fn accept<S, E>(
         let activity = Activity::default();
         activity.touch();
         let serving = serve(stream, peer, activity.clone());
-        let place = Place {
+        let place = ConnectionSlot {
             places: places.clone(),
             number,
         };
@@ -201,12 +201,12 @@ fn largest(open: &HashMap<u64, Connection>) -> Option<IpAddr> {
 }
 
 /// Removes a connection from the table when it is dropped.
-struct Place {
+struct ConnectionSlot {
     places: Places,
     number: u64,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.places.lock().remove(&self.number);
     }

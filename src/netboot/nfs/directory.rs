@@ -6,7 +6,7 @@ use nfs3_types::nfs3::{cookieverf3, entry3, entryplus3, filename3, nfsstat3};
 use nfs3_types::xdr_codec::Opaque;
 
 use super::attributes;
-use super::object::{Failure, MAX_DIRECTORY_REPLY, Nfs, Object, fail, max_read, post_op_handle};
+use super::object::{MAX_DIRECTORY_REPLY, Nfs, NfsFailure, Object, fail, max_read, post_op_handle};
 use crate::image::index::{Kind, Number};
 use crate::netboot::rpc::put;
 use crate::netboot::rpc::{Call, Garbage};
@@ -22,7 +22,7 @@ struct Wanted {
 }
 
 /// A directory entry, including `.` and `..`.
-struct Place<'a> {
+struct Cursor<'a> {
     name: &'a [u8],
     number: Number,
     /// The cookie to continue after this one.
@@ -87,11 +87,11 @@ fn limit(call: &Call<'_>, count: u32) -> usize {
 
 /// Appends the reply: as many entries as fit into `wanted`, each appended by `put_entry`.
 fn list(
-    object: Result<Object, Failure>,
+    object: Result<Object, NfsFailure>,
     call: &Call<'_>,
     wanted: &Wanted,
     results: &mut Vec<u8>,
-    put_entry: impl Fn(&Object, &Place<'_>, &mut Vec<u8>),
+    put_entry: impl Fn(&Object, &Cursor<'_>, &mut Vec<u8>),
 ) {
     let object = match object.and_then(|object| listable(object, call, wanted)) {
         Ok(object) => object,
@@ -124,8 +124,8 @@ fn list(
 }
 
 /// Checks that it is a directory that the caller may list, and that the cookie is valid for it.
-fn listable(object: Object, call: &Call<'_>, wanted: &Wanted) -> Result<Object, Failure> {
-    let failure = |status| Failure {
+fn listable(object: Object, call: &Call<'_>, wanted: &Wanted) -> Result<Object, NfsFailure> {
+    let failure = |status| NfsFailure {
         status,
         attributes: object.attributes(),
     };
@@ -149,7 +149,7 @@ fn verifier(object: &Object) -> cookieverf3 {
 
 /// The entries after `cookie`: 0 is before `.`, 1 after it, 2 after `..`, and then one for each
 /// entry.
-fn places(object: &Object, cookie: u64) -> impl Iterator<Item = Place<'_>> {
+fn places(object: &Object, cookie: u64) -> impl Iterator<Item = Cursor<'_>> {
     let (parent, entries) = match &object.inode().kind {
         Kind::Directory { parent, entries } => (*parent, entries.as_slice()),
         _ => (object.number, &[][..]),
@@ -163,7 +163,7 @@ fn places(object: &Object, cookie: u64) -> impl Iterator<Item = Place<'_>> {
         .skip(skip)
         .chain(entries.iter().map(|entry| (&*entry.name, entry.number)))
         .zip(cookie + 1..)
-        .map(|((name, number), cookie)| Place {
+        .map(|((name, number), cookie)| Cursor {
             name,
             number,
             cookie,

@@ -21,7 +21,7 @@ use nfs3_types::xdr_codec::{Opaque, Pack};
 
 use self::exports::{Export, Exports, Handle};
 pub use self::object::Nfs;
-use self::object::{Failure, MAX_DIRECTORY_REPLY, Object, fail, max_read};
+use self::object::{MAX_DIRECTORY_REPLY, NfsFailure, Object, fail, max_read};
 use crate::image::index::{Kind, Number};
 use crate::netboot::rpc::{Arguments, Call, Garbage, Program, Refusal, Tail, Transport, put};
 
@@ -45,7 +45,7 @@ pub fn programs(exports: &Arc<Exports>) -> Vec<Arc<dyn Program>> {
 }
 
 /// The outcome of a procedure: results or an NFS status.
-type Outcome<T> = Result<Result<T, Failure>, Garbage>;
+type Answer<T> = Result<Result<T, NfsFailure>, Garbage>;
 
 impl Program for Nfs {
     fn number(&self) -> u32 {
@@ -90,7 +90,7 @@ fn succeed(results: &mut Vec<u8>, done: &impl Pack) {
     put(results, done);
 }
 
-fn finish(results: &mut Vec<u8>, outcome: Result<impl Pack, Failure>) {
+fn finish(results: &mut Vec<u8>, outcome: Result<impl Pack, NfsFailure>) {
     match outcome {
         Ok(done) => succeed(results, &done),
         Err(failure) => fail(results, &failure),
@@ -99,7 +99,7 @@ fn finish(results: &mut Vec<u8>, outcome: Result<impl Pack, Failure>) {
 
 impl Nfs {
     /// Resolves a handle, if its image is still exported.
-    fn object(&self, arguments: &mut Arguments<'_>) -> Outcome<Object> {
+    fn object(&self, arguments: &mut Arguments<'_>) -> Answer<Object> {
         let Some(handle) = Handle::from_bytes(arguments.opaque(nfs3::NFS3_FHSIZE)?) else {
             return Ok(Err(nfsstat3::NFS3ERR_BADHANDLE.into()));
         };
@@ -113,7 +113,7 @@ impl Nfs {
         Ok(Ok(Object { export, number }))
     }
 
-    fn getattr(&self, call: &mut Call<'_>) -> Outcome<GETATTR3resok> {
+    fn getattr(&self, call: &mut Call<'_>) -> Answer<GETATTR3resok> {
         Ok(self
             .object(&mut call.arguments)?
             .map(|object| GETATTR3resok {
@@ -121,7 +121,7 @@ impl Nfs {
             }))
     }
 
-    fn lookup(&self, call: &mut Call<'_>) -> Outcome<LOOKUP3resok> {
+    fn lookup(&self, call: &mut Call<'_>) -> Answer<LOOKUP3resok> {
         let object = self.object(&mut call.arguments)?;
         let name = call.arguments.opaque(super::rpc::MAX_CALL)?;
         let object = match object {
@@ -130,7 +130,7 @@ impl Nfs {
         };
         let failure = |status| {
             let attributes = object.attributes();
-            Ok(Err(Failure { status, attributes }))
+            Ok(Err(NfsFailure { status, attributes }))
         };
         let Kind::Directory { parent, .. } = object.inode().kind else {
             return failure(nfsstat3::NFS3ERR_NOTDIR);
@@ -158,7 +158,7 @@ impl Nfs {
         }))
     }
 
-    fn access(&self, call: &mut Call<'_>) -> Outcome<ACCESS3resok> {
+    fn access(&self, call: &mut Call<'_>) -> Answer<ACCESS3resok> {
         let object = self.object(&mut call.arguments)?;
         let asked = call.arguments.u32()?;
         Ok(object.map(|object| ACCESS3resok {
@@ -223,7 +223,7 @@ impl Nfs {
         Ok(None)
     }
 
-    fn fsstat(&self, call: &mut Call<'_>) -> Outcome<FSSTAT3resok> {
+    fn fsstat(&self, call: &mut Call<'_>) -> Answer<FSSTAT3resok> {
         Ok(self.object(&mut call.arguments)?.map(|object| {
             let image = &object.export.image;
             FSSTAT3resok {
@@ -240,7 +240,7 @@ impl Nfs {
         }))
     }
 
-    fn fsinfo(&self, call: &mut Call<'_>) -> Outcome<FSINFO3resok> {
+    fn fsinfo(&self, call: &mut Call<'_>) -> Answer<FSINFO3resok> {
         let max_read = max_read(call.peer.transport);
         Ok(self
             .object(&mut call.arguments)?
@@ -262,7 +262,7 @@ impl Nfs {
             }))
     }
 
-    fn pathconf(&self, call: &mut Call<'_>) -> Outcome<PATHCONF3resok> {
+    fn pathconf(&self, call: &mut Call<'_>) -> Answer<PATHCONF3resok> {
         Ok(self
             .object(&mut call.arguments)?
             .map(|object| PATHCONF3resok {
@@ -297,7 +297,7 @@ impl Nfs {
 
 /// A file that the caller may read. Execute permission implies read, because a kernel must page
 /// programs in.
-fn readable(object: Object, call: &Call<'_>) -> Result<Object, Failure> {
+fn readable(object: Object, call: &Call<'_>) -> Result<Object, NfsFailure> {
     let inode = object.inode();
     match inode.kind {
         Kind::File { .. } => {}
@@ -309,7 +309,7 @@ fn readable(object: Object, call: &Call<'_>) -> Result<Object, Failure> {
     if may(attributes::READ) || may(attributes::EXECUTE) || inode.uid == call.credential.uid {
         return Ok(object);
     }
-    Err(Failure {
+    Err(NfsFailure {
         status: nfsstat3::NFS3ERR_ACCES,
         attributes: object.attributes(),
     })

@@ -52,21 +52,21 @@ impl Object {
 }
 
 /// A failed procedure: the status, and the attributes that the reply contains.
-pub(super) struct Failure {
+pub(super) struct NfsFailure {
     pub(super) status: nfsstat3,
     pub(super) attributes: post_op_attr,
 }
 
-impl From<nfsstat3> for Failure {
+impl From<nfsstat3> for NfsFailure {
     fn from(status: nfsstat3) -> Self {
-        Failure {
+        NfsFailure {
             status,
             attributes: post_op_attr::None,
         }
     }
 }
 
-pub(super) fn fail(results: &mut Vec<u8>, failure: &Failure) {
+pub(super) fn fail(results: &mut Vec<u8>, failure: &NfsFailure) {
     put(results, &failure.status);
     put(results, &failure.attributes);
 }

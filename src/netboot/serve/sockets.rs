@@ -56,7 +56,7 @@ impl Sockets {
     }
 }
 
-struct Failure {
+struct SocketFailure {
     service: &'static str,
     protocol: &'static str,
     port: u16,
@@ -68,7 +68,7 @@ struct Opener {
     /// Sockets passed by systemd that are not taken yet.
     listeners: Vec<std::net::TcpListener>,
     datagrams: Vec<std::net::UdpSocket>,
-    failures: Vec<Failure>,
+    failures: Vec<SocketFailure>,
 }
 
 impl Opener {
@@ -99,7 +99,7 @@ impl Opener {
     ) -> Option<T> {
         opened
             .map_err(|error| {
-                self.failures.push(Failure {
+                self.failures.push(SocketFailure {
                     service,
                     protocol,
                     port,
@@ -160,7 +160,7 @@ impl Opener {
             .failures
             .iter()
             .map(|failure| {
-                let Failure {
+                let SocketFailure {
                     service,
                     protocol,
                     port,
@@ -184,7 +184,7 @@ impl Opener {
         .remedy(remedies.join("\n      "))
     }
 
-    fn remedy(&self, failure: &Failure) -> String {
+    fn remedy(&self, failure: &SocketFailure) -> String {
         match failure.error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EACCES | Errno::EPERM) => format!(
                 "ports below 1024 need permission: `sysctl net.ipv4.ip_unprivileged_port_start={}`, or \

@@ -15,13 +15,13 @@ use super::packet::{Code, Content, Files, Request, open};
 const THREADS: usize = 2;
 const QUEUE: usize = 1024;
 
-type Job = (u64, Request, SocketAddr);
+type OpenRequest = (u64, Request, SocketAddr);
 /// The number of a request, and its file, or what the client is told.
 pub type Opened = (u64, Result<Content, (Code, String)>);
 
 /// The threads; they end when this is dropped.
 pub struct Openers {
-    jobs: mpsc::SyncSender<Job>,
+    jobs: mpsc::SyncSender<OpenRequest>,
     opened: mpsc::Receiver<Opened>,
 }
 
@@ -31,7 +31,7 @@ impl Openers {
     /// # Errors
     /// If the system has no more threads.
     pub fn start<F: Files + 'static>(files: Arc<F>, wake: Arc<EventFd>) -> io::Result<Self> {
-        let (jobs, waiting) = mpsc::sync_channel::<Job>(QUEUE);
+        let (jobs, waiting) = mpsc::sync_channel::<OpenRequest>(QUEUE);
         let waiting = Arc::new(Mutex::new(waiting));
         let (sender, opened) = mpsc::channel();
         for _ in 0..THREADS {

@@ -10,7 +10,7 @@ use crate::uboot::ids::ImageArch;
 use crate::uboot::stream::Swap;
 
 use super::legacy::choose;
-use super::report::{Extract, Image, Part, Report, unknown};
+use super::report::{Extract, ImageHeader, Part, Report, unknown};
 use super::source::Source;
 
 /// Parses the next bytes as a header; the image's type is already known by them.
@@ -94,7 +94,7 @@ pub(super) fn read_omap<R: Read>(
         ));
     }
     Ok(Report {
-        image: Image::Omapimage(header),
+        image: ImageHeader::Omapimage(header),
         parts: vec![part],
         problems,
         notes: Vec::new(),
@@ -113,7 +113,7 @@ pub(super) fn read_gp<R: Read>(
         return Err(unknown(&bytes).into());
     }
     Ok(Report {
-        image: Image::Gpimage(header),
+        image: ImageHeader::Gpimage(header),
         parts: vec![part],
         problems: Vec::new(),
         notes: Vec::new(),
@@ -152,7 +152,7 @@ pub(super) fn read_egon<R: Read>(
         ));
     }
     Ok(Report {
-        image: Image::SunxiEgon(header),
+        image: ImageHeader::SunxiEgon(header),
         parts: vec![part],
         problems,
         notes: Vec::new(),

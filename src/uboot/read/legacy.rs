@@ -10,7 +10,7 @@ use crate::uboot::ids::Kind;
 use crate::uboot::uimage::{HEADER_LEN, Header};
 use crate::uboot::write::{CSF_LEN, has_table};
 
-use super::report::{Extract, Image, Part, Report};
+use super::report::{Extract, ImageHeader, Part, Report};
 use super::source::Source;
 
 /// Limit on the number of files, so that a damaged table cannot fill the memory.
@@ -72,7 +72,7 @@ pub(super) fn read<R: Read>(mut source: Source<R>, extract: Option<Extract<'_>>)
     }
     notes.extend(unrunnable(&parts));
     Ok(Report {
-        image: Image::Uimage(header),
+        image: ImageHeader::Uimage(header),
         parts,
         problems,
         notes,

@@ -17,7 +17,7 @@ use crate::output::AtomicFile;
 use super::bootrom::{egon, gp, omap};
 use super::uimage;
 use report::unknown;
-pub use report::{Extract, Image, Part, Report};
+pub use report::{Extract, ImageHeader, Part, Report};
 use source::Source;
 
 /// The largest image accepted as a GP one, which has no magic number: far above the size of a
@@ -30,7 +30,7 @@ const HEAD_LEN: u64 = omap::HEADER_LEN as u64;
 /// the image is never read, so that an endless pipe ends.
 ///
 /// ```
-/// use hearth::uboot::read::{Image, inspect};
+/// use hearth::uboot::read::{ImageHeader, inspect};
 /// use hearth::uboot::{ImageArch, Kind, script};
 ///
 /// let mut image = script::wrap(b"echo hello\n", ImageArch::ARM, "boot", 0)?;
@@ -86,7 +86,7 @@ pub fn extract(
     part: Option<usize>,
     output: &Path,
 ) -> Result<Report> {
-    let mut out = Outcome {
+    let mut out = TrackedFile {
         file: AtomicFile::create(output)?,
         failed: false,
     };
@@ -109,12 +109,12 @@ pub fn extract(
 }
 
 /// Records whether writing failed, which an [`io::Error`] alone does not say.
-struct Outcome {
+struct TrackedFile {
     file: AtomicFile,
     failed: bool,
 }
 
-impl Write for Outcome {
+impl Write for TrackedFile {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.file.write(data).inspect_err(|_| self.failed = true)
     }

@@ -14,7 +14,7 @@ use crate::uboot::uimage::Header;
 #[derive(Debug, Serialize)]
 pub struct Report {
     #[serde(flatten)]
-    pub image: Image,
+    pub image: ImageHeader,
     /// The files in it: those in the table of a multi-file or script image, else all the data.
     pub parts: Vec<Part>,
     /// Damage, a clause each, such as `its data is truncated: …`. Empty if the image is intact.
@@ -32,7 +32,7 @@ impl Report {
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "format", rename_all = "lowercase")]
-pub enum Image {
+pub enum ImageHeader {
     Uimage(Header),
     Omapimage(omap::Header),
     Gpimage(gp::Header),
@@ -40,14 +40,14 @@ pub enum Image {
     SunxiEgon(egon::Header),
 }
 
-impl Image {
+impl ImageHeader {
     /// The image type, as the number in a uImage's header.
     pub fn kind(&self) -> Kind {
         match self {
-            Image::Uimage(header) => header.kind,
-            Image::Omapimage(_) => Kind::OMAPIMAGE,
-            Image::Gpimage(_) => Kind::GPIMAGE,
-            Image::SunxiEgon(_) => Kind::SUNXI_EGON,
+            ImageHeader::Uimage(header) => header.kind,
+            ImageHeader::Omapimage(_) => Kind::OMAPIMAGE,
+            ImageHeader::Gpimage(_) => Kind::GPIMAGE,
+            ImageHeader::SunxiEgon(_) => Kind::SUNXI_EGON,
         }
     }
 }
