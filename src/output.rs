@@ -19,7 +19,7 @@ use crate::input;
 mod destination;
 
 use destination::Destination;
-pub use destination::refuse_inputs;
+pub use destination::{refuse_inputs, refuse_other_than_card};
 
 /// A file that appears under its name only by [`AtomicFile::commit`]: it is written without a name, synced, and then
 /// takes its place. Dropping it, or killing hearth, leaves what was there before and nothing else. (Where the file

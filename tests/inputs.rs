@@ -169,6 +169,8 @@ fn what_is_written_replaces_files_only_and_no_input() {
         );
         desk.refused(&["media", "cubieboard", "-o", kind], "");
     }
+    let thesis = ["media", "cubieboard", "-o", "data"];
+    desk.refused(&thesis, "is no card image: it is not replaced");
     desk.refused(&wrapped("dangling"), "leads nowhere");
     desk.refused(&wrapped("same"), "is read and cannot be written as well");
     let own = [

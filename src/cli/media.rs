@@ -9,7 +9,7 @@ use clap::Args;
 use hearth::error::Fault;
 use hearth::media::{self, CardImage, TestPartition, parse_size};
 use hearth::ops::card;
-use hearth::output::{AtomicFile, refuse_inputs, write_atomically};
+use hearth::output::{AtomicFile, refuse_inputs, refuse_other_than_card, write_atomically};
 
 use super::lock::MirrorArguments;
 use super::terminal::Terminal;
@@ -69,6 +69,9 @@ impl Card {
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    if let Some(output) = &arguments.output {
+        refuse_other_than_card(output)?;
+    }
     let image = arguments.card.image(arguments.card_size, terminal)?;
     let output = match &arguments.output {
         Some(output) => output.clone(),

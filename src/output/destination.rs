@@ -1,7 +1,7 @@
 //! Owns what a file that a user names as an output may take the place of. Never writes it.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -75,6 +75,29 @@ pub fn refuse_inputs<P: AsRef<Path>>(
         }
     }
     Ok(())
+}
+
+/// Refuses an output that is already there and is no card image: nothing in it says that it may go. An empty file may.
+///
+/// # Errors
+/// If it has content without the boot signature of a partition table (55 AA at byte 510), or cannot be read.
+pub fn refuse_other_than_card(output: &Path) -> Result<()> {
+    let size = match fs::metadata(output) {
+        Ok(meta) if meta.is_file() => meta.len(),
+        // [`Destination::of`] judges what is no file.
+        _ => return Ok(()),
+    };
+    let mut signature = [0; 2];
+    let read = fs::File::open(output).and_then(|file| file.read_exact_at(&mut signature, 510));
+    if size == 0 || (read.is_ok() && signature == [0x55, 0xaa]) {
+        return Ok(());
+    }
+    Err(Fault::input(format!(
+        "{} is no card image: it is not replaced",
+        output.display()
+    ))
+    .remedy("name a new file, or move away what is there")
+    .into())
 }
 
 #[cfg(test)]
