@@ -15,7 +15,7 @@ use hearth::sanitise;
 use super::table::Table;
 use super::terminal::Terminal;
 
-/// Adopt boards that the lab does not know, and print the operator's token
+/// Adopt unknown boards, and print the operator's token
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]

@@ -38,7 +38,7 @@ pub fn uimage(header: &Header, files: &[u64]) -> String {
     let mut text = format!(
         "Image Name:   {}\n\
          Created:      {} UTC\n\
-         ImageHeader Type:   {} {} {} ({})\n\
+         Image Type:   {} {} {} ({})\n\
          Data Size:    {}\n\
          Load Address: {:08x}\n\
          Entry Point:  {:08x}\n",
