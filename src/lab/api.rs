@@ -1,16 +1,17 @@
 //! Owns the HTTP API that boards call: check in, fetch a job, send its output, say that it is done.
 //! Described by `openapi.json` beside this file. A board only ever calls out.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
@@ -95,7 +96,11 @@ async fn openapi() -> impl IntoResponse {
 
 /// A board's first call. It gets a token even if its identity is wrong, so that the lab keeps hearing of it; but no
 /// job.
-async fn check_in(State(lab): State<Lab>, body: Bytes) -> Result<Response, Refusal> {
+async fn check_in(
+    State(lab): State<Lab>,
+    peer: Option<Extension<ConnectInfo<SocketAddr>>>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
     let claim: Claim = serde_json::from_slice(&body)
         .map_err(|error| Refusal(StatusCode::BAD_REQUEST, format!("not a check-in: {error}")))?;
     if claim.boot.is_empty() {
@@ -104,9 +109,14 @@ async fn check_in(State(lab): State<Lab>, body: Bytes) -> Result<Response, Refus
             "a check-in needs a boot id".into(),
         ));
     }
+    let is_own_host =
+        peer.is_some_and(|Extension(ConnectInfo(peer))| peer.ip().to_canonical().is_loopback());
     let (store, roster) = (Arc::clone(&lab.store), Arc::clone(&lab.roster));
     let boot = blocking(move || {
         let problem = check(&claim, &roster());
+        if is_own_host && !claim.secret.is_empty() {
+            store.came_from_own_host(&claim.secret)?;
+        }
         store.check_in(&claim, problem.as_deref())
     })
     .await?;

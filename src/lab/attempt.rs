@@ -308,6 +308,9 @@ impl<'a> Attempt<'a> {
             .into_iter()
             .next()
         else {
+            if self.monitor.tracker.state() >= BootState::Userspace {
+                self.request.store.confirm_own_host(self.request.board)?;
+            }
             return Ok(None);
         };
         self.identity = identity(&boot);

@@ -30,7 +30,7 @@ pub const RANGES: [(&str, u64, u64); 5] = [
 ];
 
 impl Limits {
-    /// By name, as [`RANGES`] calls them.
+    /// By name, as `RANGES` calls them.
     pub fn get(&self, name: &str) -> Option<u64> {
         match name {
             "silence" => self.silence,

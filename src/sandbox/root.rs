@@ -153,7 +153,7 @@ pub struct Program {
     pub environment: Vec<(String, String)>,
     /// Where it starts, in the image.
     pub directory: PathBuf,
-    /// It has a terminal of its own, and standard input is a [`super::pty::Line`] to hearth outside.
+    /// It has a terminal of its own, and standard input is a line (see `pty`) to hearth outside.
     pub terminal: bool,
 }
 

@@ -19,6 +19,9 @@ const TWIN: f64 = 90.0;
 const BOOTS: u32 = 1024;
 const UNCONFIRMED: u32 = 8;
 
+/// Seconds for which the console may still bring the hash of a boot that checked in from the lab's own host.
+const PATIENCE: f64 = 10.0;
+
 /// One boot of a board that checked in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Boot {
@@ -116,6 +119,40 @@ impl LabStore {
             )
         })?;
         self.changed();
+        Ok(())
+    }
+
+    /// The boot with this secret checked in from the lab's own host.
+    pub fn came_from_own_host(&self, secret: &str) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR IGNORE INTO own_host (hash) VALUES (?1)",
+                [secret::hash(secret)],
+            )
+        })
+        .map(drop)
+    }
+
+    /// Confirms the boot of a board whose console was followed up to its userspace but did not bring its lines, as when a
+    /// serial adapter takes only one direction: the only one of this name, from the lab's own host, `PATIENCE` after it
+    /// checked in. From another host it would take the console's word.
+    pub fn confirm_own_host(&self, board: &str) -> Result<(), StoreError> {
+        let confirmed = self.write(|transaction| {
+            transaction.execute(
+                "INSERT OR IGNORE INTO confirmation (board, hash)
+                 SELECT board, hash FROM boot WHERE board = ?1 AND over = 0 AND problem IS NULL AND checked_in <= ?2
+                     AND hash IN (SELECT hash FROM own_host)
+                     AND (SELECT count(*) FROM boot WHERE board = ?1 AND over = 0) = 1",
+                params![board, now() - PATIENCE],
+            )
+        })?;
+        if confirmed > 0 {
+            log::warn!(
+                "the console of {board} does not bring what its agent writes; the board is taken at its word, since it \
+                 called from this host"
+            );
+            self.changed();
+        }
         Ok(())
     }
 
@@ -301,6 +338,10 @@ fn prune(transaction: &Transaction<'_>, board: &str) -> rusqlite::Result<()> {
             params![board, keep],
         )?;
     }
+    transaction.execute(
+        "DELETE FROM own_host WHERE hash NOT IN (SELECT hash FROM boot)",
+        [],
+    )?;
     Ok(())
 }
 
@@ -308,6 +349,41 @@ fn prune(transaction: &Transaction<'_>, board: &str) -> rusqlite::Result<()> {
 mod tests {
     use super::super::testing::{boot, claim, store};
     use super::*;
+
+    #[test]
+    fn only_the_only_boot_of_the_own_host_is_taken_at_its_word_and_not_at_once() {
+        let (_dir, store) = store();
+        let secret = |boot: &str| Claim {
+            secret: format!("secret of {boot}"),
+            ..claim("neo1", boot)
+        };
+        let check_in = |boot: &str, is_own_host: bool| {
+            let claim = secret(boot);
+            if is_own_host {
+                store.came_from_own_host(&claim.secret).unwrap();
+            }
+            store.check_in(&claim, None).unwrap();
+            let long_ago = "UPDATE boot SET checked_in = checked_in - 60";
+            move |store: &LabStore| store.write(|it| it.execute(long_ago, [])).map(drop)
+        };
+        let confirmed = || {
+            store.confirm_own_host("neo1").unwrap();
+            store.confirmed("neo1").unwrap().len()
+        };
+        let make_old = check_in("of another host", false);
+        make_old(&store).unwrap();
+        assert_eq!(confirmed(), 0);
+        store.powered_on("neo1").unwrap();
+        let make_old = check_in("own", true);
+        assert_eq!(confirmed(), 0, "the console has its time");
+        make_old(&store).unwrap();
+        check_in("of another host again", false);
+        assert_eq!(confirmed(), 0, "one of two");
+        store.powered_on("neo1").unwrap();
+        let make_old = check_in("own again", true);
+        make_old(&store).unwrap();
+        assert_eq!(confirmed(), 1);
+    }
 
     #[test]
     fn a_board_that_boots_often_is_not_its_own_twin_and_two_that_keep_talking_are() {

@@ -50,6 +50,7 @@ CREATE TABLE IF NOT EXISTS confirmation (
     PRIMARY KEY (board, hash)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS confirmation_by_hash ON confirmation (hash);
+CREATE TABLE IF NOT EXISTS own_host (hash TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS hold (board TEXT PRIMARY KEY, until REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 PRAGMA user_version = 3;
@@ -106,7 +107,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<()> {
     let host = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     if fact(&transaction, "host")?.as_deref() != Some(host.trim()) {
         transaction.execute_batch(
-            "DELETE FROM boot; DELETE FROM hold; DELETE FROM confirmation; UPDATE job SET seen = NULL;",
+            "DELETE FROM boot; DELETE FROM hold; DELETE FROM confirmation; DELETE FROM own_host; UPDATE job SET seen = NULL;",
         )?;
         set_fact(&transaction, "host", host.trim())?;
     }
