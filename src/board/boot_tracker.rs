@@ -9,6 +9,9 @@ use super::limits::Timeouts;
 /// How often a bootloader may begin before the board counts as looping. SPL and U-Boot proper each say so.
 const BOOTLOADER_STARTS: u32 = 8;
 
+/// The crash that ends no job.
+const FULL_OVERLAY: &str = "full overlay";
+
 /// By how many seconds a console's buffers may show a boot later than the network tells of it.
 const CONSOLE_LAG: f64 = 5.0;
 
@@ -130,11 +133,13 @@ impl BootTracker {
             ConsoleEvent::Userspace | ConsoleEvent::Login => self.enter(BootState::Userspace, at),
             ConsoleEvent::Shutdown => self.shutting_down = true,
             ConsoleEvent::Crash { kind, message } => {
-                self.fail_soon(
-                    at,
-                    FailureClass::Infrastructure,
-                    format!("{kind}: {message}"),
-                );
+                // The job goes on where only its memory is used up, and its results count.
+                let wait = match *kind == FULL_OVERLAY {
+                    true => f64::INFINITY,
+                    false => self.timeouts.aftermath,
+                };
+                let message = format!("{kind}: {message}");
+                self.fail_after(at + wait, FailureClass::Infrastructure, message);
             }
         }
     }
@@ -146,9 +151,16 @@ impl BootTracker {
 
     /// Says why the board failed, once it has: by what the console showed, or by taking too long.
     pub fn failure(&mut self, at: f64) -> Option<RunFailure> {
-        if let Some((due, _)) = &self.pending {
-            return if at >= *due { self.crash() } else { None };
+        match &self.pending {
+            Some((due, _)) if at >= *due => return self.crash(),
+            Some((due, _)) if due.is_finite() => return None,
+            _ => {}
         }
+        let late = self.takes_too_long(at)?;
+        Some(self.crash().unwrap_or(late))
+    }
+
+    fn takes_too_long(&self, at: f64) -> Option<RunFailure> {
         if self.state == BootState::Done || self.state == BootState::Off {
             return None;
         }
@@ -260,9 +272,16 @@ impl BootTracker {
 
     /// The first failure counts: what follows a crash is its consequence.
     fn fail_soon(&mut self, at: f64, class: FailureClass, message: String) {
-        if self.pending.is_none() && self.state != BootState::Done {
-            let failure = self.failed(class, message);
-            self.pending = Some((at + self.timeouts.aftermath, failure));
+        self.fail_after(at + self.timeouts.aftermath, class, message);
+    }
+
+    fn fail_after(&mut self, due: f64, class: FailureClass, message: String) {
+        if self.state == BootState::Done {
+            return;
+        }
+        match &mut self.pending {
+            Some((earlier, _)) => *earlier = earlier.min(due),
+            None => self.pending = Some((due, self.failed(class, message))),
         }
     }
 
@@ -482,6 +501,23 @@ mod tests {
         // Too late to belong to the boot that checked in.
         let script = [(1.0, "<check-in>"), (1.2, "<run>"), (60.0, UBOOT)];
         assert!(fails(&script).unwrap().message.contains("unexpected reset"));
+    }
+
+    #[test]
+    fn a_full_overlay_ends_no_job_but_a_panic_after_it_does() {
+        let mut tracker = BootTracker::new(Timeouts::default());
+        tracker.running(9.0);
+        let crash = |kind| ConsoleEvent::Crash {
+            kind,
+            message: String::new(),
+        };
+        tracker.event(&crash(FULL_OVERLAY), 10.0);
+        tracker.sign(60.0);
+        assert_eq!(tracker.failure(60.0), None);
+        tracker.event(&crash("kernel panic"), 60.0);
+        let failure = tracker.failure(70.0).unwrap();
+        assert!(failure.message.starts_with(FULL_OVERLAY), "{failure:?}");
+        assert_eq!(failure.stage, "running");
     }
 
     #[test]

@@ -156,9 +156,11 @@ fn a_failure_in_tap_fails_the_run_whatever_its_summary_says() {
 #[test]
 fn a_full_overlay_is_not_the_tests_fault() {
     let script = "( until [ -e now ]; do sleep 0.1; done; echo 'hearth: the overlay is full: what the job wrote' ) & boot";
-    Board::new(script)
-        .test("touch $HEARTH_WORK/../now\nsleep 2\nlava-test-case write --shell false")
-        .failed(4, "infrastructure", "running", "full overlay");
+    let run = Board::new(script)
+        .test("touch $HEARTH_WORK/../now\nsleep 6\nlava-test-case write --shell false");
+    run.failed(4, "infrastructure", "running", "full overlay");
+    // What came long after the message counts.
+    assert_eq!(run.cases(), ["write=fail"]);
 }
 
 #[test]
