@@ -4,7 +4,6 @@ use crate::like_small;
 use common::small::SMALL;
 use common::{hearth, oracle, succeed};
 use hearth::image::index::Image;
-use sha2::Digest;
 use std::fs;
 use std::path::Path;
 
