@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use hearth::lab::{Claim, JobState, Known, Store, router};
+use hearth::lab::{Claim, JobState, Known, LabStore, router};
 use hearth::recipe::Mac;
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
@@ -29,7 +29,7 @@ const LARGEST_CLAIM: usize = 4 << 10;
 static TEMPLATE: LazyLock<(tempfile::TempDir, PathBuf, String)> = LazyLock::new(|| {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = directory.path().join("template.db");
-    let store = Store::open(&path).unwrap();
+    let store = LabStore::open(&path).unwrap();
     store.confirm("neo1", &hash(SECRET)).unwrap();
     store.confirm("neo2", &hash(OWN_SECRET)).unwrap();
     let boot = store.check_in(&claim("neo1", 1, SECRET), None).unwrap();
@@ -150,7 +150,7 @@ fuzz_target!(|calls: Vec<Call>| {
     let directory = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = directory.path().join("lab.db");
     std::fs::copy(template, &path).unwrap();
-    let store = Arc::new(Store::open(&path).unwrap());
+    let store = Arc::new(LabStore::open(&path).unwrap());
     let routes = router(Arc::clone(&store), Arc::new(roster), 600.0);
     // Time passes at once while all wait for it.
     let mut runtime = Builder::new_current_thread();

@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::LazyLock;
 
-use hearth::lab::{Claim, Known, Store, adopt, check, choose, strangers};
+use hearth::lab::{Claim, Known, LabStore, adopt, check, choose, unknown_boards};
 use hearth::recipe::{LoadedLab, Mac};
 use hearth::sanitise::is_unsafe;
 use libfuzzer_sys::fuzz_target;
@@ -43,7 +43,7 @@ fn adopted(claim: &Claim, name: &str) {
     for suffix in ["", "-wal", "-shm"] {
         let _ = fs::remove_file(directory.path().join(format!("lab.db{suffix}")));
     }
-    let store = Store::open(&store).unwrap();
+    let store = LabStore::open(&store).unwrap();
     let problem = judged(claim);
     let boot = store.check_in(claim, problem.as_deref()).unwrap();
     let public = Claim {
@@ -52,7 +52,7 @@ fn adopted(claim: &Claim, name: &str) {
     };
     assert_eq!(boot.claim, public);
     assert!(!boot.confirmed);
-    let Ok(boot) = choose(strangers(&store, lab).unwrap(), &claim.board) else {
+    let Ok(boot) = choose(unknown_boards(&store, lab).unwrap(), &claim.board) else {
         return;
     };
     let path = lab.path.as_ref().unwrap();

@@ -2,7 +2,7 @@
 //! job's that is judged as the board's, and a real panic that is always found.
 #![no_main]
 
-use hearth::board::{Event, Watch};
+use hearth::board::{ConsoleEvent, ConsoleParser};
 use hearth::sanitise::is_unsafe;
 use libfuzzer_sys::fuzz_target;
 
@@ -21,19 +21,19 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// What is seen, and the bytes of all lines. Prompts are left out: whether one is seen depends on where a piece ends.
-fn watched(pieces: &[&[u8]]) -> (Vec<Event>, Vec<u8>) {
-    let mut watch = Watch::default();
-    let mut events: Vec<Event> = pieces.iter().flat_map(|piece| watch.feed(piece)).collect();
+fn watched(pieces: &[&[u8]]) -> (Vec<ConsoleEvent>, Vec<u8>) {
+    let mut watch = ConsoleParser::default();
+    let mut events: Vec<ConsoleEvent> = pieces.iter().flat_map(|piece| watch.feed(piece)).collect();
     events.extend(watch.finish());
-    events.retain(|event| !matches!(event, Event::BootloaderPrompt | Event::Login));
+    events.retain(|event| !matches!(event, ConsoleEvent::BootloaderPrompt | ConsoleEvent::Login));
     let mut lines = Vec::new();
     for event in &events {
         match event {
-            Event::Line { text, raw, .. } => {
+            ConsoleEvent::Line { text, raw, .. } => {
                 assert!(!text.chars().any(|c| c != '\t' && is_unsafe(c)), "{text:?}");
                 lines.extend(raw);
             }
-            Event::Crash { message, .. } | Event::BootloaderTrouble(message) => {
+            ConsoleEvent::Crash { message, .. } | ConsoleEvent::BootloaderTrouble(message) => {
                 assert!(!message.chars().any(|c| c != '\t' && is_unsafe(c)));
             }
             _ => {}
@@ -44,15 +44,15 @@ fn watched(pieces: &[&[u8]]) -> (Vec<Event>, Vec<u8>) {
 
 /// The kernel's last words are found behind anything. One of the two may have the length of the rest of a torn line.
 fn panics(data: &[u8]) {
-    let mut watch = Watch::default();
+    let mut watch = ConsoleParser::default();
     watch.feed(data);
     let last = b"\n[   99.000000] Kernel panic - not syncing: first\n\
         [   99.000001] ---[ end Kernel panic - not syncing: first ]---\n";
     let events = watch.feed(last);
-    let found = |event: &Event| {
+    let found = |event: &ConsoleEvent| {
         matches!(
             event,
-            Event::Crash {
+            ConsoleEvent::Crash {
                 kind: "kernel panic",
                 ..
             }
@@ -63,7 +63,7 @@ fn panics(data: &[u8]) {
 
 /// The same text as a job's lines, some of them without their last byte.
 fn numbered(data: &[u8]) {
-    let mut watch = Watch::default();
+    let mut watch = ConsoleParser::default();
     let text = String::from_utf8_lossy(data).replace("hearth:", "");
     for (number, line) in text.split('\n').enumerate() {
         let line = line.replace(['\r', '\0'], "");
@@ -74,7 +74,7 @@ fn numbered(data: &[u8]) {
         }
         console.push(b'\n');
         for event in watch.feed(&console) {
-            assert!(matches!(event, Event::Line { .. }), "{event:?}");
+            assert!(matches!(event, ConsoleEvent::Line { .. }), "{event:?}");
         }
     }
 }

@@ -7,8 +7,8 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use axum::Router;
-use hearth::netboot::net::access::Access;
 use hearth::netboot::http;
+use hearth::netboot::net::access::Access;
 use hearth::netboot::tftp::{Content, Files};
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

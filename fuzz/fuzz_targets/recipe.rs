@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use hearth::data::Source;
-use hearth::recipe::{BoardType, Diagnostic, LoadedLab, Lock, Recipe, board_types};
-use hearth::uboot::{BootScript, Templates, Values};
+use hearth::recipe::{BoardType, Diagnostic, LoadedLab, Lock, Recipe, board_types, boot_values};
+use hearth::uboot::{BootScript, Templates};
 use libfuzzer_sys::fuzz_target;
 
 type Types = std::collections::BTreeMap<String, BoardType>;
@@ -63,7 +63,7 @@ fn shown(error: &anyhow::Error) {
 /// The boot scripts of a lab that passed: rendered, or refused.
 fn booted(lab: &LoadedLab) {
     for board in lab.boards.iter().take(8) {
-        let values = Values::of(board, &lab.settings, Some("image"));
+        let values = boot_values(board, &lab.settings, Some("image"));
         for name in TEMPLATES.scripts() {
             let arch = board.board_type.arch;
             if let Err(error) = BootScript::render(&TEMPLATES, name, &values, arch, 0) {

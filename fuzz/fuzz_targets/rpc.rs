@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
+use hearth::image::index::{Image, Number};
 use hearth::netboot::net::access::Access;
+use hearth::netboot::nfs;
 use hearth::netboot::nfs::exports::{Export, Exports};
 use hearth::netboot::nfs::mount::Mount;
-use hearth::netboot::nfs;
 use hearth::netboot::nfs::portmap::Portmap;
 use hearth::netboot::rpc::{Peer, Program, Transport, answer};
-use hearth::image::index::{Image, Number};
 use libfuzzer_sys::fuzz_target;
 
 /// An image of a directory and a file, and the handle of its root.
@@ -60,7 +60,18 @@ fuzz_target!(|input: (bool, u8, u8, bool, &[u8])| {
     answer(programs, peer, bytes, &mut reply);
     // A call whose head is right, so that the arguments are what is tried.
     let (program, version) = PROGRAMS[usize::from(program) % PROGRAMS.len()];
-    let head = [1, 0, 2, program, version, u32::from(procedure) % 24, 0, 0, 0, 0];
+    let head = [
+        1,
+        0,
+        2,
+        program,
+        version,
+        u32::from(procedure) % 24,
+        0,
+        0,
+        0,
+        0,
+    ];
     let mut call: Vec<u8> = head.iter().flat_map(|word| word.to_be_bytes()).collect();
     if with_handle {
         call.extend((root.len() as u32).to_be_bytes());

@@ -5,8 +5,8 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use hearth::netboot::tftp::{Content, Request};
 use hearth::netboot::tftp::transfer::{Next, Transfer, Wire};
+use hearth::netboot::tftp::{Content, Request};
 use libfuzzer_sys::fuzz_target;
 
 /// Longer than 65,536 of the smallest blocks, so that their numbers roll over.
@@ -65,7 +65,11 @@ fuzz_target!(|input: (Vec<u8>, Vec<(String, u64)>, Vec<Packet>)| {
         }
         let [high, low] = client.last.wrapping_sub(u16::from(*back)).to_be_bytes();
         let acknowledgement = [0, 4, high, low];
-        let packet: &[u8] = if *acknowledges { &acknowledgement } else { bytes };
+        let packet: &[u8] = if *acknowledges {
+            &acknowledgement
+        } else {
+            bytes
+        };
         let mut next = match transfer.receive(packet, &mut client, now) {
             Ok(next) => next,
             Err(_) => break,

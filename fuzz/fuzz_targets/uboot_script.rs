@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use hearth::data::Source;
-use hearth::recipe::{Diagnostic, LoadedLab};
+use hearth::recipe::{Diagnostic, LoadedLab, boot_values};
 use hearth::uboot::{Templates, Values, check};
 use libfuzzer_sys::fuzz_target;
 use serde_json::json;
@@ -18,7 +18,7 @@ static SHIPPED: LazyLock<(Templates, Values)> = LazyLock::new(|| {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), LAB).unwrap();
     let lab = LoadedLab::load(file.path()).unwrap();
-    let values = Values::of(&lab.boards[0], &lab.settings, Some("image"));
+    let values = boot_values(&lab.boards[0], &lab.settings, Some("image"));
     (Templates::load().unwrap(), values)
 });
 
