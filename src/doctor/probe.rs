@@ -99,14 +99,7 @@ impl Probe for Host {
     }
 
     fn names(&self, path: &str) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(path)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
+        crate::input::names_in(Path::new(path))
     }
 
     fn listen(&self, endpoint: Endpoint) -> io::Result<()> {

@@ -13,6 +13,7 @@ use nix::sys::stat::{major, minor};
 
 use super::layout::Size;
 use crate::error::Fault;
+use crate::input::names_in;
 
 /// Paths of the kernel's information about disks and their users.
 #[derive(Clone, Debug)]
@@ -275,18 +276,6 @@ fn mount_point(mounts: &str, numbers: &str, part: &str) -> Option<String> {
         let by_name = source == Some(&format!("/dev/{part}").as_str());
         (by_number || by_name).then(|| fields.get(4).unwrap_or(&"?").to_string())
     })
-}
-
-/// Names in a directory, sorted; empty if it does not exist.
-fn names_in(directory: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 /// A path in the kernel's encoding, with `\040` for a space (proc(5)).

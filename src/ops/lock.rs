@@ -45,15 +45,10 @@ pub fn lock(
         .remedy("put a recipe of your own into a file, and lock that")
         .into());
     }
+    let before = file.existing_lock()?;
     let relocked = Relocked {
-        before: file.existing_lock()?,
-        lock: archive::make_lock(
-            fetcher,
-            file,
-            file.existing_lock()?.as_ref(),
-            options,
-            progress,
-        )?,
+        lock: archive::make_lock(fetcher, file, before.as_ref(), options, progress)?,
+        before,
         path: file.lock_path(),
     };
     if relocked.is_new() {

@@ -56,6 +56,17 @@ pub fn build(directory: &Path, mark: &str) -> String {
 pub const LAB: &str = "[lab]\nname = 'desk'\naddress = '10.99.0.1'\nrecipe = 'trixie-armhf'\n\
                    [[board]]\nname = 'neo1'\ntype = 'nanopi-neo'\n[[board]]\nname = 'neo2'\ntype = 'nanopi-neo'\n";
 
+/// The lab with DHCP on the loopback interface, open to it and to its own network.
+pub fn lab_with_dhcp() -> String {
+    let dhcp = "[lab.dhcp]\ninterface = 'lo'\nnetwork = '10.99.0.0/24'\n[[board]]\nname = 'neo1'\n\
+                mac = '02:00:5e:10:00:02'\naddress = '10.99.0.21'";
+    LAB.replacen("[[board]]\nname = 'neo1'", dhcp, 1).replacen(
+        "address = '10.99.0.1'",
+        "address = '10.99.0.1'\nallow = ['127.0.0.0/8', '10.99.0.0/24']",
+        1,
+    )
+}
+
 /// A server in a private network, ready.
 pub struct Serving {
     child: Running,

@@ -10,7 +10,7 @@ use hearth::board::network::SERVER;
 use nfs3_types::nfs3::ftype3;
 
 use crate::image::{list, mount};
-use crate::serve::{LAB, Serving, build};
+use crate::serve::{Serving, build, lab_with_dhcp};
 use common::succeed;
 
 /// Names what [`client`] is to do, and where.
@@ -27,14 +27,7 @@ const HTTP: u16 = 8420;
 fn start() -> (Serving, String) {
     let directory = tempfile::tempdir().unwrap();
     let id = build(&directory.path().join("out/trixie-armhf"), "");
-    let dhcp = "[lab.dhcp]\ninterface = 'lo'\nnetwork = '10.99.0.0/24'\n[[board]]\nname = 'neo1'\n\
-                mac = '02:00:5e:10:00:02'\naddress = '10.99.0.21'";
-    let lab = LAB.replacen("[[board]]\nname = 'neo1'", dhcp, 1).replacen(
-        "address = '10.99.0.1'",
-        "address = '10.99.0.1'\nallow = ['127.0.0.0/8', '10.99.0.0/24']",
-        1,
-    );
-    (Serving::start(directory, &lab), id)
+    (Serving::start(directory, &lab_with_dhcp()), id)
 }
 
 /// Runs [`client`] in the server's network.
