@@ -41,25 +41,31 @@ fn a_shell_has_a_terminal_of_its_own() {
     }
 }
 
+/// Starts a job that says when it is in the foreground, and when it is there again: a key that comes earlier goes to
+/// the shell.
+fn run_in_foreground(screen: &mut Screen) {
+    screen.type_in(
+        "busybox sh -c 'trap \"echo continued\" CONT; echo begun; while :; do busybox sleep 1; done'\r",
+    );
+    screen.expect("begun\r\n");
+}
+
 #[test]
 fn keys_mean_to_the_inner_shell_what_they_mean_to_any() {
     let mut screen = shell(Caller::Ordinary);
-    screen.type_in("busybox sleep 1000\r");
-    screen.expect("1000\r\n");
+    run_in_foreground(&mut screen);
     screen.type_in("\x03");
     screen.expect("# ");
     screen.type_in("echo code $?\r");
     screen.expect("\ncode 130\r");
-    screen.type_in("busybox sleep 1001\r");
-    screen.expect("1001\r\n");
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    run_in_foreground(&mut screen);
     screen.type_in("\x1a");
     screen.expect("Stopped");
     screen.expect("# ");
     screen.type_in("jobs; echo back; fg\r");
     screen.expect("Stopped");
     screen.expect("\nback\r");
-    screen.expect("sleep 1001\r\n");
+    screen.expect("continued\r\n");
     screen.type_in("\x03");
     screen.expect("# ");
     screen.type_in("true\r");
