@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use super::packet::{ACK, Content, DATA, ERROR, OACK};
 
 const DEFAULT_BLOCK: usize = 512;
+/// Bytes read of a file at a time, unless a block is larger: a system call for each block would be half of its cost.
+const READ: usize = 32 << 10;
 const BLOCK_SIZES: std::ops::RangeInclusive<u64> = 8..=65464;
 /// The largest window granted, in blocks: more would overrun a board's receive ring.
 const MAX_WINDOW: u64 = 64;
@@ -103,6 +105,9 @@ pub struct Transfer {
     /// The last DATA packet, and its block; 0 before the first.
     packet: Vec<u8>,
     made: u64,
+    /// What was read of the content, and its offset there.
+    ahead: Vec<u8>,
+    offset: u64,
     /// Blocks count from 1; the last one is short, and empty if it has to be.
     last: u64,
     acknowledged: u64,
@@ -126,6 +131,8 @@ impl Transfer {
         Transfer {
             packet: Vec::with_capacity(4 + terms.block),
             made: 0,
+            ahead: Vec::new(),
+            offset: 0,
             last,
             acknowledged: 0,
             next: 1,
@@ -292,9 +299,27 @@ impl Transfer {
         self.packet.resize(4 + length, 0);
         self.packet[..2].copy_from_slice(&DATA.to_be_bytes());
         self.packet[2..4].copy_from_slice(&(block as u16).to_be_bytes());
-        self.content.read_at(offset, &mut self.packet[4..])?;
+        self.read_ahead(offset, length)?;
+        let start = (offset - self.offset) as usize;
+        self.packet[4..].copy_from_slice(&self.ahead[start..start + length]);
         self.made = block;
         Ok(())
+    }
+
+    /// Makes sure that `length` bytes from `offset` on have been read.
+    fn read_ahead(&mut self, offset: u64, length: usize) -> io::Result<()> {
+        let is_there = offset >= self.offset
+            && offset + length as u64 <= self.offset + self.ahead.len() as u64;
+        if is_there {
+            return Ok(());
+        }
+        let left = self.content.size().saturating_sub(offset);
+        self.ahead
+            .resize(left.min(READ.max(length) as u64) as usize, 0);
+        self.offset = offset;
+        self.content
+            .read_at(offset, &mut self.ahead)
+            .inspect_err(|_| self.ahead.clear())
     }
 }
 
