@@ -27,7 +27,7 @@ struct FileRecord {
     meta: Metadata,
 }
 
-/// All paths of a tree, sorted.
+/// All paths of a tree: each directory before what is in it, and that by name.
 pub struct Inventory {
     top: PathBuf,
     entries: Vec<FileRecord>,
@@ -40,24 +40,15 @@ impl Inventory {
     /// If something cannot be looked at.
     pub fn read(top: &Path, without: &[&str]) -> Result<Self> {
         let mut entries = Vec::new();
-        let mut todo = vec![PathBuf::new()];
-        while let Some(directory) = todo.pop() {
-            let place = top.join(&directory);
-            let failed = || format!("cannot read {}", place.display());
-            for entry in fs::read_dir(&place).with_context(failed)? {
-                let entry = entry.with_context(failed)?;
-                let path = directory.join(entry.file_name());
-                if without.iter().any(|name| path == Path::new(name)) {
-                    continue;
-                }
-                let meta = entry.metadata().with_context(failed)?;
-                if meta.is_dir() {
-                    todo.push(path.clone());
-                }
-                entries.push(FileRecord { path, meta });
+        // What comes first is last.
+        let mut todo = children(top, Path::new(""))?;
+        todo.retain(|child| !without.iter().any(|name| child.path == Path::new(name)));
+        while let Some(next) = todo.pop() {
+            if next.meta.is_dir() {
+                todo.append(&mut children(top, &next.path)?);
             }
+            entries.push(next);
         }
-        entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(Inventory {
             top: top.to_path_buf(),
             entries,
@@ -121,6 +112,25 @@ impl Inventory {
         }
         Ok(list)
     }
+}
+
+/// What is directly in a directory below `top`, in reverse order of the names.
+fn children(top: &Path, directory: &Path) -> Result<Vec<FileRecord>> {
+    let place = top.join(directory);
+    let failed = || format!("cannot read {}", place.display());
+    let mut children = Vec::new();
+    for entry in fs::read_dir(&place).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        let name = entry.file_name();
+        let meta = entry.metadata().with_context(failed)?;
+        children.push((name, meta));
+    }
+    children.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+    let record = |(name, meta)| FileRecord {
+        path: directory.join(name),
+        meta,
+    };
+    Ok(children.into_iter().map(record).collect())
 }
 
 fn shown(path: &Path) -> String {

@@ -244,17 +244,16 @@ impl Seals {
             .filter(|(_, digest)| !is_pending(digest))
             .collect();
         self.begin();
-        self.wait();
-        if checked.is_empty() {
-            return Ok(());
-        }
-        let directories = checked.iter().map(|(stage, _)| stage.clone()).collect();
-        let stamps = Namespaces::new().step(&STAMP, &directories, &NoProgress)?;
-        for ((stage, digest), stamp) in checked.into_iter().zip(stamps) {
-            if let Some(seal) = Seal::of(stage, digest, &self.key) {
-                seal.stamped(stage, digest, &self.key, stamp)?;
+        if !checked.is_empty() {
+            let directories = checked.iter().map(|(stage, _)| stage.clone()).collect();
+            let stamps = Namespaces::new().step(&STAMP, &directories, &NoProgress)?;
+            for ((stage, digest), stamp) in checked.into_iter().zip(stamps) {
+                if let Some(seal) = Seal::of(stage, digest, &self.key) {
+                    seal.stamped(stage, digest, &self.key, stamp)?;
+                }
             }
         }
+        self.wait();
         Ok(())
     }
 
