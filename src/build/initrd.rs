@@ -43,24 +43,28 @@ pub fn build_initrd(
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let mut pipeline = Pipeline::start(plan, progress)?;
-    let unpacked = pipeline.unpack()?;
-    let configured = pipeline.configure(&unpacked)?;
-    let image = pipeline.image(&configured)?;
-    let boot = pipeline.boot(&image)?;
-    if boot.facts.kernel.is_none() {
-        return Err(
-            Fault::input(format!("the image of {} has no kernel", plan.name))
-                .remedy("name one in the recipe: kernel = \"…\"")
-                .into(),
-        );
-    }
-    let initrd = pipeline.initrd(&unpacked, &image, &boot, wanted)?;
-    let made = initrd.artifact("initrd.img");
-    let mut from = File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
-    let mut file = AtomicFile::create(path)?;
-    io::copy(&mut from, &mut file).with_context(|| format!("cannot write {}", path.display()))?;
-    file.commit()
+    Pipeline::run(plan, progress, |pipeline| {
+        let unpacked = pipeline.unpack()?;
+        let configured = pipeline.configure(&unpacked)?;
+        let image = pipeline.image(&configured)?;
+        let boot = pipeline.boot(&image)?;
+        if boot.facts.kernel.is_none() {
+            return Err(
+                Fault::input(format!("the image of {} has no kernel", plan.name))
+                    .remedy("name one in the recipe: kernel = \"…\"")
+                    .into(),
+            );
+        }
+        let initrd = pipeline.initrd(&unpacked, &image, &boot, wanted)?;
+        pipeline.verify(&[&initrd])?;
+        let made = initrd.artifact("initrd.img");
+        let mut from =
+            File::open(&made).with_context(|| format!("cannot open {}", made.display()))?;
+        let mut file = AtomicFile::create(path)?;
+        io::copy(&mut from, &mut file)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        file.commit()
+    })
 }
 
 impl Pipeline<'_> {

@@ -2,7 +2,7 @@
 //! each.
 //! Never fetches: the packages are on the disk already.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -18,6 +18,7 @@ use super::publish::{collect, publish, set_date};
 use super::sbom;
 use super::sealing::Seals;
 use super::stages::{Begun, Key, StageCache, Stored};
+use crate::error::Fault;
 use crate::image::{Artifact, LockReference, Manifest, RecipeReference};
 use crate::output::refuse_no_output;
 use crate::progress::{Progress, Unit};
@@ -49,30 +50,32 @@ pub struct StageReport {
 /// The first error of a stage. `out` is unchanged then; completed stages stay in the cache.
 pub fn build(plan: &Plan, out: &Path, progress: &dyn Progress) -> Result<Built> {
     refuse_no_output(out)?;
-    let mut pipeline = Pipeline::start(plan, progress)?;
-    let unpacked = pipeline.unpack()?;
-    let configured = pipeline.configure(&unpacked)?;
-    let image = pipeline.image(&configured)?;
-    for warning in &image.facts.warnings {
-        log::warn!("{warning}");
-    }
-    let boot = pipeline.boot(&image)?;
-    let initrd = pipeline.initrd(&unpacked, &image, &boot, &plan.initrd())?;
-    let manifest = plan.manifest(&image, &boot, &initrd);
-    let artifacts = [&image, &boot, &initrd]
-        .into_iter()
-        .flat_map(FinishedStage::artifacts);
-    let written = publish(&manifest, artifacts, out, plan.epoch)?;
-    let linked: &[&FinishedStage] = if written {
-        &[&image, &boot, &initrd]
-    } else {
-        &[]
-    };
-    pipeline.finish(linked)?;
-    Ok(Built {
-        manifest,
-        stages: pipeline.reports,
-        written,
+    Pipeline::run(plan, progress, |pipeline| {
+        let unpacked = pipeline.unpack()?;
+        let configured = pipeline.configure(&unpacked)?;
+        let image = pipeline.image(&configured)?;
+        let boot = pipeline.boot(&image)?;
+        let initrd = pipeline.initrd(&unpacked, &image, &boot, &plan.initrd())?;
+        pipeline.verify(&[&image, &boot, &initrd])?;
+        for warning in &image.facts.warnings {
+            log::warn!("{warning}");
+        }
+        let manifest = plan.manifest(&image, &boot, &initrd);
+        let artifacts = [&image, &boot, &initrd]
+            .into_iter()
+            .flat_map(FinishedStage::artifacts);
+        let written = publish(&manifest, artifacts, out, plan.epoch)?;
+        let linked: &[&FinishedStage] = if written {
+            &[&image, &boot, &initrd]
+        } else {
+            &[]
+        };
+        pipeline.finish(linked)?;
+        Ok(Built {
+            manifest,
+            stages: std::mem::take(&mut pipeline.reports),
+            written,
+        })
     })
 }
 
@@ -90,13 +93,17 @@ pub enum Until {
 /// # Errors
 /// As [`build`].
 pub fn layers(plan: &Plan, until: Until, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
-    let mut pipeline = Pipeline::start(plan, progress)?;
-    let unpacked = pipeline.unpack()?;
-    if until == Until::Unpacked {
-        return Ok(unpacked.layers);
-    }
-    let configured = pipeline.configure(&unpacked)?;
-    Ok(pipeline.image(&configured)?.layers)
+    Pipeline::run(plan, progress, |pipeline| {
+        let unpacked = pipeline.unpack()?;
+        if until == Until::Unpacked {
+            pipeline.verify(&[&unpacked])?;
+            return Ok(unpacked.layers);
+        }
+        let configured = pipeline.configure(&unpacked)?;
+        let image = pipeline.image(&configured)?;
+        pipeline.verify(&[&unpacked, &configured, &image])?;
+        Ok(image.layers)
+    })
 }
 
 /// A completed stage, with what later stages and the output directory use of it.
@@ -125,26 +132,83 @@ pub(super) struct Pipeline<'a> {
     keys: Vec<Key>,
     reports: Vec<StageReport>,
     seals: Seals,
+    /// Stages that were in the cache, by directory and digest, and have not been checked against their seals: a tree of
+    /// thousands of files is looked at only if something is made of it or handed out.
+    unchecked: Vec<(PathBuf, String)>,
+    /// The digests of stages that this build has made.
+    made: BTreeSet<String>,
+    /// Stages, by digest, that are in the cache and not what they were made as, and why.
+    lost: BTreeMap<String, String>,
 }
 
 impl<'a> Pipeline<'a> {
-    pub(super) fn start(plan: &'a Plan, progress: &'a dyn Progress) -> Result<Self> {
+    /// Runs `stages`, and once more if one that was in the cache is found not to be what it was made as.
+    pub(super) fn run<T>(
+        plan: &'a Plan,
+        progress: &'a dyn Progress,
+        mut stages: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let mut pipeline = Pipeline::start(plan, progress)?;
+        for _ in 0..MOST_RUNS {
+            match stages(&mut pipeline) {
+                Err(error) if error.is::<Lost>() => pipeline.begin_again(),
+                other => return other,
+            }
+        }
+        Err(Fault::host("the cache's stages are changed by somebody while they are used").into())
+    }
+
+    fn start(plan: &'a Plan, progress: &'a dyn Progress) -> Result<Self> {
         let store = StageCache::open(&plan.cache)?;
         let abandoned = store.abandoned()?;
         remove(
             &abandoned.iter().map(|(path, _)| path.clone()).collect(),
             progress,
         )?;
-        let before = store.remembered(&plan.path);
         Ok(Pipeline {
-            seals: Seals::check(&store.present(&before))?,
-            before,
+            before: store.remembered(&plan.path),
             plan,
             progress,
             store,
             keys: Vec::new(),
             reports: Vec::new(),
+            seals: Seals::new(),
+            unchecked: Vec::new(),
+            made: BTreeSet::new(),
+            lost: BTreeMap::new(),
         })
+    }
+
+    fn begin_again(&mut self) {
+        self.keys.clear();
+        self.reports.clear();
+        self.unchecked.clear();
+    }
+
+    /// Checks those of these stages against their seals that were in the cache and have not been checked.
+    ///
+    /// # Errors
+    /// [`Lost`] if one is not what it was made as.
+    pub(super) fn verify(&mut self, stages: &[&FinishedStage]) -> Result<()> {
+        let is_wanted = |digest: &String| stages.iter().any(|stage| stage.digest == *digest);
+        let (wanted, rest) = std::mem::take(&mut self.unchecked)
+            .into_iter()
+            .partition(|(_, digest)| is_wanted(digest));
+        self.unchecked = rest;
+        self.check(&wanted)
+    }
+
+    fn check(&mut self, stages: &[(PathBuf, String)]) -> Result<()> {
+        let faults = self.seals.faults(stages)?;
+        for ((_, digest), fault) in stages.iter().zip(faults) {
+            if let Some(fault) = fault {
+                self.lost.insert(digest.clone(), fault);
+            }
+        }
+        match self.lost.is_empty() {
+            true => Ok(()),
+            false => Err(Lost.into()),
+        }
     }
 
     pub(super) fn unpack(&mut self) -> Result<FinishedStage> {
@@ -273,7 +337,7 @@ impl<'a> Pipeline<'a> {
     ) -> Result<FinishedStage> {
         let digest = key.digest();
         let (begun, loss) = match self.store.begin(&key)? {
-            Begun::Done(stored) => match self.loss(&key, &stored)? {
+            Begun::Done(stored) => match self.loss(&digest, &stored)? {
                 Some(loss) => {
                     log::warn!("the stage {} is made again: {loss}", key.stage);
                     self.store.discard(stored)?;
@@ -284,8 +348,16 @@ impl<'a> Pipeline<'a> {
             begun => (begun, None),
         };
         let (stored, ran) = match begun {
-            Begun::Done(stored) => (stored, false),
+            Begun::Done(stored) => {
+                if !self.keys.contains(&key) && !self.made.contains(&digest) {
+                    self.unchecked.push((stored.path.clone(), digest.clone()));
+                }
+                (stored, false)
+            }
             Begun::ToDo(work) => {
+                // It is made of these.
+                let found = std::mem::take(&mut self.unchecked);
+                self.check(&found)?;
                 let facts = make(&work.path)?;
                 let mut known = BTreeMap::new();
                 for (name, made) in &facts.artifacts {
@@ -298,6 +370,7 @@ impl<'a> Pipeline<'a> {
                 fs::write(&path, serde_json::to_vec(&facts)?)
                     .with_context(|| format!("cannot write {}", path.display()))?;
                 let (stored, unsealed) = work.commit()?;
+                self.made.insert(digest.clone());
                 let is_linked = !known.is_empty();
                 self.seals.add(unsealed, &stored.path, &digest, known);
                 // What is linked into the output is sealed after that.
@@ -325,17 +398,18 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// Why a cached stage cannot be used any more.
-    fn loss(&self, key: &Key, stored: &Stored) -> Result<Option<String>> {
-        // Made or checked by this very build.
-        if self.keys.contains(key) {
-            return Ok(None);
+    /// Why a cached stage cannot be used any more, as far as is known.
+    fn loss(&mut self, digest: &str, stored: &Stored) -> Result<Option<String>> {
+        if let Some(fault) = self.lost.remove(digest) {
+            return Ok(Some(fault));
         }
         if !stored.survived()? {
             let loss = "this machine went down before the cache was on its disk";
             return Ok(Some(loss.into()));
         }
-        self.seals.fault(&stored.path, &key.digest())
+        Ok(read_facts(&stored.path)
+            .err()
+            .map(|error| format!("{error:#}")))
     }
 
     fn reason(&self, key: &Key, ran: bool) -> String {
@@ -373,12 +447,18 @@ impl<'a> Pipeline<'a> {
 }
 
 const FACTS: &str = "stage.json";
+/// How often a build begins again because a stage was not what it was made as: each time it makes one anew.
+const MOST_RUNS: usize = 8;
+
+/// A stage of the cache is not what it was made as; [`Pipeline::lost`] says which.
+#[derive(Debug, thiserror::Error)]
+#[error("a stage of the cache is not what it was made as")]
+struct Lost;
 
 fn read_facts(directory: &Path) -> Result<Facts> {
     let path = directory.join(FACTS);
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text)
-        .with_context(|| format!("{} is damaged; remove its directory", path.display()))
+    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))
 }
 
 impl FinishedStage {
@@ -411,8 +491,10 @@ fn artifact(stage: &Path, name: &str) -> PathBuf {
 
 impl Plan {
     fn image_id(&self, image: &FinishedStage) -> String {
-        let tar = &image.facts.artifacts["rootfs.tar"];
-        format!("{}-{}", self.name, tar.sha256.get(..12).unwrap_or_default())
+        // What a stage says of itself is used before it is checked.
+        let tar = image.facts.artifacts.get("rootfs.tar");
+        let start = tar.and_then(|tar| tar.sha256.get(..12));
+        format!("{}-{}", self.name, start.unwrap_or_default())
     }
 
     fn manifest(

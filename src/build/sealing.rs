@@ -106,11 +106,9 @@ pub enum Finding {
     Changed(String),
 }
 
-/// The seals that one build looks at and makes. Dropping it makes those that are missing.
+/// The seals that one build makes, and those that it looks at. Dropping it makes those that are missing.
 pub struct Seals {
     key: Key,
-    /// Of stages that were found to be what their seals say, by digest.
-    checked: BTreeMap<String, Seal>,
     pending: Vec<Pending>,
     running: Vec<JoinHandle<Result<()>>>,
 }
@@ -123,42 +121,49 @@ struct Pending {
 }
 
 impl Seals {
-    /// Checks all these stages, by directory and digest, together: that is quicker than one after the other.
+    /// None yet.
+    pub fn new() -> Self {
+        Seals {
+            key: Key::of_user(),
+            pending: Vec::new(),
+            running: Vec::new(),
+        }
+    }
+
+    /// What is wrong with each of these finished stages, by directory and digest, that is not what it was made as. All are
+    /// looked at together: that is quicker than one after the other.
     ///
     /// # Errors
     /// If the namespaces cannot be had.
-    pub fn check(stages: &[(PathBuf, String)]) -> Result<Self> {
-        let mut seals = Seals {
-            key: Key::of_user(),
-            checked: BTreeMap::new(),
-            pending: Vec::new(),
-            running: Vec::new(),
-        };
-        let sealed: Vec<(&Path, &str, Seal)> = stages
+    pub fn faults(&self, stages: &[(PathBuf, String)]) -> Result<Vec<Option<String>>> {
+        let seals: Vec<Option<Seal>> = stages
             .iter()
-            .filter_map(|(stage, digest)| {
-                Some((
-                    stage.as_path(),
-                    digest.as_str(),
-                    Seal::of(stage, digest, &seals.key)?,
-                ))
-            })
+            .map(|(stage, digest)| Seal::of(stage, digest, &self.key))
             .collect();
-        let suspects = sealed
+        let suspects = stages
             .iter()
-            .map(|(stage, _, seal)| (stage.to_path_buf(), seal.clone()))
+            .zip(&seals)
+            .filter_map(|((stage, _), seal)| Some((stage.clone(), seal.clone()?)))
             .collect();
-        for ((stage, digest, seal), finding) in sealed.iter().zip(find(&suspects)?) {
-            let seal = match finding {
-                Finding::Intact => seal.clone(),
-                Finding::Touched(stamp) => {
-                    seal.clone().stamped(stage, digest, &seals.key, stamp)?
-                }
-                Finding::Changed(_) => continue,
+        let mut findings = find(&suspects)?.into_iter();
+        let mut fault = |((stage, digest), seal): (&(PathBuf, String), Option<Seal>)| {
+            let Some(seal) = seal else {
+                let fault = "what the cache has of it was not sealed by this user's hearth, or its making was interrupted";
+                return Ok(Some(fault.into()));
             };
-            seals.checked.insert(digest.to_string(), seal);
-        }
-        Ok(seals)
+            match findings.next() {
+                Some(Finding::Intact) => Ok(None),
+                Some(Finding::Touched(stamp)) => {
+                    seal.stamped(stage, digest, &self.key, stamp)?;
+                    Ok(None)
+                }
+                Some(Finding::Changed(what)) => Ok(Some(format!(
+                    "what the cache had of it was changed by somebody: {what}"
+                ))),
+                None => Ok(Some("what the cache has of it was not checked".into())),
+            }
+        };
+        stages.iter().zip(seals).map(&mut fault).collect()
     }
 
     /// Takes on a stage that is in its place now. `known` are contents, by path, whose SHA-256 need not be found again.
@@ -201,35 +206,6 @@ impl Seals {
             }
             Ok(())
         }));
-    }
-
-    /// What is wrong with a finished stage, unless it is what it was made as.
-    ///
-    /// # Errors
-    /// If the namespaces cannot be had.
-    pub fn fault(&self, stage: &Path, digest: &str) -> Result<Option<String>> {
-        let Some(seal) = Seal::of(stage, digest, &self.key) else {
-            let fault = "what the cache has of it was not sealed by this user's hearth, or its making was interrupted";
-            return Ok(Some(fault.into()));
-        };
-        // Checked with the others, and no other process has made it anew since.
-        if self.checked.get(digest) == Some(&seal) {
-            return Ok(None);
-        }
-        match find(&vec![(stage.to_path_buf(), seal.clone())])?
-            .into_iter()
-            .next()
-        {
-            Some(Finding::Intact) => Ok(None),
-            Some(Finding::Touched(stamp)) => {
-                seal.stamped(stage, digest, &self.key, stamp)?;
-                Ok(None)
-            }
-            Some(Finding::Changed(what)) => Ok(Some(format!(
-                "what the cache had of it was changed by somebody: {what}"
-            ))),
-            None => Ok(Some("what the cache has of it was not checked".into())),
-        }
     }
 
     /// Seals what was taken on, and gives other stages, by directory and digest, new stamps: they were checked by this build,

@@ -121,15 +121,6 @@ impl StageCache {
         Ok(store)
     }
 
-    /// The stages of these keys that are there, with their digests.
-    pub fn present(&self, keys: &[Key]) -> Vec<(PathBuf, String)> {
-        let digests = keys.iter().map(Key::digest);
-        digests
-            .map(|digest| (self.stages.join(&digest), digest))
-            .filter(|(place, _)| place.is_dir())
-            .collect()
-    }
-
     fn lock_file(&self, digest: &str) -> Result<File> {
         let path = self.stages.join(format!("{digest}.lock"));
         File::options()
