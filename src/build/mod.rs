@@ -18,7 +18,7 @@ pub mod verify;
 
 pub use boot::extract_bootloaders;
 pub(crate) use image::STEPS;
-pub use initrd::{WantedInitrd, build_initrd};
+pub use initrd::{WantedInitrd, build_initrd, wrap_initrd};
 pub use pipeline::{Built, StageReport, Until, build, layers};
 pub use plan::Plan;
 pub(crate) use sealing::STEPS as SEAL_STEPS;

@@ -32,6 +32,7 @@ use crate::progress::Progress;
 pub(crate) use chroot::STEPS;
 pub use chroot::{Chroot, Hooks};
 pub use extract::{Extracted, extract};
+pub use fdt::root_compatible;
 pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
 pub use options::Options;
 pub use read::{Archive, CpioEntry, FileType, read};

@@ -49,7 +49,7 @@ pub struct About {
 /// Takes a kernel out of its wrappings, for a board of this architecture whose boot command takes `kind`.
 ///
 /// # Errors
-/// A sentence that goes on after the file's name: if it is no kernel, one of another architecture, or in a form that the
+/// A sentence without the file's name, which the caller adds: if it is no kernel, one of another architecture, or in a form that the
 /// board's U-Boot does not take.
 pub fn read(data: Vec<u8>, arch: Arch, kind: ImageKind) -> Result<KernelImage> {
     let mut data = data;
@@ -68,7 +68,7 @@ pub fn read(data: Vec<u8>, arch: Arch, kind: ImageKind) -> Result<KernelImage> {
         }
         data = unwrap(data)?;
     }
-    bail!(Fault::input("is packed too many times"))
+    bail!(Fault::input("it is packed too many times"))
 }
 
 fn is_32_bit(arch: Arch) -> bool {
@@ -99,7 +99,7 @@ fn wrong_form(found: (Arch, ImageKind), arch: Arch, kind: ImageKind) -> anyhow::
     };
     if is_32_bit(found.0) != is_32_bit(arch) || (!is_32_bit(arch) && found.0 != arch) {
         return Fault::input(format!(
-            "is a kernel for {}, but the board is {}",
+            "it is a kernel for {}, but the board is {}",
             name(found.0),
             name(arch)
         ))
@@ -108,7 +108,7 @@ fn wrong_form(found: (Arch, ImageKind), arch: Arch, kind: ImageKind) -> anyhow::
     }
     let (form, wanted) = (form_name(found.1), form_name(kind));
     Fault::input(format!(
-        "is a {form}, but the board's U-Boot boots a {wanted}"
+        "it is a {form}, but the board's U-Boot boots a {wanted}"
     ))
     .remedy(format!("build it as one: make {wanted}"))
     .into()
@@ -154,12 +154,12 @@ fn unwrap(data: Vec<u8>) -> Result<Vec<u8>> {
 fn unpacked(data: &[u8]) -> Result<Vec<u8>> {
     let Some(packing) = Packing::of(data) else {
         bail!(Fault::input(
-            "is packed in a way that is none of gzip, xz, lzma, lz4 and zstd"
+            "it is packed in a way that is none of gzip, xz, lzma, lz4 and zstd"
         ));
     };
     unpack::all(packing, data, LARGEST).map_err(|error| {
         error.context(Fault::input(
-            "is damaged or truncated: it cannot be unpacked",
+            "it is damaged or truncated: it cannot be unpacked",
         ))
     })
 }
@@ -171,7 +171,7 @@ fn uimage_payload(data: &[u8]) -> Result<&[u8]> {
         Some(u32::from_be_bytes(bytes))
     };
     if data.get(30).is_some_and(|kind| *kind != UIMAGE_KERNEL) {
-        bail!(Fault::input("is a uImage, but not of a kernel"));
+        bail!(Fault::input("it is a uImage, but not of a kernel"));
     }
     let size = word(12).and_then(|size| usize::try_from(size).ok());
     let payload = size.and_then(|size| data.get(UIMAGE_HEADER..UIMAGE_HEADER.checked_add(size)?));
@@ -179,38 +179,40 @@ fn uimage_payload(data: &[u8]) -> Result<&[u8]> {
         return Err(truncated());
     };
     if word(24) != Some(crc32fast::hash(payload)) {
-        bail!(Fault::input("is a damaged uImage: its checksum is another"));
+        bail!(Fault::input(
+            "it is a damaged uImage: its checksum is another"
+        ));
     }
     Ok(payload)
 }
 
 fn truncated() -> anyhow::Error {
-    Fault::input("is truncated").into()
+    Fault::input("it is truncated").into()
 }
 
 fn no_kernel(data: &[u8]) -> anyhow::Error {
     let x86 = data.get(X86.0..X86.0 + 4) == Some(&X86.1);
     let (sentence, remedy) = match data {
-        [] => ("is empty", "build the kernel again"),
+        [] => ("it is empty", "build the kernel again"),
         [0x7f, b'E', b'L', b'F', ..] => (
-            "is an ELF file such as vmlinux, which U-Boot does not boot",
+            "it is an ELF file such as vmlinux, which U-Boot does not boot",
             "give the image that the kernel's build makes of it, arch/arm/boot/zImage or arch/arm64/boot/Image, or the \
              kernel's tree",
         ),
         _ if data.starts_with(&DEVICE_TREE) => (
-            "is a device tree or a FIT image, not a kernel",
+            "it is a device tree or a FIT image, not a kernel",
             "give the kernel with --kernel, and a device tree with --dtb",
         ),
         _ if x86 => (
-            "is a kernel for x86",
+            "it is a kernel for x86",
             "give one of the board's architecture: ARCH=… when it is built",
         ),
         _ if data.starts_with(b"!<arch>\n") => (
-            "is a Debian package that cannot be read",
+            "it is a Debian package that cannot be read",
             "give it under a name that ends in .deb",
         ),
         _ => (
-            "is no kernel that hearth knows: no zImage, Image, Image.gz or uImage",
+            "it is no kernel that hearth knows: no zImage, Image, Image.gz or uImage",
             "give one of these, a kernel's tree, a kernel package, or what `make tarzst-pkg` made",
         ),
     };
