@@ -16,6 +16,7 @@ pub mod dirs;
 pub mod doctor;
 pub mod error;
 pub mod image;
+pub mod import;
 pub mod initrd;
 pub mod input;
 pub mod job;

@@ -562,6 +562,12 @@ fn until_nul(field: &[u8]) -> Vec<u8> {
     field[..end.unwrap_or(field.len())].to_vec()
 }
 
+/// Whether a block is the header of a member.
+pub fn is_header(block: &[u8]) -> bool {
+    let block: Result<&[u8; 512], _> = block.try_into();
+    block.is_ok_and(|block| block.iter().any(|&byte| byte != 0) && has_checksum(block))
+}
+
 /// Whether a header's checksum is right; some old tars took the bytes for signed ones.
 fn has_checksum(header: &[u8; 512]) -> bool {
     let bytes = || {
