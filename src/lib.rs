@@ -42,6 +42,7 @@ pub fn inside() -> Option<anyhow::Result<std::process::ExitCode>> {
         build::STEPS,
         doctor::STEPS,
         initrd::STEPS,
+        ops::image_tree::STEPS,
         rootfs::STEPS,
         rootfs::configure::STEPS,
         sandbox::STEPS,

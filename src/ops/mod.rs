@@ -5,6 +5,7 @@ pub mod boot_board;
 pub mod bootloader;
 mod build_output;
 pub mod card;
+pub mod image_tree;
 pub mod import;
 pub mod import_boot;
 mod import_kept;
