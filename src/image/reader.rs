@@ -173,14 +173,9 @@ impl<'a> Entries<'a> {
             let header = self
                 .block(at)
                 .with_context(|| format!("it is cut short at byte {}", self.length))?;
+            // As tar(1), which looks at nothing behind it.
             if header.iter().all(|&byte| byte == 0) {
-                match self.block(at + BLOCK) {
-                    Ok(next) if next.iter().any(|&byte| byte != 0) => {
-                        self.position += BLOCK;
-                        continue;
-                    }
-                    _ => return Ok(None),
-                }
+                return Ok(None);
             }
             ensure!(has_checksum(&header), "at byte {at} is no header of a tar");
             self.position = at + BLOCK;

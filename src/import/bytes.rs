@@ -18,23 +18,31 @@ impl Source for Bytes<'_> {
         content: &'a Content,
         size: u64,
     ) -> Result<Box<dyn Read + 'a>> {
-        let pieces = match content {
-            Content::At(stored) => vec![Piece {
-                at: 0,
-                stored: *stored,
-                length: size,
-            }],
-            Content::Pieces(pieces) => pieces.to_vec(),
-            Content::Number(_) | Content::ByPath => anyhow::bail!("it has no bytes here"),
-        };
-        Ok(Box::new(Pieces {
-            input: self.0,
-            pieces: pieces.into_iter(),
-            piece: None,
-            at: 0,
-            size,
-        }))
+        open(self.0, content, size)
     }
+}
+
+/// The content of a file whose bytes lie in `input`.
+///
+/// # Errors
+/// If they do not.
+pub fn open<'a>(input: &'a dyn ReadAt, content: &Content, size: u64) -> Result<Box<dyn Read + 'a>> {
+    let pieces = match content {
+        Content::At(stored) => vec![Piece {
+            at: 0,
+            stored: *stored,
+            length: size,
+        }],
+        Content::Pieces(pieces) => pieces.to_vec(),
+        Content::Number(_) | Content::ByPath => anyhow::bail!("it has no bytes here"),
+    };
+    Ok(Box::new(Pieces {
+        input,
+        pieces: pieces.into_iter(),
+        piece: None,
+        at: 0,
+        size,
+    }))
 }
 
 /// The bytes of a file whose map has holes.

@@ -217,6 +217,7 @@ impl Converting<'_> {
         } = unpacked::unpack(file, self.work)?;
         let mut what = match format {
             Some(format) => format.to_string(),
+            None if file.metadata()?.len() == 0 => return Err(unknown("it is empty").into()),
             None => return Err(unknown("it is none of the formats that hearth knows").into()),
         };
         if self.options.partition.is_some() && format != Some(Format::Disk) {
@@ -368,6 +369,7 @@ fn is_root(partition: &Partition, disk: &Input) -> Result<bool> {
 
 fn unreadable(format: Format) -> Fault {
     match format {
+        Format::Other(name @ "nothing but zeros") => unknown(&format!("it is {name}")),
         Format::Other(name @ "wrapped for U-Boot") => Fault::input(format!("it is {name}"))
             .remedy("unwrap it with `hearth image extract`, and import what is in it"),
         other => unknown(&format!("it is {other}, which hearth cannot read")),

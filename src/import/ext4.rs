@@ -10,6 +10,7 @@ use std::io::Read;
 use anyhow::{Context, Result, anyhow, ensure};
 use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata};
 
+use super::bytes::open;
 use super::ext4_inodes::{Inodes, Number, ROOT_INODE};
 use super::tree::{Attributes, Content, Kind, Node, Place, ROOT, Tree};
 use super::write::Source;
@@ -23,6 +24,7 @@ const LOST_AND_FOUND: &[u8] = b"lost+found";
 /// A file system that was walked.
 pub struct FileSystem {
     ext4: Ext4,
+    input: Input,
     pub tree: Tree,
     pub notes: Notes,
 }
@@ -34,8 +36,14 @@ pub struct FileSystem {
 pub fn walk(input: Input) -> Result<FileSystem> {
     refuse_features(&input)?;
     let ext4 = Ext4::load(Box::new(Reader(input.clone()))).map_err(told)?;
+    let length = input.length()?;
     let is_faulty = has_errors(&input);
-    let inodes = Inodes::open(input)?;
+    let inodes = Inodes::open(input.clone())?;
+    ensure!(
+        inodes.size() <= length,
+        "it is cut short: it has {length} of {} bytes",
+        inodes.size()
+    );
     let mut walk = Walk {
         ext4: &ext4,
         inodes: &inodes,
@@ -67,7 +75,12 @@ pub fn walk(input: Input) -> Result<FileSystem> {
     ) {
         tree.remove(ROOT, LOST_AND_FOUND);
     }
-    Ok(FileSystem { ext4, tree, notes })
+    Ok(FileSystem {
+        ext4,
+        input,
+        tree,
+        notes,
+    })
 }
 
 /// An error of the crate as one of ours.
@@ -130,7 +143,7 @@ fn refuse_features(input: &Input) -> Result<()> {
     }
     let names = names.join(", ");
     Err(Fault::input(format!(
-        "its ext4 has features that hearth cannot read: {names}"
+        "it has features that hearth cannot read: {names}"
     ))
     .remedy(
         "make the file system without them (see ext4(5) and mke2fs -O), or give its files as a tar",
@@ -223,7 +236,13 @@ impl Walk<'_> {
             FileType::Directory => Kind::Directory(BTreeMap::new()),
             FileType::Regular => Kind::File {
                 size: meta.len(),
-                content: Content::ByPath,
+                content: match number
+                    .map(|number| self.inodes.mapped_file(number))
+                    .transpose()?
+                {
+                    Some(Some(pieces)) => Content::Pieces(pieces.into()),
+                    _ => Content::ByPath,
+                },
             },
             FileType::Symlink => {
                 let target = self.ext4.read_link(path).map_err(told)?;
@@ -271,9 +290,12 @@ impl Source for FileSystem {
     fn open<'a>(
         &'a self,
         path: &[u8],
-        _content: &'a Content,
-        _size: u64,
+        content: &'a Content,
+        size: u64,
     ) -> Result<Box<dyn Read + 'a>> {
+        if let Content::Pieces(_) = content {
+            return open(&self.input, content, size);
+        }
         let absolute = [b"/", path].concat();
         let file = self.ext4.open(absolute.as_slice()).map_err(told)?;
         Ok(Box::new(file))

@@ -1,5 +1,5 @@
 //! Owns what an ext4 file system says of its inodes that the crate ext4-view does not tell: their numbers, the numbers
-//! of devices, and extended attributes. Never reads a file's content.
+//! of devices, extended attributes, and ext2's maps of blocks. Never reads a file's content.
 //!
 //! Kernel, Documentation/filesystems/ext4: super.rst, group_descr.rst, inodes.rst, directory.rst, attributes.rst,
 //! ifork.rst. The crate has checked the superblock before; checksums of what is read here it checks where it reads it too.
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Input;
 use super::tree::Extended;
-use crate::image::reader::ReadAt;
+use crate::image::reader::{Piece, ReadAt};
 
 /// An inode's number.
 pub type Number = u32;
@@ -32,6 +32,7 @@ pub struct Inodes {
     input: Input,
     block_size: u64,
     first_block: u64,
+    blocks: u64,
     inodes: u32,
     per_group: u32,
     inode_size: u64,
@@ -55,6 +56,11 @@ impl Inodes {
                 .filter(|&size| size <= 1 << 16)
                 .context("its block size is damaged")?,
             first_block: long(&superblock, 0x14).into(),
+            blocks: u64::from(long(&superblock, 4))
+                | match features & IS_64BIT {
+                    0 => 0,
+                    _ => u64::from(long(&superblock, 0x150)) << 32,
+                },
             inodes: long(&superblock, 0),
             per_group: long(&superblock, 0x28),
             // Of revision 0, inodes have 128 bytes.
@@ -74,6 +80,11 @@ impl Inodes {
             "its superblock is damaged"
         );
         Ok(found)
+    }
+
+    /// How large the file system is, in bytes.
+    pub fn size(&self) -> u64 {
+        self.blocks.saturating_mul(self.block_size)
     }
 
     /// Whether the newest state of some blocks is only in the journal: then this does not tell anything.
@@ -161,6 +172,66 @@ impl Inodes {
         Ok(found)
     }
 
+    /// Where the content of a file is, if ext2's and ext3's map of blocks tells that: the crate takes a hole of many
+    /// blocks in such a map for damage.
+    ///
+    /// # Errors
+    /// If the map is damaged.
+    pub fn mapped_file(&self, number: Number) -> Result<Option<Vec<Piece>>> {
+        let inode = self.inode(number)?;
+        if self.needs_recovery() || long(&inode, 0x20) & USES_EXTENTS != 0 {
+            return Ok(None);
+        }
+        let size = size_of(&inode);
+        let mut pieces = Vec::new();
+        let mut next = 0;
+        for at in 0..15usize {
+            let block = long(&inode, 0x28 + at * 4).into();
+            let depth = at.saturating_sub(11) as u32;
+            self.map_file(block, depth, &mut next, size, &mut pieces)?;
+        }
+        Ok(Some(pieces))
+    }
+
+    /// Adds what a block of the map leads to, from the byte `next` of the file on.
+    fn map_file(
+        &self,
+        block: u64,
+        depth: u32,
+        next: &mut u64,
+        size: u64,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<()> {
+        if *next >= size {
+            return Ok(());
+        }
+        if block == 0 {
+            // A hole of as many blocks as there could be.
+            *next += self.block_size * (self.block_size / 4).pow(depth);
+            return Ok(());
+        }
+        if depth == 0 {
+            let (at, stored) = (*next, block * self.block_size);
+            let length = self.block_size.min(size - at);
+            *next += self.block_size;
+            match pieces.last_mut() {
+                Some(last)
+                    if last.at + last.length == at && last.stored + last.length == stored =>
+                {
+                    last.length += length;
+                }
+                _ => pieces.push(Piece { at, stored, length }),
+            }
+            return Ok(());
+        }
+        let mut data = vec![0; self.block_size as usize];
+        self.read_block(block, &mut data)?;
+        for entry in data.chunks_exact(4) {
+            self.map_file(long(entry, 0).into(), depth - 1, next, size, pieces)?;
+        }
+        Ok(())
+    }
+
     fn inode(&self, number: Number) -> Result<Vec<u8>> {
         ensure!(
             number > 0 && number <= self.inodes,
@@ -195,7 +266,7 @@ impl Inodes {
     /// The blocks of a directory, in order.
     fn blocks(&self, inode: &[u8]) -> Result<Vec<u64>> {
         let map = &inode[0x28..0x28 + 60];
-        let size = u64::from(long(inode, 4)) | u64::from(long(inode, 0x6c)) << 32;
+        let size = size_of(inode);
         let count = usize::try_from(size.div_ceil(self.block_size)).unwrap_or(usize::MAX);
         ensure!(
             count <= MOST_BLOCKS,
@@ -264,6 +335,11 @@ impl Inodes {
             .fill_at(block, at.context("a block's number is damaged")?)
             .with_context(|| format!("block {number} is cut off"))
     }
+}
+
+/// The size of an inode's content, in bytes.
+fn size_of(inode: &[u8]) -> u64 {
+    u64::from(long(inode, 4)) | u64::from(long(inode, 0x6c)) << 32
 }
 
 /// Adds the attributes of a list; their values are in `values`.
