@@ -42,6 +42,10 @@ pub struct Arguments {
     /// A device tree, or a directory of them [default: those of the root]
     #[arg(long, value_name = "PATH")]
     dtb: Option<PathBuf>,
+    /// Modules, as a layer over the root: what `make modules_install` wrote, a
+    /// directory or a tar
+    #[arg(long, value_name = "PATH")]
+    modules: Option<PathBuf>,
     /// The initrd [default: built out of the root, as `hearth build` does]
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
@@ -83,6 +87,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
                 initrd: arguments.initrd.as_deref(),
                 bootloader: arguments.bootloader.as_deref(),
             },
+            modules: arguments.modules.as_deref(),
         },
         &out,
         &dirs::cache(),

@@ -109,20 +109,7 @@ impl Rootfs {
         stamp.push(0);
         match &self.what {
             What::Directory(directory) => stamp.extend_from_slice(directory.stamp.as_bytes()),
-            What::File(file) => {
-                let meta = file.metadata()?;
-                for number in [
-                    meta.dev() as i64,
-                    meta.ino() as i64,
-                    meta.size() as i64,
-                    meta.mtime(),
-                    meta.mtime_nsec(),
-                    meta.ctime(),
-                    meta.ctime_nsec(),
-                ] {
-                    stamp.extend_from_slice(&number.to_le_bytes());
-                }
-            }
+            What::File(file) => stamp.extend(stamp_of(file)?),
         }
         Ok(stamp)
     }
@@ -168,6 +155,24 @@ impl Rootfs {
             }
         }
     }
+}
+
+/// What tells a file from others: its inode, size and times.
+pub(super) fn stamp_of(file: &File) -> Result<Vec<u8>> {
+    let meta = file.metadata()?;
+    let numbers = [
+        meta.dev() as i64,
+        meta.ino() as i64,
+        meta.size() as i64,
+        meta.mtime(),
+        meta.mtime_nsec(),
+        meta.ctime(),
+        meta.ctime_nsec(),
+    ];
+    Ok(numbers
+        .iter()
+        .flat_map(|number| number.to_le_bytes())
+        .collect())
 }
 
 fn finish(stage: Box<dyn Stage>, what: &str, written: &Written) {

@@ -10,6 +10,7 @@ mod ext4;
 mod ext4_inodes;
 mod format;
 mod guard;
+mod modules;
 pub mod root;
 mod squashfs;
 mod squashfs_attributes;
@@ -23,6 +24,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use convert::{Converted, Options, Rootfs, convert_bytes};
+pub use modules::{GivenModules, Modules};
 pub use write::Written;
 
 use crate::image::reader::ReadAt;

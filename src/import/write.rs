@@ -188,6 +188,9 @@ impl Walk<'_> {
 
     /// Writes one member. `name` is its name in the tar.
     fn entry(&mut self, place: Place, name: &[u8]) -> Result<()> {
+        if !self.tree.is_written(place) {
+            return Ok(());
+        }
         let node = self.tree.node(place);
         let attributes = &node.attributes;
         let mtime = attributes.mtime.max(0);
@@ -211,7 +214,7 @@ impl Walk<'_> {
             member.attributes = &[];
             return self.out.member(&member);
         }
-        let has_more_names = node.links > 1;
+        let has_more_names = node.links > 1 && !matches!(node.kind, Kind::Directory(_));
         match &node.kind {
             Kind::Directory(_) => {}
             Kind::Symlink(target) => {

@@ -17,7 +17,7 @@ use crate::error::Fault;
 use crate::image::index::Image;
 use crate::image::{Artifact, Manifest, ROOTFS, RecipeReference, Source};
 use crate::import::root::{Architecture, Init, architecture, init};
-use crate::import::{Converted, Options, Rootfs};
+use crate::import::{Converted, GivenModules, Modules, Options, Rootfs};
 use crate::input;
 use crate::output::refuse_no_output;
 use crate::progress::Progress;
@@ -35,6 +35,8 @@ pub struct Import<'a> {
     /// The architecture, where no program of the root tells it.
     pub arch: Option<Arch>,
     pub boot: BootFiles<'a>,
+    /// A kernel's modules, which become a layer over the root: what `make modules_install` wrote, or a tar of it.
+    pub modules: Option<&'a Path>,
 }
 
 /// What an import made.
@@ -52,6 +54,8 @@ pub struct Imported {
 struct RootStage {
     converted: Converted,
     arch: Result<Arch, String>,
+    /// Where it has modules, or would have them: `usr/lib/modules`, or `lib/modules` where `/usr` is not merged.
+    modules: String,
     notes: Vec<String>,
 }
 
@@ -68,22 +72,40 @@ pub fn import(
     check_name(import.name)?;
     refuse_no_output(out)?;
     let rootfs = Rootfs::open(import.rootfs, &import.options)?;
-    let boot = import_boot::open(&import.boot)?;
+    let modules = import.modules.map(GivenModules::open).transpose()?;
+    let mut boot = import_boot::open(&import.boot)?;
     let mut stages = SideStages::open(cache, &import.inputs(), progress)?;
     let root = root_stage(import, rootfs, &mut stages, progress)?;
     let (arch, root_notes) = arch_of(import, &root.facts)?;
     let tar = &root.facts.converted.written.tar;
     let newest = root.facts.converted.written.newest;
-    let parts = import_boot::stage(
-        &boot,
-        &root.path.join(ROOTFS),
-        tar,
-        arch,
-        newest,
-        &mut stages,
-    )?;
-    let manifest = import.manifest(arch, &root.facts, &boot.sources, &parts.facts);
-    let artifacts = std::iter::once((ROOTFS, root.path.join(ROOTFS))).chain(
+    let modules = match modules {
+        Some(given) => Some(modules_stage(
+            given,
+            &root.facts.modules,
+            &mut stages,
+            progress,
+        )?),
+        None => None,
+    };
+    let mut tars = vec![(ROOTFS.to_string(), root.path.join(ROOTFS), tar.clone())];
+    if let (Some(made), Some(path)) = (&modules, import.modules) {
+        let layer = &made.facts.written.tar;
+        let name = format!("layers/{}.tar", &layer.sha256[..12]);
+        tars.push((name, made.path.join(LAYER), layer.clone()));
+        let from = Source {
+            path: path.display().to_string(),
+            sha256: made.facts.source.clone(),
+        };
+        boot.sources.insert("modules".into(), from);
+        boot.releases.clone_from(&made.facts.releases);
+    }
+    let parts = import_boot::stage(&boot, &tars, arch, newest, &mut stages)?;
+    let manifest = import.manifest(arch, &root.facts, &boot.sources, &tars, &parts.facts);
+    let all_tars = tars
+        .iter()
+        .map(|(name, path, _)| (name.as_str(), path.clone()));
+    let artifacts = all_tars.chain(
         parts
             .facts
             .artifacts
@@ -94,8 +116,12 @@ pub fn import(
     // The links have changed what their seals are of.
     root.seal()?;
     parts.seal()?;
+    if let Some(modules) = &modules {
+        modules.seal()?;
+    }
     stages.finish()?;
-    let notes = [root_notes, parts.facts.notes].concat();
+    let of_modules = modules.map(|made| made.facts.notes).unwrap_or_default();
+    let notes = [root_notes, of_modules, parts.facts.notes].concat();
     Ok(Imported {
         manifest,
         notes,
@@ -108,6 +134,7 @@ impl Import<'_> {
     fn inputs(&self) -> Vec<PathBuf> {
         std::iter::once(self.rootfs)
             .chain(self.boot.paths())
+            .chain(self.modules)
             .map(Path::to_path_buf)
             .collect()
     }
@@ -117,6 +144,7 @@ impl Import<'_> {
         arch: Arch,
         root: &RootStage,
         sources: &BTreeMap<String, Source>,
+        tars: &[Tar],
         parts: &BootParts,
     ) -> Manifest {
         let mut sources = sources.clone();
@@ -125,9 +153,10 @@ impl Import<'_> {
             sha256: root.converted.source.clone(),
         };
         sources.insert("rootfs".into(), rootfs);
-        let tar = &root.converted.written.tar;
-        let mut artifacts = BTreeMap::from([(ROOTFS.to_string(), tar.clone())]);
-        artifacts.extend(parts.artifacts.clone());
+        let mut artifacts = parts.artifacts.clone();
+        for (name, _, artifact) in tars {
+            artifacts.insert(name.clone(), artifact.clone());
+        }
         Manifest {
             hearth: env!("CARGO_PKG_VERSION").into(),
             recipe: RecipeReference {
@@ -138,21 +167,23 @@ impl Import<'_> {
             arch,
             epoch: root.converted.written.newest,
             kernel: parts.kernel.clone(),
-            image: format!("{}-{}", self.name, id(tar, &parts.artifacts)),
+            image: format!("{}-{}", self.name, id(&artifacts)),
             artifacts,
-            layers: Vec::new(),
+            layers: tars[1..].iter().map(|(name, ..)| name.clone()).collect(),
             kernel_arguments: parts.kernel_arguments.clone(),
             sources,
         }
     }
 }
 
+/// A tar of an image: its name in the output directory, where it is in the cache, and its hash.
+pub(super) type Tar = (String, PathBuf, Artifact);
+
 /// 12 hex digits of the SHA-256 of all that boots.
-fn id(tar: &Artifact, parts: &BTreeMap<String, Artifact>) -> String {
+fn id(artifacts: &BTreeMap<String, Artifact>) -> String {
     let mut hash = Sha256::new();
-    hash.update(&tar.sha256);
-    for (name, artifact) in parts {
-        hash.update(format!("\0{name}\0{}", artifact.sha256));
+    for (name, artifact) in artifacts {
+        hash.update(format!("{name}\0{}\0", artifact.sha256));
     }
     hex::encode(hash.finalize())[..12].to_string()
 }
@@ -189,10 +220,39 @@ fn root_stage(
                 Architecture::Foreign(name) => Err(format!("its programs are for {name}")),
                 Architecture::None => Err("it has no program that tells its architecture".into()),
             },
+            modules: place_of_modules(&image).into(),
             notes,
             converted,
         })
     })
+}
+
+/// The layer in the directory of its stage.
+const LAYER: &str = "modules.tar";
+
+fn modules_stage(
+    given: GivenModules,
+    place: &str,
+    stages: &mut SideStages<'_>,
+    progress: &dyn Progress,
+) -> Result<Kept<Modules>> {
+    let key = Key::new("import-modules", REVISION)
+        .with("input", given.stamp()?)
+        .with("place", place);
+    import_kept::stage(stages, key, |directory| {
+        let layer = directory.join(LAYER);
+        let made = given.convert(place, directory, &layer, progress)?;
+        set_date(&layer, made.written.newest)?;
+        Ok(made)
+    })
+}
+
+fn place_of_modules(image: &Image) -> &'static str {
+    let lib = image.follow("lib");
+    match lib.is_some_and(|lib| lib.path == b"lib") {
+        true => "lib/modules",
+        false => "usr/lib/modules",
+    }
 }
 
 fn init_note(init: Init) -> Option<String> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::import::source;
+use super::import::{Tar, source};
 use super::import_kept::{self, Kept};
 use crate::arch::Arch;
 use crate::build::{Key, SideStages, collect, copy_out, copy_tree, set_date, wrap_initrd};
@@ -66,6 +66,8 @@ pub(super) struct Given<'a> {
     /// Those of a directory of device trees, relative to it.
     trees: Vec<PathBuf>,
     pub sources: BTreeMap<String, Source>,
+    /// Of the modules that are given.
+    pub releases: Vec<String>,
 }
 
 /// What was made.
@@ -126,6 +128,7 @@ pub(super) fn open<'a>(files: &BootFiles<'a>) -> Result<Given<'a>> {
         files: *files,
         trees,
         sources,
+        releases: Vec::new(),
     })
 }
 
@@ -209,8 +212,7 @@ fn is_device_tree(path: &Path) -> bool {
 /// If the root has several kernels, or the disk is full. An initrd that the root has not the programs for is only told.
 pub(super) fn stage(
     given: &Given<'_>,
-    tar: &Path,
-    root: &Artifact,
+    tars: &[Tar],
     arch: Arch,
     epoch: i64,
     stages: &mut SideStages<'_>,
@@ -224,7 +226,7 @@ pub(super) fn stage(
         .collect();
     let blobs = bootloaders(given.files.bootloader, &boards)?;
     let key = Key::new("import-boot", REVISION)
-        .with("root", &root.sha256)
+        .with("root", &tars[0].2.sha256)
         .with("given", serde_json::to_vec(&hashes)?)
         .with(
             "kernel's name",
@@ -239,13 +241,14 @@ pub(super) fn stage(
         .with("board types", serde_json::to_vec(&boards)?)
         .with("architecture", arch.debian());
     let progress = stages.progress();
+    let paths: Vec<PathBuf> = tars.iter().map(|(_, path, _)| path.clone()).collect();
     import_kept::stage(stages, key, |directory| {
         let out = directory.join("out");
         fs::create_dir(&out)?;
         let stage = progress.stage("boot", None, Unit::Items);
         let making = Making {
             given,
-            image: &Image::open(tar)?,
+            image: &Image::open_stack(&paths)?,
             arch,
             boards: &boards,
             out: &out,
@@ -360,7 +363,10 @@ impl Making<'_> {
             let named = name_of(path)
                 .and_then(release_in)
                 .or(self.given.files.release);
-            parts.kernel = named.map(String::from).or_else(|| self.only_release());
+            parts.kernel = named
+                .map(String::from)
+                .or_else(|| self.given_release())
+                .or_else(|| self.only_release());
         } else if let Some((release, number)) = self.kernel_of_root()? {
             copy_out(self.image, number, &target)?;
             parts.kernel = release
@@ -370,6 +376,17 @@ impl Making<'_> {
             let note = "there is no kernel, neither in the root's /boot nor given with --kernel: no board can boot it alone";
             parts.notes.push(note.into());
             return Ok(());
+        }
+        if let Some(found) = &parts.kernel
+            && !self.given.releases.is_empty()
+            && !self.given.releases.contains(found)
+        {
+            return Err(Fault::input(format!(
+                "the modules are of {}, but the kernel is {found}",
+                self.given.releases.join(", ")
+            ))
+            .remedy("give both of one build; --release says what a kernel is whose file's name does not")
+            .into());
         }
         if let (Some(asked), Some(found)) = (self.given.files.release, &parts.kernel)
             && asked != found
@@ -447,6 +464,14 @@ impl Making<'_> {
         let found = self.image.follow(path)?;
         let inode = self.image.inode(found.number)?;
         matches!(inode.kind, Kind::File { size, .. } if size > 0).then_some(found.number)
+    }
+
+    /// The release of the modules that are given, if they are of one kernel.
+    fn given_release(&self) -> Option<String> {
+        match &self.given.releases[..] {
+            [only] => Some(only.clone()),
+            _ => None,
+        }
     }
 
     /// The release of the root's modules, if there are those of one kernel.
