@@ -15,7 +15,7 @@ use crate::arch::Arch;
 use crate::build::{Key, SideStages, collect, copy_out, copy_tree, set_date, wrap_initrd};
 use crate::error::Fault;
 use crate::image::index::{Image, Kind, Number};
-use crate::image::{Artifact, Source};
+use crate::image::{Artifact, Source, tarball};
 use crate::initrd;
 use crate::input;
 use crate::progress::{Stage, Unit};
@@ -248,6 +248,7 @@ pub(super) fn stage(
         let stage = progress.stage("boot", None, Unit::Items);
         let making = Making {
             given,
+            tars: &paths,
             image: &Image::open_stack(&paths)?,
             arch,
             boards: &boards,
@@ -333,6 +334,7 @@ fn hashed(blobs: &Blobs) -> Result<BTreeMap<&String, String>> {
 
 struct Making<'a> {
     given: &'a Given<'a>,
+    tars: &'a [PathBuf],
     image: &'a Image,
     arch: Arch,
     boards: &'a BTreeMap<String, BoardType>,
@@ -600,7 +602,9 @@ impl Making<'_> {
             compression: Compression::default(),
             roots: &defaults.roots,
         };
-        match initrd::build(self.image, &options, &path) {
+        let with_trees = self.with_device_trees(release)?;
+        let image = with_trees.as_ref().unwrap_or(self.image);
+        match initrd::build(image, &options, &path) {
             Ok(()) => self.wrap(),
             Err(error) if crate::error::class_of(&error) == crate::error::Class::Host => Err(error),
             Err(error) => {
@@ -610,6 +614,27 @@ impl Making<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// The image with the device trees where the initrd's builder looks for them, if they come from elsewhere.
+    fn with_device_trees(&self, release: &str) -> Result<Option<Image>> {
+        let trees = self.out.join("dtb");
+        let place = format!("usr/lib/linux-image-{release}");
+        let is_there = self.given.files.dtb.is_none() && self.image.follow(&place).is_some();
+        if is_there || !trees.is_dir() {
+            return Ok(None);
+        }
+        let work = tempfile::tempdir_in(self.out).context("cannot write in the cache")?;
+        let tree = work.path().join("tree");
+        for file in device_trees_below(&trees)? {
+            copy(&trees.join(&file), &tree.join(&place).join(&file))?;
+        }
+        let layer = work.path().join("layer.tar");
+        let mut file = fs::File::create(&layer)?;
+        tarball::write(&tree, self.epoch, &|_| false, &mut file)?;
+        let paths: Vec<PathBuf> = self.tars.iter().cloned().chain([layer]).collect();
+        // It keeps the layer open after the directory is gone.
+        Image::open_stack(&paths).map(Some)
     }
 
     fn wrap(&self) -> Result<()> {

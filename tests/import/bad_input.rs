@@ -32,6 +32,7 @@ fn whatever_is_cut_short_is_refused() {
         // Just before its end, where tars and squashfs images are padded, and in its middle.
         let end = match name {
             "a.tar" => whole.len() - 10240,
+            "a.cpio" => whole.iter().rposition(|&byte| byte != 0).unwrap() - 5,
             "a.sqfs" => whole.iter().rposition(|&byte| byte != 0).unwrap() - 100,
             _ => whole.len() - 5,
         };
