@@ -16,6 +16,7 @@ pub mod dirs;
 pub mod doctor;
 pub mod error;
 pub mod image;
+pub mod import;
 pub mod initrd;
 pub mod input;
 pub mod job;
@@ -42,6 +43,7 @@ pub fn inside() -> Option<anyhow::Result<std::process::ExitCode>> {
         build::STEPS,
         doctor::STEPS,
         initrd::STEPS,
+        ops::image_tree::STEPS,
         rootfs::STEPS,
         rootfs::configure::STEPS,
         sandbox::STEPS,

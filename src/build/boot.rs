@@ -66,7 +66,11 @@ pub fn extract_kernel(tar: &Path, out: &Path) -> Result<Option<String>> {
     Ok(Some(release.clone()))
 }
 
-fn copy_tree(image: &Image, directory: Number, out: &Path) -> Result<()> {
+/// Copies the files below a directory of an image, without its links.
+///
+/// # Errors
+/// If one cannot be read or written.
+pub fn copy_tree(image: &Image, directory: Number, out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     for entry in image.entries(directory) {
         let target = out.join(std::ffi::OsStr::from_bytes(&entry.name));
@@ -79,7 +83,11 @@ fn copy_tree(image: &Image, directory: Number, out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn copy_out(image: &Image, number: Number, path: &Path) -> Result<()> {
+/// Copies a file out of an image.
+///
+/// # Errors
+/// If it cannot be read or written.
+pub fn copy_out(image: &Image, number: Number, path: &Path) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let mut file = File::create(path).with_context(failed)?;
     let mut buffer = vec![0; 1 << 16];

@@ -169,6 +169,9 @@ impl Plan {
 
 /// Makes `uInitrd` of `initrd.img` in `out`, dated `epoch` in Unix seconds. U-Boot passes the data on unchanged; the kernel unpacks
 /// it.
+///
+/// # Errors
+/// If it cannot be read or written.
 pub fn wrap_initrd(out: &Path, arch: Arch, epoch: i64) -> Result<()> {
     let time = u32::try_from(epoch).context("the image's date does not fit a uImage")?;
     let mut image = write::NewImage::new(Kind::RAMDISK, image_arch(arch), time);

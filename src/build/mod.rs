@@ -16,11 +16,12 @@ mod side_stages;
 mod stages;
 pub mod verify;
 
-pub use boot::extract_bootloaders;
+pub use boot::{copy_out, copy_tree, extract_bootloaders};
 pub(crate) use image::STEPS;
 pub use initrd::{WantedInitrd, build_initrd, wrap_initrd};
 pub use pipeline::{Built, StageReport, Until, build, layers};
 pub use plan::Plan;
+pub use publish::{collect, publish, set_date};
 pub(crate) use sealing::STEPS as SEAL_STEPS;
 pub use side_stages::SideStages;
 pub use stages::{Key, Stored};

@@ -48,8 +48,21 @@ impl<'a> SideStages<'a> {
     /// # Errors
     /// Those of `make`; if the cache cannot be written to.
     pub fn stage(&mut self, key: Key, make: impl FnOnce(&Path) -> Result<()>) -> Result<Stored> {
+        self.sound_stage(key, |_| Ok(true), make)
+    }
+
+    /// As [`SideStages::stage`]; one that is there and is not sound any more is made again.
+    ///
+    /// # Errors
+    /// As [`SideStages::stage`].
+    pub fn sound_stage(
+        &mut self,
+        key: Key,
+        is_sound: impl Fn(&Path) -> Result<bool>,
+        make: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<Stored> {
         let begun = match self.store.begin(&key)? {
-            Begun::Done(stored) if !stored.survived()? => {
+            Begun::Done(stored) if !stored.survived()? || !is_sound(&stored.path)? => {
                 self.store.discard(stored)?;
                 self.store.begin(&key)?
             }

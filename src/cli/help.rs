@@ -8,7 +8,9 @@ use clap::Command;
 const TASKS: [(&str, &[&str]); 5] = [
     (
         "Image",
-        &["lock", "build", "verify", "run", "shell", "diff", "initrd"],
+        &[
+            "lock", "build", "import", "verify", "run", "shell", "diff", "initrd",
+        ],
     ),
     (
         "Artifacts",

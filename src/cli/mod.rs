@@ -17,6 +17,7 @@ mod files;
 mod flash;
 mod help;
 mod image;
+mod import;
 mod initrd;
 mod lab;
 mod listing;
@@ -80,6 +81,7 @@ pub enum Command {
     Files(files::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
+    Import(import::Arguments),
     Lab(lab::Arguments),
     Lock(lock::Arguments),
     Media(media::Arguments),
@@ -128,6 +130,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Flash(arguments) => flash::run(&arguments, terminal),
         Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments, terminal),
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
         Command::Lab(arguments) => lab::run(&arguments, terminal),
         Command::Lock(arguments) => lock::run(&arguments, terminal),

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use hearth::build::{Until, layers};
+use hearth::dirs;
 use hearth::error::Fault;
+use hearth::image::Manifest;
+use hearth::ops::image_tree::{ImageTree, image_tree};
 use hearth::recipe::{Arch, Limits};
 use hearth::sandbox::{self, Namespaces, Program, Root, architecture_of};
 
@@ -28,7 +31,8 @@ pub struct Arguments {
 /// Which image, and what it is given.
 #[derive(Debug, Args)]
 pub struct ImageArguments {
-    /// A recipe's name or path, or the directory of a root file system
+    /// A recipe's name or path, the output directory of a build or an import,
+    /// or the directory of a root file system
     #[arg(value_name = "RECIPE")]
     image: String,
     /// The image as it is before any script has run in it
@@ -58,6 +62,8 @@ struct Found {
     layers: Vec<PathBuf>,
     epoch: u64,
     limits: Limits,
+    /// Keeps what was laid out in the cache.
+    _tree: Option<ImageTree>,
 }
 
 impl ImageArguments {
@@ -88,6 +94,17 @@ impl ImageArguments {
     /// Builds the image if need be.
     fn find(&self, terminal: &Terminal) -> Result<Found> {
         let directory = Path::new(&self.image);
+        let is_output = directory.join(Manifest::FILE).is_file();
+        if self.image.contains('/') && is_output {
+            let tree = image_tree(directory, &dirs::cache(), terminal)?;
+            return Ok(Found {
+                arch: tree.arch,
+                layers: vec![tree.directory.clone()],
+                epoch: u64::try_from(tree.epoch)?,
+                limits: Limits::default(),
+                _tree: Some(tree),
+            });
+        }
         if self.image.contains('/') && directory.is_dir() {
             let directory = directory.canonicalize()?;
             let arch = architecture_of(&directory).ok_or_else(|| {
@@ -101,6 +118,7 @@ impl ImageArguments {
                 layers: vec![directory],
                 epoch: 0,
                 limits: Limits::default(),
+                _tree: None,
             });
         }
         let plan = build::plan(&self.image, &self.sources, terminal)?;
@@ -121,6 +139,7 @@ impl ImageArguments {
             layers,
             epoch: u64::try_from(plan.epoch)?,
             limits,
+            _tree: None,
         })
     }
 }

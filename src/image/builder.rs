@@ -2,12 +2,12 @@
 //! Never keeps a file's bytes.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use anyhow::{Context, Result};
-use tar::EntryType;
 
 use super::inode::{Entry, Inode, Kind, Number};
+use super::reader::{self, Type};
+
 /// The longest file name on Linux (NAME_MAX), in bytes.
 const NAME_MAX: usize = 255;
 
@@ -35,44 +35,24 @@ impl Builder {
         tree
     }
 
-    /// Adds a member; returns how many bytes of data follow its header.
-    pub(super) fn add<R: io::Read>(&mut self, member: &mut tar::Entry<'_, R>) -> Result<u64> {
-        let name = member.path_bytes().into_owned();
-        let what = || format!("member `{}`", String::from_utf8_lossy(&name));
-        self.add_named(&name, member).with_context(what)
+    /// Adds a member.
+    pub(super) fn add(&mut self, member: &reader::Entry) -> Result<()> {
+        let what = || format!("member `{}`", String::from_utf8_lossy(&member.name));
+        self.add_named(member).with_context(what)
     }
 
-    fn add_named<R: io::Read>(
-        &mut self,
-        name: &[u8],
-        member: &mut tar::Entry<'_, R>,
-    ) -> Result<u64> {
-        let kind = member.header().entry_type();
-        if kind.is_pax_global_extensions() {
-            return Ok(member.size());
-        }
-        let components = components(name)?;
+    fn add_named(&mut self, member: &reader::Entry) -> Result<()> {
+        let components = components(&member.name)?;
         let Some((last, parents)) = components.split_last() else {
             return self.set_root(member);
         };
         let parent = self.directory(parents)?;
-        if kind.is_hard_link() {
-            let target = member
-                .link_name_bytes()
-                .context("a hard link without a target")?;
-            let number = self.existing(&target)?;
+        if member.kind == Type::HardLink {
+            let number = self.existing(&member.link)?;
             self.inodes[number.position()].links += 1;
-            self.enter(parent, last, number)?;
-            return Ok(0);
+            return self.enter(parent, last, number);
         }
-        let mut inode = inode_of(member, parent)?;
-        let stored = match &mut inode.kind {
-            Kind::File { size, offset } => {
-                *offset += self.base;
-                *size
-            }
-            _ => 0,
-        };
+        let inode = inode_of(member, parent, self.base)?;
         let known = self.children[parent.position()].get(*last).copied();
         match known {
             Some(known) if inode.is_directory() && self.inodes[known.position()].is_directory() => {
@@ -84,15 +64,15 @@ impl Builder {
                 self.enter(parent, last, number)?;
             }
         }
-        Ok(stored)
+        Ok(())
     }
 
-    fn set_root<R: io::Read>(&mut self, member: &mut tar::Entry<'_, R>) -> Result<u64> {
-        let inode = inode_of(member, Number::ROOT)?;
+    fn set_root(&mut self, member: &reader::Entry) -> Result<()> {
+        let inode = inode_of(member, Number::ROOT, self.base)?;
         anyhow::ensure!(inode.is_directory(), "the image's root is not a directory");
         self.inodes[Number::ROOT.position()] = inode;
         self.has_member[Number::ROOT.position()] = true;
-        Ok(0)
+        Ok(())
     }
 
     fn push(&mut self, inode: Inode, has_member: bool) -> Result<Number> {
@@ -220,73 +200,36 @@ fn components(path: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(components)
 }
 
-fn inode_of<R: io::Read>(member: &mut tar::Entry<'_, R>, parent: Number) -> Result<Inode> {
-    let mtime = match pax_mtime(member)? {
-        Some(seconds) => seconds,
-        None => member.header().mtime()?,
-    };
-    let header = member.header();
-    let device = || -> Result<(u32, u32)> {
-        Ok((
-            header.device_major()?.unwrap_or(0),
-            header.device_minor()?.unwrap_or(0),
-        ))
-    };
-    let kind = match header.entry_type() {
-        EntryType::Regular | EntryType::Continuous => Kind::File {
-            offset: member.raw_file_position(),
-            size: member.size(),
+/// `base` is added to the offset of a file.
+fn inode_of(member: &reader::Entry, parent: Number, base: u64) -> Result<Inode> {
+    let (major, minor) = member.device;
+    let kind = match member.kind {
+        Type::File => Kind::File {
+            offset: match member.pieces[..] {
+                [] if member.size == 0 => base,
+                [piece] if piece.length == member.size => base + piece.stored,
+                _ => anyhow::bail!("a sparse file has no place in an image"),
+            },
+            size: member.size,
         },
-        EntryType::Directory => Kind::Directory {
+        Type::Directory => Kind::Directory {
             parent,
             entries: Vec::new(),
         },
-        EntryType::Symlink => Kind::Symlink {
-            target: member
-                .link_name_bytes()
-                .context("a symbolic link without a target")?
-                .into(),
+        Type::Symlink => Kind::Symlink {
+            target: member.link.as_slice().into(),
         },
-        EntryType::Char => {
-            let (major, minor) = device()?;
-            Kind::CharDevice { major, minor }
-        }
-        EntryType::Block => {
-            let (major, minor) = device()?;
-            Kind::BlockDevice { major, minor }
-        }
-        EntryType::Fifo => Kind::Fifo,
-        other => anyhow::bail!("its type {other:?} has no place in an image"),
+        Type::CharDevice => Kind::CharDevice { major, minor },
+        Type::BlockDevice => Kind::BlockDevice { major, minor },
+        Type::Fifo => Kind::Fifo,
+        Type::HardLink => anyhow::bail!("the root is a hard link"),
     };
-    let id = |id: u64| u32::try_from(id).context("an owner's number over 32 bits");
     Ok(Inode {
         kind,
-        mode: header.mode()? & 0o7777,
-        uid: id(header.uid()?)?,
-        gid: id(header.gid()?)?,
-        mtime,
+        mode: member.mode,
+        uid: member.uid,
+        gid: member.gid,
+        mtime: u64::try_from(member.mtime).unwrap_or(0),
         links: 1,
     })
-}
-
-/// The whole seconds of the pax record `mtime`, if there is one; 0 for times before 1970.
-fn pax_mtime<R: io::Read>(member: &mut tar::Entry<'_, R>) -> Result<Option<u64>> {
-    let Some(records) = member.pax_extensions()? else {
-        return Ok(None);
-    };
-    let mut mtime = None;
-    for record in records {
-        let record = record?;
-        anyhow::ensure!(
-            !record.key_bytes().starts_with(b"GNU.sparse."),
-            "a sparse file has no place in an image"
-        );
-        if record.key_bytes() == b"mtime" {
-            let text = record.value().context("the pax record mtime")?;
-            let whole = text.split('.').next().unwrap_or(text);
-            let seconds: i64 = whole.parse().context("the pax record mtime")?;
-            mtime = Some(u64::try_from(seconds).unwrap_or(0));
-        }
-    }
-    Ok(mtime)
 }

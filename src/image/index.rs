@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 
 use super::builder::Builder;
 pub use super::inode::{Entry, Found, Inode, Kind, Number};
+use super::reader::Entries;
 use super::stack;
 use crate::error::{Fault, InputContext};
 use crate::input;
@@ -294,32 +295,12 @@ fn grow(path: &Path, file: &File, base: u64) -> Result<(Builder, u64)> {
     let in_place = || format!("cannot read the image {}", path.display());
     let length = file.metadata().input_context(in_place)?.len();
     let mut tree = Builder::new(base);
-    let mut end = 0;
-    let mut archive = tar::Archive::new(file);
-    for member in archive.entries_with_seek().input_context(in_place)? {
-        let mut member = member.input_context(in_place)?;
-        end = member
-            .raw_file_position()
-            .saturating_add(tree.add(&mut member).input_context(in_place)?);
-        if end > length {
-            return Err(cut_short(path, &member.path_bytes(), end, length));
-        }
-    }
-    // A tar ends with zero blocks (at least one, whatever wrote it).
-    if length < end.next_multiple_of(512) + 512 {
-        return Err(cut_short(path, b"(end of archive)", end + 512, length));
+    let damaged = || Fault::input(in_place()).remedy("build the image again");
+    let mut entries = Entries::new(file).with_context(damaged)?;
+    while let Some(member) = entries.next_entry().with_context(damaged)? {
+        tree.add(&member).input_context(in_place)?;
     }
     Ok((tree, length))
-}
-
-fn cut_short(path: &Path, member: &[u8], end: u64, length: u64) -> anyhow::Error {
-    Fault::input(format!(
-        "the image {} is cut short: `{}` ends at byte {end}, the file at byte {length}",
-        path.display(),
-        String::from_utf8_lossy(member)
-    ))
-    .remedy("build the image again")
-    .into()
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ pub mod diff;
 pub mod index;
 mod inode;
 mod manifest;
+pub mod member;
+pub mod reader;
 mod stack;
 pub mod tarball;
 

@@ -1,28 +1,19 @@
-//! Owns the deterministic tar of a tree: the same tree gives the same bytes. Never changes the
+//! Owns the deterministic tar of a directory tree: the same tree gives the same bytes. Never changes the
 //! tree.
-//!
-//! POSIX ustar; pax records (POSIX.1-2017, pax, "pax Interchange Format") only for what ustar
-//! cannot represent: long names and links, large files and ids, extended attributes
-//! (`SCHILY.xattr.…`, as GNU tar writes them).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use tar::{EntryType, Header};
+use tar::EntryType;
 
-/// The content of a tar.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Contents {
-    pub entries: u64,
-    /// Bytes of the whole tar.
-    pub size: u64,
-}
+pub use super::member::Contents;
+use super::member::{ArchiveWriter, Member};
 
 /// Writes the tree below `root` as a tar: the root is `./`, other names are relative without `./`,
 /// directories end in `/`, sorted bytewise, with numeric owners. Modification times are clamped to
@@ -41,26 +32,20 @@ pub fn write(
         root,
         epoch,
         omit,
-        out,
+        out: ArchiveWriter::new(out),
         links: HashMap::new(),
-        contents: Contents::default(),
     };
     writer.directory(Path::new(""))?;
-    writer.put(&[0; 1024])?;
-    // As tar(1): a whole number of records of 20 blocks.
-    let rest = (10240 - writer.contents.size % 10240) % 10240;
-    writer.put(&vec![0; usize::try_from(rest)?])?;
-    Ok(writer.contents)
+    writer.out.finish()
 }
 
 struct Writer<'a> {
     root: &'a Path,
     epoch: i64,
     omit: &'a dyn Fn(&Path) -> bool,
-    out: &'a mut dyn Write,
+    out: ArchiveWriter<'a>,
     /// First names of files that have several, by device and inode.
     links: HashMap<(u64, u64), PathBuf>,
-    contents: Contents,
 }
 
 impl Writer<'_> {
@@ -140,8 +125,9 @@ impl Writer<'_> {
         } else {
             meta.mtime().clamp(0, self.epoch)
         };
-        self.header(&Member {
-            name: &name_in_tar(path, kind.is_dir()),
+        let name = name_in_tar(path, kind.is_dir());
+        let member = Member {
+            name: &name,
             entry_type,
             size,
             mode: meta.mode() & 0o7777,
@@ -149,121 +135,20 @@ impl Writer<'_> {
             gid: meta.gid(),
             mtime,
             link: link.as_ref().map(|link| link.as_os_str().as_bytes()),
-            attributes,
-        })?;
-        if entry_type == EntryType::Regular {
-            self.content(&full, size)?;
+            device: None,
+            attributes: &attributes,
+        };
+        if entry_type != EntryType::Regular {
+            return self.out.member(&member);
         }
-        Ok(())
-    }
-
-    fn content(&mut self, full: &Path, size: u64) -> Result<()> {
         let mut file =
-            File::open(full).with_context(|| format!("cannot read {}", full.display()))?;
-        let mut buffer = vec![0; 1 << 16];
-        let mut left = size;
-        while left > 0 {
-            let most = buffer
-                .len()
-                .min(usize::try_from(left).unwrap_or(usize::MAX));
-            let read = file.read(&mut buffer[..most])?;
-            anyhow::ensure!(read > 0, "{} changed while it was read", full.display());
-            self.put(&buffer[..read])?;
-            left -= read as u64;
-        }
-        self.pad(size)
-    }
-
-    fn header(&mut self, entry: &Member<'_>) -> Result<()> {
-        let mut header = Header::new_ustar();
-        let mut pax = Vec::new();
-        if !fits_ustar(&mut header, entry.name) {
-            pax.push(("path".to_string(), entry.name.to_vec()));
-        }
-        if let Some(link) = entry.link
-            && (link.len() > 100 || header.set_link_name_literal(link).is_err())
-        {
-            pax.push(("linkpath".to_string(), link.to_vec()));
-        }
-        header.set_entry_type(entry.entry_type);
-        header.set_mode(entry.mode);
-        header.set_mtime(u64::try_from(entry.mtime)?);
-        for (key, id) in [("uid", entry.uid), ("gid", entry.gid)] {
-            let small = if id < 1 << 21 { id } else { 0 };
-            match key {
-                "uid" => header.set_uid(small.into()),
-                _ => header.set_gid(small.into()),
-            }
-            if small != id {
-                pax.push((key.to_string(), id.to_string().into_bytes()));
-            }
-        }
-        if entry.size < 1 << 33 {
-            header.set_size(entry.size);
-        } else {
-            header.set_size(0);
-            pax.push(("size".to_string(), entry.size.to_string().into_bytes()));
-        }
-        for (name, value) in &entry.attributes {
-            pax.push((format!("SCHILY.xattr.{name}"), value.clone()));
-        }
-        if !pax.is_empty() {
-            self.pax(entry, &pax)?;
-        }
-        header.set_cksum();
-        self.put(header.as_bytes())?;
-        self.contents.entries += 1;
-        Ok(())
-    }
-
-    /// The extended header that precedes an entry.
-    fn pax(&mut self, entry: &Member<'_>, records: &[(String, Vec<u8>)]) -> Result<()> {
-        let data: Vec<u8> = records
-            .iter()
-            .flat_map(|(key, value)| pax_record(key, value))
-            .collect();
-        let mut header = Header::new_ustar();
-        header.set_path("PaxHeaders")?;
-        header.set_entry_type(EntryType::XHeader);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(u64::try_from(entry.mtime)?);
-        header.set_size(data.len() as u64);
-        header.set_cksum();
-        self.put(header.as_bytes())?;
-        self.put(&data)?;
-        self.pad(data.len() as u64)
-    }
-
-    fn pad(&mut self, size: u64) -> Result<()> {
-        let rest = usize::try_from((512 - size % 512) % 512)?;
-        self.put(&[0; 512][..rest])
-    }
-
-    fn put(&mut self, data: &[u8]) -> Result<()> {
-        self.out
-            .write_all(data)
-            .context("cannot write the image's tar")?;
-        self.contents.size += data.len() as u64;
-        Ok(())
+            File::open(&full).with_context(|| format!("cannot read {}", full.display()))?;
+        let changed = || format!("{} changed while it was read", full.display());
+        self.out.file(&member, &mut file, &changed)
     }
 }
 
-/// The fields of a header.
-struct Member<'a> {
-    name: &'a [u8],
-    entry_type: EntryType,
-    size: u64,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: i64,
-    link: Option<&'a [u8]>,
-    attributes: Vec<(String, Vec<u8>)>,
-}
-
-fn name_in_tar(path: &Path, is_directory: bool) -> Vec<u8> {
+pub(crate) fn name_in_tar(path: &Path, is_directory: bool) -> Vec<u8> {
     let mut name = path.as_os_str().as_bytes().to_vec();
     if name.is_empty() {
         name.push(b'.');
@@ -274,52 +159,9 @@ fn name_in_tar(path: &Path, is_directory: bool) -> Vec<u8> {
     name
 }
 
-/// Writes the name into the header, using the prefix field if necessary; writes a truncated name
-/// and returns `false` if it does not fit.
-fn fits_ustar(header: &mut Header, name: &[u8]) -> bool {
-    let Some(ustar) = header.as_ustar_mut() else {
-        return false;
-    };
-    if name.len() <= 100 {
-        ustar.name[..name.len()].copy_from_slice(name);
-        return true;
-    }
-    // A trailing slash of the name is no place to split.
-    let split = name[..name.len() - 1]
-        .iter()
-        .enumerate()
-        .filter(|(at, byte)| **byte == b'/' && *at <= 155 && name.len() - at - 1 <= 100)
-        .map(|(at, _)| at)
-        .next();
-    match split {
-        Some(at) => {
-            ustar.prefix[..at].copy_from_slice(&name[..at]);
-            ustar.name[..name.len() - at - 1].copy_from_slice(&name[at + 1..]);
-            true
-        }
-        None => {
-            ustar.name.copy_from_slice(&name[..100]);
-            false
-        }
-    }
-}
-
-/// A pax record `LENGTH KEY=VALUE\n`, where the length includes its own digits.
-fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
-    let rest = key.len() + value.len() + 3;
-    let mut length = rest + 1;
-    while rest + length.to_string().len() != length {
-        length = rest + length.to_string().len();
-    }
-    let mut record = format!("{length} {key}=").into_bytes();
-    record.extend_from_slice(value);
-    record.push(b'\n');
-    record
-}
-
 /// Extended attributes that belong to the image, sorted: capabilities and `user.*`; not the host's
 /// ACLs and labels, nor overlayfs' own.
-fn extended_attributes(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+pub(crate) fn extended_attributes(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let failed = || format!("cannot read the extended attributes of {}", path.display());
     let names = match xattr::list(path) {
         Ok(names) => names,
@@ -339,7 +181,7 @@ fn extended_attributes(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(attributes)
 }
 
-fn belongs(name: &str) -> bool {
+pub(crate) fn belongs(name: &str) -> bool {
     name == "security.capability"
         || (name.starts_with("user.") && !name.starts_with("user.overlay."))
 }
@@ -349,6 +191,7 @@ mod tests {
     use super::*;
     use std::fs;
     use std::process::Command;
+    use tar::Header;
 
     fn tar_of(root: &Path) -> Vec<u8> {
         let mut tar = Vec::new();
@@ -457,15 +300,5 @@ mod tests {
             common::sha256(&tar),
             "426e37ff7c31f1943c4d3db102ed0f1b0b35c7a0d339178bdff6abee996c20b3"
         );
-    }
-
-    #[test]
-    fn a_pax_record_counts_its_own_length() {
-        assert_eq!(pax_record("path", b"x"), b"9 path=x\n");
-        let record = pax_record("path", &[b'y'; 90]);
-        assert_eq!(record.len(), 99);
-        assert!(record.starts_with(b"99 path="));
-        let record = pax_record("path", &[b'y'; 91]);
-        assert!(record.starts_with(b"101 path=") && record.len() == 101);
     }
 }

@@ -8,7 +8,6 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 use anyhow::{Context, Result, bail, ensure};
-use cpio::newc;
 use serde::Serialize;
 
 /// One of the archives in an initrd.
@@ -26,10 +25,16 @@ pub struct Archive {
 pub struct CpioEntry {
     /// Index of its archive, from 0.
     pub archive: usize,
-    /// The name, without leading `/` and `./`; empty for the root.
+    /// The name, without leading `/` and `./`; empty for the root. What is no UTF-8 is replaced.
     pub path: String,
+    /// The name as it is in the archive.
+    pub name: Vec<u8>,
     /// Type and permissions, as in `stat(2)`.
     pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Seconds since 1970.
+    pub mtime: u32,
     /// Bytes of a file or of a link's target.
     pub size: u32,
     /// Equal for all names of a hard-linked file.
@@ -68,6 +73,9 @@ const MAX_NAME: u32 = 4096;
 /// Limit on the unpacked size in bytes, against decompression bombs.
 const MAX_UNPACKED: u64 = 8 << 30;
 const HEADER: usize = 110;
+/// Where the length of the name is among the numbers of a header.
+const NAME_SIZE: usize = 11;
+const TRAILER: &[u8] = b"TRAILER!!!";
 
 /// Reads a whole initrd and calls `visit` for each entry.
 ///
@@ -115,7 +123,7 @@ impl Reading<'_, '_> {
     }
 
     /// Reads one archive, up to its trailer.
-    fn archive(&mut self, mut input: &mut dyn BufRead, compression: &'static str) -> Result<()> {
+    fn archive(&mut self, input: &mut dyn BufRead, compression: &'static str) -> Result<()> {
         let number = self.archives.len();
         self.archives.push(Archive {
             compression,
@@ -127,53 +135,79 @@ impl Reading<'_, '_> {
             let cut_short = || format!("damaged or cut short after `{last}`");
             let mut header = [0; HEADER];
             input.read_exact(&mut header).with_context(cut_short)?;
-            // The length of the name, which the parser does not check.
-            let length = std::str::from_utf8(&header[94..102]).unwrap_or_default();
-            let length = u32::from_str_radix(length, 16).with_context(cut_short)?;
+            let fields = fields(&header).with_context(cut_short)?;
+            let length = fields[NAME_SIZE];
             ensure!(
                 length <= MAX_NAME,
                 "a name of {length} bytes after `{last}`"
             );
-            let mut reader =
-                newc::Reader::new((&header[..]).chain(&mut *input)).with_context(cut_short)?;
-            if reader.entry().is_trailer() {
-                reader.finish().with_context(cut_short)?;
-                return Ok(());
-            }
-            let entry = entry_of(reader.entry(), number);
+            let mut name = vec![0; length as usize];
+            input.read_exact(&mut name).with_context(cut_short)?;
+            skip_padding(input, HEADER as u64 + u64::from(length)).with_context(cut_short)?;
+            ensure!(name.pop() == Some(0), "{}", cut_short());
+            let entry = entry_of(&fields, name, number);
             let mut content = Counted {
-                inner: &mut reader,
+                inner: input.take(u64::from(entry.size)),
                 read: 0,
             };
+            if entry.name == TRAILER {
+                io::copy(&mut content, &mut io::sink())?;
+                return Ok(());
+            }
             (self.visit)(&entry, &mut content)?;
             io::copy(&mut content, &mut io::sink())?;
             if content.read != u64::from(entry.size) {
                 bail!("cut short inside `{}`", entry.path);
             }
-            reader.finish().with_context(cut_short)?;
+            skip_padding(input, u64::from(entry.size)).with_context(cut_short)?;
             let archive = &mut self.archives[number];
             archive.entries += 1;
             if entry.file_type() == FileType::File {
                 archive.bytes += u64::from(entry.size);
             }
             last = entry.path;
-            input = &mut *input;
         }
     }
 }
 
-fn entry_of(entry: &newc::Entry, archive: usize) -> CpioEntry {
-    let path = entry.name().trim_start_matches('/');
+/// The numbers of a header after its magic number, in hexadecimal: inode, mode, uid, gid, links, time, size, major and minor
+/// number of its disk and of a device, length of the name, checksum.
+fn fields(header: &[u8; HEADER]) -> Result<[u32; 13]> {
+    ensure!(
+        matches!(&header[..6], b"070701" | b"070702"),
+        "no header of a cpio archive"
+    );
+    let mut fields = [0; 13];
+    for (field, text) in fields.iter_mut().zip(header[6..].chunks_exact(8)) {
+        let text = std::str::from_utf8(text).unwrap_or_default();
+        *field = u32::from_str_radix(text, 16).context("no hexadecimal number")?;
+    }
+    Ok(fields)
+}
+
+fn entry_of(fields: &[u32; 13], name: Vec<u8>, archive: usize) -> CpioEntry {
+    let path = String::from_utf8_lossy(&name);
+    let path = path.trim_start_matches('/');
     let path = path.strip_prefix("./").unwrap_or(path);
     CpioEntry {
         archive,
         path: if path == "." { "" } else { path }.to_string(),
-        mode: entry.mode(),
-        size: entry.file_size(),
-        inode: (entry.dev_major(), entry.dev_minor(), entry.ino()),
-        links: entry.nlink(),
-        device: (entry.rdev_major(), entry.rdev_minor()),
+        mode: fields[1],
+        uid: fields[2],
+        gid: fields[3],
+        links: fields[4],
+        mtime: fields[5],
+        size: fields[6],
+        inode: (fields[7], fields[8], fields[0]),
+        device: (fields[9], fields[10]),
+        name,
     }
+}
+
+/// Skips what fills up four bytes.
+fn skip_padding(input: &mut dyn Read, length: u64) -> io::Result<()> {
+    let padding = (4 - length % 4) % 4;
+    input.read_exact(&mut [0; 4][..padding as usize])
 }
 
 /// The compression format, by the magic number.
@@ -300,6 +334,7 @@ impl<R: BufRead> Read for Lz4<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cpio::newc;
     use std::io::Write;
 
     pub fn archive(files: &[(&str, u32, &[u8])]) -> Vec<u8> {

@@ -29,9 +29,10 @@ const CHUNK: u64 = 1 << 20;
 ///
 /// # Errors
 /// If the file system cannot represent an entry, with its path.
-pub fn extract(image: &Image, root: &File, stage: &dyn Stage) -> Result<()> {
+pub fn extract(image: &Image, root: &File, devices: Devices, stage: &dyn Stage) -> Result<()> {
     let mut extractor = Extractor {
         image,
+        devices,
         root: root.as_fd(),
         first_names: HashMap::new(),
         stage,
@@ -39,8 +40,16 @@ pub fn extract(image: &Image, root: &File, stage: &dyn Stage) -> Result<()> {
     extractor.directory(root.as_fd(), Number::ROOT, &mut Vec::new())
 }
 
+/// What is done with device nodes, which no user namespace can make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices {
+    Made,
+    LeftOut,
+}
+
 struct Extractor<'a> {
     image: &'a Image,
+    devices: Devices,
     root: BorrowedFd<'a>,
     /// The first names of hard-linked files.
     first_names: HashMap<Number, Vec<u8>>,
@@ -98,6 +107,11 @@ impl Extractor<'_> {
             Kind::Symlink { target } => {
                 symlinkat(OsStr::from_bytes(target), parent, name)?;
                 adopt_at(parent, name, inode)
+            }
+            Kind::CharDevice { .. } | Kind::BlockDevice { .. }
+                if self.devices == Devices::LeftOut =>
+            {
+                Ok(())
             }
             Kind::CharDevice { major, minor } => {
                 make_node(parent, name, SFlag::S_IFCHR, inode, (*major, *minor))

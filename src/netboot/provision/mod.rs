@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use self::compare::{Difference, compare};
 use self::exports_file::exported_paths;
-use self::extract::extract;
+pub use self::extract::{Devices, extract};
 use crate::error::Fault;
 use crate::image::index::Image;
 use crate::output::{AtomicDir, Replaces};
@@ -84,7 +84,7 @@ impl Provision {
         let stage = progress.stage("lay out", Some(image.count()), Unit::Items);
         let output = AtomicDir::create(&self.version(id), Replaces::Nothing)?;
         let root = File::open(output.path())?;
-        extract(&image, &root, &*stage)?;
+        extract(&image, &root, Devices::Made, &*stage)?;
         output.commit()?;
         stage.finish(&format!(
             "{} files, {} MiB",

@@ -1,0 +1,320 @@
+//! Owns importing a root file system that others made: its tar, what boards boot from, and the output directory of both.
+//! Never reads a format: see `import`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::import_boot::{self, BootFiles, BootParts};
+use super::import_kept::{self, Kept};
+use crate::arch::Arch;
+use crate::build::{Key, SideStages, publish, set_date};
+use crate::error::Fault;
+use crate::image::index::Image;
+use crate::image::{Artifact, Manifest, ROOTFS, RecipeReference, Source};
+use crate::import::root::{Architecture, Init, architecture, init};
+use crate::import::{Converted, GivenModules, Modules, Options, Rootfs};
+use crate::input;
+use crate::output::refuse_no_output;
+use crate::progress::Progress;
+
+/// Raised when the same inputs give other bytes.
+const REVISION: u32 = 1;
+
+/// What to import.
+#[derive(Clone, Debug)]
+pub struct Import<'a> {
+    /// What the output is called, as a recipe's name.
+    pub name: &'a str,
+    pub rootfs: &'a Path,
+    pub options: Options,
+    /// The architecture, where no program of the root tells it.
+    pub arch: Option<Arch>,
+    pub boot: BootFiles<'a>,
+    /// A kernel's modules, which become a layer over the root: what `make modules_install` wrote, or a tar of it.
+    pub modules: Option<&'a Path>,
+}
+
+/// What an import made.
+#[derive(Clone, Debug)]
+pub struct Imported {
+    pub manifest: Manifest,
+    /// What the user should know, such as what was left out.
+    pub notes: Vec<String>,
+    /// Whether the output directory was written; otherwise it was up to date.
+    pub written: bool,
+}
+
+/// The record of the stage that made the tar.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct RootStage {
+    converted: Converted,
+    arch: Result<Arch, String>,
+    /// Where it has modules, or would have them: `usr/lib/modules`, or `lib/modules` where `/usr` is not merged.
+    modules: String,
+    notes: Vec<String>,
+}
+
+/// Imports a root file system into the output directory `out`. What was made of the same input before comes from the cache.
+///
+/// # Errors
+/// If a part cannot be read or does not fit the others. `out` is unchanged then.
+pub fn import(
+    import: &Import<'_>,
+    out: &Path,
+    cache: &Path,
+    progress: &dyn Progress,
+) -> Result<Imported> {
+    check_name(import.name)?;
+    refuse_no_output(out)?;
+    let rootfs = Rootfs::open(import.rootfs, &import.options)?;
+    let modules = import.modules.map(GivenModules::open).transpose()?;
+    let mut boot = import_boot::open(&import.boot)?;
+    let mut stages = SideStages::open(cache, &import.inputs(), progress)?;
+    let root = root_stage(import, rootfs, &mut stages, progress)?;
+    let (arch, root_notes) = arch_of(import, &root.facts)?;
+    let tar = &root.facts.converted.written.tar;
+    let newest = root.facts.converted.written.newest;
+    let modules = match modules {
+        Some(given) => Some(modules_stage(
+            given,
+            &root.facts.modules,
+            &mut stages,
+            progress,
+        )?),
+        None => None,
+    };
+    let mut tars = vec![(ROOTFS.to_string(), root.path.join(ROOTFS), tar.clone())];
+    if let (Some(made), Some(path)) = (&modules, import.modules) {
+        let layer = &made.facts.written.tar;
+        let name = format!("layers/{}.tar", &layer.sha256[..12]);
+        tars.push((name, made.path.join(LAYER), layer.clone()));
+        let from = Source {
+            path: path.display().to_string(),
+            sha256: made.facts.source.clone(),
+        };
+        boot.sources.insert("modules".into(), from);
+        boot.releases.clone_from(&made.facts.releases);
+    }
+    let parts = import_boot::stage(&boot, &tars, arch, newest, &mut stages)?;
+    let manifest = import.manifest(arch, &root.facts, &boot.sources, &tars, &parts.facts);
+    let all_tars = tars
+        .iter()
+        .map(|(name, path, _)| (name.as_str(), path.clone()));
+    let artifacts = all_tars.chain(
+        parts
+            .facts
+            .artifacts
+            .keys()
+            .map(|name| (name.as_str(), parts.path.join("out").join(name))),
+    );
+    let written = publish(&manifest, artifacts, out, newest)?;
+    // The links have changed what their seals are of.
+    root.seal()?;
+    parts.seal()?;
+    if let Some(modules) = &modules {
+        modules.seal()?;
+    }
+    stages.finish()?;
+    let of_modules = modules.map(|made| made.facts.notes).unwrap_or_default();
+    let notes = [root_notes, of_modules, parts.facts.notes].concat();
+    Ok(Imported {
+        manifest,
+        notes,
+        written,
+    })
+}
+
+impl Import<'_> {
+    /// The files and directories that were given, the root first.
+    fn inputs(&self) -> Vec<PathBuf> {
+        std::iter::once(self.rootfs)
+            .chain(self.boot.paths())
+            .chain(self.modules)
+            .map(Path::to_path_buf)
+            .collect()
+    }
+
+    fn manifest(
+        &self,
+        arch: Arch,
+        root: &RootStage,
+        sources: &BTreeMap<String, Source>,
+        tars: &[Tar],
+        parts: &BootParts,
+    ) -> Manifest {
+        let mut sources = sources.clone();
+        let rootfs = Source {
+            path: self.rootfs.display().to_string(),
+            sha256: root.converted.source.clone(),
+        };
+        sources.insert("rootfs".into(), rootfs);
+        let mut artifacts = parts.artifacts.clone();
+        for (name, _, artifact) in tars {
+            artifacts.insert(name.clone(), artifact.clone());
+        }
+        Manifest {
+            hearth: env!("CARGO_PKG_VERSION").into(),
+            recipe: RecipeReference {
+                name: self.name.into(),
+                sha256: digest(&sources),
+            },
+            lock: None,
+            arch,
+            epoch: root.converted.written.newest,
+            kernel: parts.kernel.clone(),
+            image: format!("{}-{}", self.name, id(&artifacts)),
+            artifacts,
+            layers: tars[1..].iter().map(|(name, ..)| name.clone()).collect(),
+            kernel_arguments: parts.kernel_arguments.clone(),
+            sources,
+        }
+    }
+}
+
+/// A tar of an image: its name in the output directory, where it is in the cache, and its hash.
+pub(super) type Tar = (String, PathBuf, Artifact);
+
+/// 12 hex digits of the SHA-256 of all that boots.
+fn id(artifacts: &BTreeMap<String, Artifact>) -> String {
+    let mut hash = Sha256::new();
+    for (name, artifact) in artifacts {
+        hash.update(format!("{name}\0{}\0", artifact.sha256));
+    }
+    hex::encode(hash.finalize())[..12].to_string()
+}
+
+/// The SHA-256 of what was given, whatever it is called.
+fn digest(sources: &BTreeMap<String, Source>) -> String {
+    let mut hash = Sha256::new();
+    for (what, source) in sources {
+        hash.update(format!("{what}\0{}\0", source.sha256));
+    }
+    hex::encode(hash.finalize())
+}
+
+/// The stage with the tar: found by what tells its input from others, without reading that.
+fn root_stage(
+    import: &Import<'_>,
+    rootfs: Rootfs,
+    stages: &mut SideStages<'_>,
+    progress: &dyn Progress,
+) -> Result<Kept<RootStage>> {
+    let key = Key::new("import", REVISION)
+        .with("input", rootfs.stamp()?)
+        .with("options", format!("{:?}", import.options));
+    import_kept::stage(stages, key, |directory| {
+        let tar = directory.join(ROOTFS);
+        let converted = rootfs.convert(directory, &tar, progress)?;
+        set_date(&tar, converted.written.newest)?;
+        let image = Image::open(&tar)?;
+        let mut notes = converted.notes.clone();
+        notes.extend(init_note(init(&image)));
+        Ok(RootStage {
+            arch: match architecture(&image) {
+                Architecture::Known(arch) => Ok(arch),
+                Architecture::Foreign(name) => Err(format!("its programs are for {name}")),
+                Architecture::None => Err("it has no program that tells its architecture".into()),
+            },
+            modules: place_of_modules(&image).into(),
+            notes,
+            converted,
+        })
+    })
+}
+
+/// The layer in the directory of its stage.
+const LAYER: &str = "modules.tar";
+
+fn modules_stage(
+    given: GivenModules,
+    place: &str,
+    stages: &mut SideStages<'_>,
+    progress: &dyn Progress,
+) -> Result<Kept<Modules>> {
+    let key = Key::new("import-modules", REVISION)
+        .with("input", given.stamp()?)
+        .with("place", place);
+    import_kept::stage(stages, key, |directory| {
+        let layer = directory.join(LAYER);
+        let made = given.convert(place, directory, &layer, progress)?;
+        set_date(&layer, made.written.newest)?;
+        Ok(made)
+    })
+}
+
+fn place_of_modules(image: &Image) -> &'static str {
+    let lib = image.follow("lib");
+    match lib.is_some_and(|lib| lib.path == b"lib") {
+        true => "lib/modules",
+        false => "usr/lib/modules",
+    }
+}
+
+fn init_note(init: Init) -> Option<String> {
+    match init {
+        Init::Usual => None,
+        Init::Other(path) => Some(format!(
+            "the root has no /sbin/init: boards start it only with init={path} among their kernel arguments"
+        )),
+        Init::Missing => Some(
+            "the root has no init (/sbin/init, /etc/init, /bin/init, /init): no board can start it as it is".into(),
+        ),
+    }
+}
+
+/// The architecture, and what is to be told of the root.
+fn arch_of(import: &Import<'_>, root: &RootStage) -> Result<(Arch, Vec<String>)> {
+    match (import.arch, &root.arch) {
+        (Some(asked), Ok(found)) if asked != *found => Err(Fault::input(format!(
+            "the programs of {} are for {found}, not for {asked}",
+            import.rootfs.display()
+        ))
+        .remedy("leave --arch out")
+        .into()),
+        (_, Ok(found)) => Ok((*found, root.notes.clone())),
+        (Some(asked), Err(_)) => Ok((asked, root.notes.clone())),
+        (None, Err(sentence)) => {
+            let all: Vec<&str> = Arch::ALL.iter().map(|arch| arch.debian()).collect();
+            Err(Fault::input(format!(
+                "cannot import {}: {sentence}",
+                import.rootfs.display()
+            ))
+            .remedy(format!(
+                "boards of hearth's are {}; --arch says which, where no program does",
+                all.join(", ")
+            ))
+            .into())
+        }
+    }
+}
+
+/// Refuses a name that paths, addresses of the servers and image ids cannot have.
+fn check_name(name: &str) -> Result<()> {
+    let is_fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(is_fit)
+        && name.len() <= 100;
+    if is_name {
+        return Ok(());
+    }
+    Err(
+        Fault::input(format!("`{name}` cannot be the name of an image"))
+            .remedy("use letters, digits, `-` and `_`, such as yocto-armhf")
+            .into(),
+    )
+}
+
+/// Hashes a file that was given.
+pub(super) fn source(path: &Path) -> Result<Source> {
+    let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    input::regular(&meta).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Source {
+        path: path.display().to_string(),
+        sha256: Artifact::of(path)?.sha256,
+    })
+}
