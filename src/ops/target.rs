@@ -15,7 +15,7 @@ use crate::error::Fault;
 use crate::image::Manifest;
 use crate::lab::{self, BoardAccess, network};
 use crate::progress::Progress;
-use crate::recipe::{Board, LoadedLab, Power, board_or_type};
+use crate::recipe::{Board, BootMethod, LoadedLab, Login, Power, board_or_type};
 
 /// An emulated processor stands still whenever its host is busy, which its kernel would take for a stall.
 const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchdog_thresh=60"];
@@ -30,6 +30,10 @@ pub struct Choice<'a> {
     pub recipe: Option<&'a str>,
     /// The output directory of a build, to boot what it holds and build nothing.
     pub image: Option<&'a Path>,
+    /// Where its root comes from, instead of where the board's own does.
+    pub boot: Option<BootMethod>,
+    /// How to get to a shell on its console, which then runs the tests; over the board's own.
+    pub login: Option<&'a Login>,
 }
 
 /// What only the program that runs can give.
@@ -47,6 +51,8 @@ pub struct Target {
     /// The build's output directory.
     pub build: PathBuf,
     pub emulated: bool,
+    /// How to get to a shell on its console, where that runs the tests and no agent does.
+    pub login: Option<Login>,
 }
 
 impl Target {
@@ -66,6 +72,9 @@ impl Target {
         }
         if let Some(image) = choice.image {
             entry.recipe = Some(Manifest::load(image)?.recipe.name);
+        }
+        if let Some(boot) = choice.boot {
+            entry.boot_script = boot.name().into();
         }
         if lab.path.is_none() && entry.console.is_none() {
             return Err(
@@ -107,6 +116,7 @@ impl Target {
             (false, _) => {}
         }
         Ok(Target {
+            login: login(choice, &entry),
             lab,
             board: entry,
             build,
@@ -149,6 +159,26 @@ impl Target {
         write!(lock, "{}", fs::canonicalize(directory)?.display())?;
         Ok(Some(lock))
     }
+}
+
+/// How to get to a shell on the board's console, if that is to run the tests: where the command line or the board's entry
+/// in the lab file says so, and where the root is in the board's memory.
+fn login(choice: &Choice<'_>, board: &Board) -> Option<Login> {
+    let is_asked = choice.login.is_some() || board.login.is_some();
+    let is_ramdisk = board.boot_script == BootMethod::Ramdisk.name();
+    if !is_asked && !is_ramdisk {
+        return None;
+    }
+    let usual = board.login.as_ref().or(board.board_type.login.as_ref());
+    let usual = usual.cloned().unwrap_or_default();
+    let Some(given) = choice.login.cloned() else {
+        return Some(usual);
+    };
+    Some(Login {
+        user: given.user.or(usual.user),
+        password: given.password.or(usual.password),
+        prompt: given.prompt.or(usual.prompt),
+    })
 }
 
 /// Where the run that has the board keeps its console log, if one has it.

@@ -10,8 +10,8 @@ use anyhow::Result;
 
 use super::board_type::BoardType;
 use super::lab::{
-    BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Network, Ports, Power,
-    idle, largest_output,
+    BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Login, Network, Ports,
+    Power, idle, largest_output,
 };
 use crate::data::{self, BOARD_TYPE, Source};
 use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
@@ -49,6 +49,8 @@ pub struct Board {
     pub values: BTreeMap<String, String>,
     pub timeouts: BoardTimeouts,
     pub retries: BoardRetries,
+    /// Its own: its tests run over the console.
+    pub login: Option<Login>,
 }
 
 /// All board types, hearth's and the user's, by name.
@@ -138,6 +140,7 @@ impl LoadedLab {
             mac: None,
             address: None,
             recipe: None,
+            boot: None,
             boot_script: None,
             console: board_type.emulation.is_some().then_some(Console::Qemu {}),
             power: board_type.emulation.is_some().then_some(Power::Qemu {}),
@@ -145,6 +148,7 @@ impl LoadedLab {
             values: BTreeMap::new(),
             timeouts: BoardTimeouts::default(),
             retries: BoardRetries::default(),
+            login: None,
         };
         Ok(LoadedLab {
             path: None,
@@ -221,6 +225,7 @@ impl Board {
             boot_script: entry
                 .boot_script
                 .clone()
+                .or_else(|| entry.boot.map(|boot| boot.name().into()))
                 .unwrap_or_else(|| board_type.boot_script.clone()),
             console: entry.console.clone(),
             power: entry.power.clone(),
@@ -228,6 +233,7 @@ impl Board {
             values: entry.values.clone(),
             timeouts: entry.timeouts,
             retries: entry.retries,
+            login: entry.login.clone(),
         }
     }
 }
@@ -332,14 +338,19 @@ impl Checker<'_> {
                 return wrong("power", what);
             }
         }
-        if let Some(Err((key, message))) = board.power.as_ref().map(Power::check) {
-            let path = [
-                Step::Key("board"),
-                Step::Index(index),
-                Step::Key("power"),
-                Step::Key(key),
-            ];
-            return Err(self.at(&path, message));
+        for (table, checked) in [
+            ("power", board.power.as_ref().map(Power::check)),
+            ("login", board.login.as_ref().map(Login::check)),
+        ] {
+            if let Some(Err((key, message))) = checked {
+                let path = [
+                    Step::Key("board"),
+                    Step::Index(index),
+                    Step::Key(table),
+                    Step::Key(key),
+                ];
+                return Err(self.at(&path, message));
+            }
         }
         for (key, time) in board.timeouts.set() {
             if !time.is_finite() || time <= 0.0 {
@@ -533,6 +544,10 @@ mod tests {
                 "lab.toml:7:19: a time-out is a number",
             ),
             (format!("{LAB}{neo}retries.kernle = 1\n"), "lab.toml:7:"),
+            (
+                format!("{LAB}{neo}login.prompt = '('\n"),
+                "lab.toml:7:16: `(` is not a regular expression",
+            ),
             (
                 format!("{LAB}allow = ['10.0.0.1/8']\n"),
                 "lab.toml:4:10: `10.0.0.1/8` has host bits set",
