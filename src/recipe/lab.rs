@@ -13,6 +13,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use ureq::http::Uri;
 
+use super::own::Own;
 use crate::mac::Mac;
 
 /// A lab: its settings and its boards.
@@ -128,6 +129,9 @@ pub struct BoardEntry {
     pub retries: BoardRetries,
     /// Has tests run over the board's console, whatever it boots.
     pub login: Option<Login>,
+    /// What the board boots instead of parts of its image; paths are relative to the lab file.
+    #[serde(default)]
+    pub own: Own,
 }
 
 /// Time-outs for each state of the boot, in seconds; hearth's defaults if left out.

@@ -13,6 +13,8 @@ use super::lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Login, Network, Ports,
     Power, idle, largest_output,
 };
+use super::own::Own;
+use super::names::{bad_name, is_host_name, is_value_key};
 use crate::data::{self, BOARD_TYPE, Source};
 use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
 use crate::error::Fault;
@@ -51,6 +53,8 @@ pub struct Board {
     pub retries: BoardRetries,
     /// Its own: its tests run over the console.
     pub login: Option<Login>,
+    /// What it boots instead of parts of its image.
+    pub own: Own,
 }
 
 /// All board types, hearth's and the user's, by name.
@@ -98,10 +102,17 @@ impl LoadedLab {
             types: &types,
         }
         .check(&lab)?;
+        let directory = source.path.parent().unwrap_or(Path::new(""));
         let boards = lab
             .boards
             .iter()
-            .map(|entry| Board::resolve(entry, &lab.lab, &types[&entry.board_type]))
+            .map(|entry| {
+                let board = Board::resolve(entry, &lab.lab, &types[&entry.board_type]);
+                Board {
+                    own: board.own.below(directory),
+                    ..board
+                }
+            })
             .collect();
         Ok(LoadedLab {
             path: Some(source.path.clone()),
@@ -149,6 +160,7 @@ impl LoadedLab {
             timeouts: BoardTimeouts::default(),
             retries: BoardRetries::default(),
             login: None,
+            own: Own::default(),
         };
         Ok(LoadedLab {
             path: None,
@@ -234,6 +246,7 @@ impl Board {
             timeouts: entry.timeouts,
             retries: entry.retries,
             login: entry.login.clone(),
+            own: entry.own.clone(),
         }
     }
 }
@@ -440,29 +453,6 @@ impl Checker<'_> {
     }
 }
 
-/// A label of a host name (RFC 1123, 2.1), in lower case: a board's name is its host name.
-fn is_host_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-}
-
-fn bad_name(what: &str, name: &str) -> String {
-    format!(
-        "`{name}` cannot name a {what}: use lower-case letters, digits and inner hyphens, at most 63"
-    )
-}
-
-fn is_value_key(key: &str) -> bool {
-    !key.is_empty()
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -547,6 +537,14 @@ mod tests {
             (
                 format!("{LAB}{neo}login.prompt = '('\n"),
                 "lab.toml:7:16: `(` is not a regular expression",
+            ),
+            (
+                format!("{LAB}{neo}own = {{ kernle = 'x' }}\n"),
+                "lab.toml:7:9: unknown key `kernle`",
+            ),
+            (
+                format!("{LAB}{neo}own = {{ kernel-args = 'a \\b' }}\n"),
+                "lab.toml:7:23: the kernel argument `",
             ),
             (
                 format!("{LAB}allow = ['10.0.0.1/8']\n"),

@@ -10,6 +10,8 @@ mod lab_file;
 mod limits;
 mod lock;
 mod model;
+mod names;
+mod own;
 
 pub use crate::arch::Arch;
 pub use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
@@ -34,3 +36,4 @@ pub use model::{
     ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, ModuleSet, Recipe,
     RootKind, Strip, System, Units, User,
 };
+pub use own::{Own, check_kernel_arguments};
