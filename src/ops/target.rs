@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+use super::agent_layer::{self, Fit};
 use super::plan::{Sources, plan};
 use crate::board::power::Ask;
 use crate::board::{Timeouts, console, network as board_network, power, qemu};
+use crate::build::compose::Derived;
 use crate::error::Fault;
 use crate::image::Manifest;
 use crate::lab::{self, BoardAccess, network};
@@ -53,6 +55,8 @@ pub struct Target {
     pub emulated: bool,
     /// How to get to a shell on its console, where that runs the tests and no agent does.
     pub login: Option<Login>,
+    /// Keeps what `build` names, where it is in the cache.
+    _derived: Option<Derived>,
 }
 
 impl Target {
@@ -115,13 +119,38 @@ impl Target {
             (true, true) => board_network::enter(LoadedLab::EMULATED_ADDRESS)?,
             (false, _) => {}
         }
-        Ok(Target {
+        let mut target = Target {
             login: login(choice, &entry),
             lab,
             board: entry,
             build,
             emulated,
-        })
+            _derived: None,
+        };
+        target.fit_agent(progress)?;
+        Ok(target)
+    }
+
+    /// Makes sure that somebody runs the jobs: an agent is laid over an image that has none, and where the image could not run
+    /// it, a shell on the console does.
+    fn fit_agent(&mut self, progress: &dyn Progress) -> Result<()> {
+        // The root on a card is not known.
+        if self.login.is_some() || self.board.boot_script == BootMethod::Local.name() {
+            return Ok(());
+        }
+        let image = Manifest::load(&self.build)?.open_image(&self.build)?;
+        let fit = agent_layer::look(&image);
+        if fit == Fit::NoNetwork {
+            progress.note(
+                "the image has neither curl nor wget: the board's tests run over its console",
+            );
+            self.login = Some(usual_login(&self.board));
+        }
+        if let Some(derived) = agent_layer::with_agent(&self.build, &image, &fit, progress)? {
+            self.build.clone_from(&derived.directory);
+            self._derived = Some(derived);
+        }
+        Ok(())
     }
 
     /// Makes sure that no other run has the board, and notes where this one's console log is. A board type's emulated
@@ -169,8 +198,7 @@ fn login(choice: &Choice<'_>, board: &Board) -> Option<Login> {
     if !is_asked && !is_ramdisk {
         return None;
     }
-    let usual = board.login.as_ref().or(board.board_type.login.as_ref());
-    let usual = usual.cloned().unwrap_or_default();
+    let usual = usual_login(board);
     let Some(given) = choice.login.cloned() else {
         return Some(usual);
     };
@@ -179,6 +207,12 @@ fn login(choice: &Choice<'_>, board: &Board) -> Option<Login> {
         password: given.password.or(usual.password),
         prompt: given.prompt.or(usual.prompt),
     })
+}
+
+/// What the lab file or the board's type says of a login.
+fn usual_login(board: &Board) -> Login {
+    let usual = board.login.as_ref().or(board.board_type.login.as_ref());
+    usual.cloned().unwrap_or_default()
 }
 
 /// Where the run that has the board keeps its console log, if one has it.

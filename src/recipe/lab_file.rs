@@ -13,8 +13,8 @@ use super::lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Login, Network, Ports,
     Power, idle, largest_output,
 };
-use super::own::Own;
 use super::names::{bad_name, is_host_name, is_value_key};
+use super::own::Own;
 use crate::data::{self, BOARD_TYPE, Source};
 use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
 use crate::error::Fault;

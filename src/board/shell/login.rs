@@ -29,7 +29,7 @@ const ANY_PROMPT: &str = r"[#$] ?$";
 static USER: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)(^|\W)(login|username): *$"));
 static PASSWORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?i)password[^:]*: *$"));
 static REFUSED: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(r"(?i)^\s*(login incorrect|login failed|permission denied|authentication failure)")
+    pattern(r"(?i)(login incorrect|login failed|permission denied|authentication failure)")
 });
 /// busybox's init, `askfirst`.
 static ENTER: LazyLock<Regex> =
