@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::reader::Reader;
-use super::{Refusal, answer};
+use super::words::{Refusal, answer, probe};
 use crate::recipe::Login;
 
 /// How long, in seconds, nothing may come before what stands behind the last line is taken for a prompt.
@@ -163,7 +163,7 @@ impl Dialogue {
                     tail.trim()
                 )));
             }
-            return Ok(Some(super::probe(self.probes.into())));
+            return Ok(Some(probe(self.probes.into())));
         }
         Ok(None)
     }

@@ -7,55 +7,21 @@ mod login;
 mod reader;
 mod script;
 mod upload;
+mod words;
 
 use std::io::Write as _;
-use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use regex::Regex;
 
 use self::asked::{Asked, Due};
 use self::login::{Dialogue, Step};
 use self::reader::Reader;
 use self::upload::{Next, Upload};
+use self::words::{Refusal, answer};
 use super::failure::FailureClass;
 use crate::recipe::Login;
-
-/// An answer of a program on the board: `hearth-WORD-`, with up to two numbers behind it.
-static ANSWER: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"hearth-([a-z]+|\d+)-(?:(\d+)-)?(?:(\d+)-)?").expect("the pattern is a constant")
-});
-
-/// The word of an answer in a line of the console, and the number behind it.
-fn answer(line: &str) -> Option<(&str, Option<u64>)> {
-    let found = ANSWER.captures(line)?;
-    Some((found.get(1)?.as_str(), number(&found, 2)))
-}
-
-/// The second number of an answer.
-fn length(line: &str) -> Option<u64> {
-    number(&ANSWER.captures(line)?, 3)
-}
-
-fn number(found: &regex::Captures<'_>, index: usize) -> Option<u64> {
-    found.get(index)?.as_str().parse().ok()
-}
-
-/// A command that tells the last one's status. Its echo is no answer.
-fn probe(serial: u64) -> String {
-    format!("echo hearth-$?-{serial}-")
-}
-
-/// Why a board runs no job over its console.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// Of the board or its console.
-    Board(String),
-    /// Of what the lab says about the board.
-    Settings(String),
-}
 
 /// How far a session is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

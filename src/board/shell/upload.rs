@@ -4,7 +4,7 @@
 
 use super::asked::{Asked, Due};
 use super::script::{Sum, Tools, print_into};
-use super::{Refusal, answer};
+use super::words::{Refusal, answer, length, probe};
 
 /// Where the job's directory may be: what is first in the list is where LAVA has it.
 const PLACES: [&str; 4] = ["", "/tmp", "/run", "/dev/shm"];
@@ -240,7 +240,7 @@ impl Upload {
     /// A command with its status, which is told with a number that no other command has.
     fn command(&mut self, command: &str) -> String {
         self.serial += 1;
-        format!("{command};{}\n", super::probe(self.serial))
+        format!("{command};{}\n", probe(self.serial))
     }
 
     fn go(&mut self, step: Step, at: f64) -> Next {
@@ -375,7 +375,7 @@ impl Upload {
     fn received(&mut self, shown: &str, word: &str, number: Option<u64>, at: f64) -> Next {
         match (word, number) {
             ("have", Some(number)) if number == self.line => {
-                let length = super::length(shown);
+                let length = length(shown);
                 let Some((_, end)) = self.sent.iter().find(|(sent, _)| Some(*sent) == length)
                 else {
                     return Next::Wait;
