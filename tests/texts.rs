@@ -93,7 +93,8 @@ fn the_exports_of_two_versions_to_a_network_and_a_host() {
     compare("exports", &text.unwrap());
 }
 
-/// What each board type boots by: `nfs` over the network, `card` on a lab's card, `local` from the card alone.
+/// What each board type boots by: `nfs` and `ramdisk` over the network, `card` on a lab's card, `local` from the
+/// card alone.
 #[test]
 fn the_boot_scripts_and_extlinux_files_of_every_board_type() {
     let types = hearth::recipe::board_types().unwrap();
@@ -118,7 +119,7 @@ fn the_boot_scripts_and_extlinux_files_of_every_board_type() {
             command
         };
         let mut text = String::new();
-        for template in ["card", "nfs", "local"] {
+        for template in ["card", "nfs", "local", "ramdisk"] {
             let script = printed(bootscript(template).arg("--print"));
             text += &format!("==== {template}\n{script}");
         }

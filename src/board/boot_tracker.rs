@@ -31,6 +31,8 @@ pub struct BootTracker {
     bootloader_starts: u32,
     bootloader_trouble: Option<String>,
     shutting_down: bool,
+    /// Whether no agent is waited for: the console alone tells of the job.
+    over_console: bool,
     /// A failure, and when it is reported: the lines that explain it follow.
     pending: Option<(f64, RunFailure)>,
 }
@@ -49,8 +51,14 @@ impl BootTracker {
             bootloader_starts: 0,
             bootloader_trouble: None,
             shutting_down: false,
+            over_console: false,
             pending: None,
         }
+    }
+
+    /// No agent is waited for: the job is given to a shell on the console, which tells when it has an answer.
+    pub fn expect_shell(&mut self) {
+        self.over_console = true;
     }
 
     pub fn state(&self) -> BootState {
@@ -100,7 +108,7 @@ impl BootTracker {
     /// The console shows nothing any more. The network alone carries a job that runs; nothing else carries a boot.
     /// Gives whether it is a failure.
     pub fn console_lost(&mut self, at: f64, what: &str) -> bool {
-        let fails = self.state < BootState::CheckedIn;
+        let fails = self.over_console || self.state < BootState::CheckedIn;
         if fails {
             self.fail_soon(at, FailureClass::Infrastructure, what.into());
         }
@@ -298,6 +306,16 @@ impl BootTracker {
     fn limit(&self) -> (f64, String) {
         let t = &self.timeouts;
         match self.state {
+            BootState::Kernel if self.over_console => (
+                t.kernel,
+                "the kernel started, and the console showed no login and no shell's prompt".into(),
+            ),
+            BootState::Userspace if self.over_console => (
+                t.userspace,
+                "the system booted, and the console showed no shell's prompt".into(),
+            ),
+            // Each line that is given to the shell has a time-out of its own.
+            BootState::CheckedIn if self.over_console => (f64::INFINITY, String::new()),
             BootState::Power if self.heard => (
                 t.power,
                 "the console shows no bootloader that hearth knows".into(),

@@ -213,7 +213,7 @@ impl ConsoleParser {
 }
 
 /// A line as text: noise becomes U+FFFD, control sequences and other control characters go.
-fn clean(bytes: &[u8]) -> String {
+pub(super) fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = CONTROL.replace_all(&text, "");
     text.chars()

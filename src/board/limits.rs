@@ -20,6 +20,8 @@ pub struct Timeouts {
     pub shutdown: f64,
     /// For the lines that follow a crash's first one.
     pub aftermath: f64,
+    /// For an answer of the shell on the board's console, however often it is asked.
+    pub answer: f64,
 }
 
 impl Default for Timeouts {
@@ -34,6 +36,7 @@ impl Default for Timeouts {
             silence: 240.0,
             shutdown: 120.0,
             aftermath: 3.0,
+            answer: 60.0,
         }
     }
 }
@@ -49,6 +52,7 @@ impl Timeouts {
             checked_in: 300.0,
             silence: 600.0,
             shutdown: 300.0,
+            answer: 300.0,
             ..Timeouts::default()
         }
     }
@@ -66,6 +70,7 @@ impl Timeouts {
             silence: lab.silence.unwrap_or(self.silence),
             shutdown: lab.shutdown.unwrap_or(self.shutdown),
             aftermath: self.aftermath,
+            answer: lab.answer.unwrap_or(self.answer),
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod network;
 pub mod numbered;
 pub mod power;
 pub mod qemu;
+pub mod shell;
 
 pub use boot_state::BootState;
 pub use boot_tracker::BootTracker;

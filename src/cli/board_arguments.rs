@@ -6,7 +6,9 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use clap::Args;
+use hearth::error::Fault;
 use hearth::ops::target::{Choice, Host, Target};
+use hearth::recipe::{BootMethod, Login};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::build::NetworkArguments;
@@ -29,6 +31,23 @@ pub struct TargetArguments {
     /// Boot what this output directory of a build holds, and build nothing
     #[arg(long, value_name = "DIR", conflicts_with = "recipe")]
     image: Option<PathBuf>,
+    /// Where the root file system comes from: the image by NFS, the card's
+    /// own partition, or the initrd [default: the board's]
+    #[arg(long, value_name = "METHOD", value_parser = boot_method)]
+    boot: Option<BootMethod>,
+    /// Log in on the console as this user, and have its shell run the tests
+    ///
+    /// For a root without hearth's agent. See docs/any-root.md.
+    #[arg(long, value_name = "USER")]
+    login: Option<String>,
+    /// The user's password; better put it into the lab file
+    #[arg(long, value_name = "PASSWORD")]
+    password: Option<String>,
+    /// What the shell shows when it waits, a regular expression: 'root@.*#'
+    ///
+    /// Without --login, for a console that is a shell at once.
+    #[arg(long, value_name = "REGEX")]
+    prompt: Option<String>,
     /// Fail at once if another run has the board, instead of waiting
     #[arg(long)]
     no_wait: bool,
@@ -41,22 +60,46 @@ pub struct TargetArguments {
 impl TargetArguments {
     /// See [`Target::ready`].
     pub fn ready(&self, terminal: &Terminal) -> Result<Target> {
+        let login = self.login()?;
         let choice = Choice {
             board: &self.board,
             lab: self.lab.as_deref(),
             recipe: self.recipe.as_deref(),
             image: self.image.as_deref(),
             own: self.own.own(),
+            boot: self.boot,
+            login: login.as_ref(),
         };
         self.network.with_sources(terminal, |sources| {
             Target::ready(&choice, sources, terminal)
         })
     }
 
+    fn login(&self) -> Result<Option<Login>> {
+        let login = Login {
+            user: self.login.clone(),
+            password: self.password.clone(),
+            prompt: self.prompt.clone(),
+        };
+        login.check().map_err(|(key, wrong)| {
+            let option = if key == "user" { "login" } else { key };
+            Fault::input(format!("--{option}: {wrong}"))
+        })?;
+        Ok((login != Login::default()).then_some(login))
+    }
+
     /// Whether a board that another run has is waited for.
     pub fn waits(&self) -> bool {
         !self.no_wait
     }
+}
+
+fn boot_method(name: &str) -> Result<BootMethod, String> {
+    let names = BootMethod::ALL.map(BootMethod::name);
+    let found = BootMethod::ALL
+        .into_iter()
+        .find(|method| method.name() == name);
+    found.ok_or_else(|| format!("a board boots by one of {}", names.join(", ")))
 }
 
 /// What the run needs of this program.

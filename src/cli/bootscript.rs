@@ -38,7 +38,7 @@ pub struct Arguments {
     /// Every board of the lab, as the tree of a TFTP server
     #[arg(long, conflicts_with_all = ["print", "check", "edit"])]
     all: bool,
-    /// A template's name (card, nfs, local) or file [default: the board's]
+    /// A template's name (card, nfs, ramdisk, local) or file [default: the board's]
     #[arg(short, long, value_name = "TEMPLATE")]
     template: Option<String>,
     /// The image to boot [default: the one in out/RECIPE]

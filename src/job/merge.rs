@@ -81,6 +81,11 @@ impl Merger {
         self.next
     }
 
+    /// The lines that are missing: the first of them, and the last one before a line that came already, if one did.
+    pub fn gap(&self) -> (u64, Option<u64>) {
+        (self.next, self.early.keys().next().map(|early| early - 1))
+    }
+
     /// No more will come: gives what waited for a missing line, with a note of the gap.
     pub fn finish(&mut self) -> Vec<String> {
         let mut ready = Vec::new();

@@ -28,7 +28,8 @@ macro_rules! program {
 }
 
 /// The programs that a definition's steps find on their PATH, and the one that runs the definitions.
-const PROGRAMS: [(&str, &str); 29] = [
+const PROGRAMS: [(&str, &str); 30] = [
+    program!("hearth-console"),
     program!("hearth-run"),
     program!("lava-add-keys"),
     program!("lava-add-sources"),

@@ -8,17 +8,22 @@ use anyhow::Result;
 
 use super::board_access::BoardAccess;
 use super::console_monitor::ConsoleMonitor;
+use super::job_output::JobOutput;
 use super::request::{JobRequest, Observer};
 use super::store::{Boot, JobState, StoreError};
 use crate::board::power::Light;
+use crate::board::shell::{ShellSession, ShellState};
 use crate::board::{BootState, ConsoleEvent, ConsoleLog, FailureClass, RunFailure};
-use crate::job::{AttemptRecord, Collector, Identity, Merger, NumberedLine, Suite, has_signal};
+use crate::job::{AttemptRecord, Collector, Identity, NumberedLine, Suite, has_signal};
+use crate::recipe::Login;
 
 /// How often the store is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long, in seconds, the network's copy of the output may lag behind the console's.
 const LAG: f64 = 20.0;
 
+/// For how many seconds beyond its tests' time-out a board with a shell is kept from powering itself off.
+const HELD: f64 = 3600.0;
 /// How long a board may take to be off after its kernel said that it powers down.
 const HALT: Duration = Duration::from_secs(2);
 
@@ -35,11 +40,19 @@ pub(super) struct AttemptResult {
     pub identity: Identity,
 }
 
+/// How the board gets the job.
+enum Job {
+    /// Its agent fetches it: the job's number in the store.
+    Agent(i64),
+    /// A shell on its console is given it.
+    Shell(Box<ShellSession>),
+}
+
 /// An attempt under way.
 pub(super) struct Attempt<'a> {
     request: &'a JobRequest<'a>,
     monitor: ConsoleMonitor<'a>,
-    job: i64,
+    job: Job,
     looked: Instant,
     /// When the board last gave a sign of life for the job, as of the last look at the store.
     seen: Option<f64>,
@@ -56,18 +69,6 @@ pub(super) struct Attempt<'a> {
     network_failed: bool,
 }
 
-/// The job's output, from both channels.
-struct JobOutput {
-    merger: Merger,
-    collector: Collector,
-    /// How much of the network's copy was read, in bytes and in lines.
-    read: u64,
-    lines: u64,
-    partial: Vec<u8>,
-    /// When the console last brought a line of it.
-    console_at: f64,
-}
-
 impl<'a> Attempt<'a> {
     /// Switches the board on, and then submits the job: any check-in before that was of an earlier boot.
     pub(super) fn begin(
@@ -80,24 +81,26 @@ impl<'a> Attempt<'a> {
         let mut monitor = ConsoleMonitor::on(access, request.timeouts, begun, log)?;
         request.store.powered_on(request.board)?;
         monitor.board.light(Light::Off);
+        let job = match &request.login {
+            None => Job::Agent(request.store.submit(request.board, request.payload)?),
+            Some(login) => {
+                monitor.tracker.expect_shell();
+                Job::Shell(Box::new(shell_session(request, login)?))
+            }
+        };
         Ok(Attempt {
             request,
             monitor,
-            job: request.store.submit(request.board, request.payload)?,
+            job,
             looked: begun,
             seen: None,
             boot: None,
             finished: false,
             identity: Identity::default(),
-            output: JobOutput {
-                merger: Merger::default(),
-                collector: Collector::new(request.patterns.clone(), request.suites.clone())
+            output: JobOutput::new(
+                Collector::new(request.patterns.clone(), request.suites.clone())
                     .strict(request.strict),
-                read: 0,
-                lines: 0,
-                partial: Vec::new(),
-                console_at: 0.0,
-            },
+            ),
             told: (0, 0),
             problems: Vec::new(),
             warnings: Vec::new(),
@@ -161,8 +164,13 @@ impl<'a> Attempt<'a> {
     /// Reads what is left of the output, and ends the job in the store.
     fn close(&mut self) -> Result<()> {
         self.read_what_is_left()?;
-        self.request.store.cancel(self.job)?;
-        self.tell_unconfirmed()
+        match self.job {
+            Job::Agent(id) => {
+                self.request.store.cancel(id)?;
+                self.tell_unconfirmed()
+            }
+            Job::Shell(_) => Ok(self.request.store.hold(self.request.board, 0.0)?),
+        }
     }
 
     /// The failure of a run whose store cannot be used any more. What the console brought counts.
@@ -185,6 +193,9 @@ impl<'a> Attempt<'a> {
                 ));
             }
             if let Some(failure) = self.read_console()? {
+                return Ok(Some(failure));
+            }
+            if let Some(failure) = self.talk_to_shell() {
                 return Ok(Some(failure));
             }
             if self.looked.elapsed() >= LOOK {
@@ -273,13 +284,47 @@ impl<'a> Attempt<'a> {
             .then(|| format!("`{board}` should boot the image {right} and boots {image}"))
     }
 
+    /// Passes on what the console brought and what the shell's session answers, where a shell runs the job.
+    fn talk_to_shell(&mut self) -> Option<RunFailure> {
+        let Job::Shell(shell) = &mut self.job else {
+            return None;
+        };
+        // A bootloader's prompt is no shell's.
+        if self.monitor.tracker.state() < BootState::Kernel {
+            return None;
+        }
+        let at = self.monitor.at();
+        shell.heard(self.monitor.fresh(), at);
+        shell.act(self.output.merger.gap(), at);
+        let text = shell.take_output();
+        let written = match text.is_empty() {
+            true => Ok(()),
+            false => self.monitor.board.console().write(&text),
+        };
+        let failure = shell.failure();
+        match shell.state() {
+            ShellState::Waiting => {}
+            ShellState::LoggedIn => self.monitor.tracker.checked_in(at),
+            ShellState::Running | ShellState::Over => self.monitor.tracker.running(at),
+        }
+        if let Some((class, message)) = failure {
+            return Some(self.failed(class, &message));
+        }
+        let error = written.err()?;
+        let message = format!("the console cannot be written to: {error}");
+        Some(self.failed(FailureClass::Infrastructure, &message))
+    }
+
     fn read_store(&mut self) -> Result<Option<RunFailure>> {
+        let Job::Agent(id) = self.job else {
+            return Ok(None);
+        };
         if self.boot.is_none()
             && let Some(failure) = self.read_check_in()?
         {
             return Ok(Some(failure));
         }
-        let Some(job) = self.request.store.job(self.job)? else {
+        let Some(job) = self.request.store.job(id)? else {
             return Ok(Some(self.failed(
                 FailureClass::Bug,
                 "the job is gone from the lab's store",
@@ -342,7 +387,10 @@ impl<'a> Attempt<'a> {
 
     /// Reads a part of what the network brought; gives whether there was any.
     fn read_network(&mut self, at: f64) -> Result<bool> {
-        let fresh = self.request.store.output(self.job, self.output.read)?;
+        let Job::Agent(id) = self.job else {
+            return Ok(false);
+        };
+        let fresh = self.request.store.output(id, self.output.read)?;
         self.output.network(&fresh, at);
         Ok(!fresh.is_empty())
     }
@@ -370,6 +418,12 @@ impl<'a> Attempt<'a> {
 
     /// The job is over when the lab has all of it; or when the console saw its end and the network stays behind.
     fn is_over(&mut self) -> Result<bool> {
+        if let Job::Shell(shell) = &self.job {
+            self.finished = shell.state() == ShellState::Over;
+            if !self.finished {
+                return Ok(false);
+            }
+        }
         if self.finished {
             self.read_what_is_left()?;
             if !self.output.collector.exited() {
@@ -431,6 +485,14 @@ impl<'a> Attempt<'a> {
                 halted = true;
                 end = Instant::now() + HALT;
             }
+            if let Job::Shell(shell) = &mut self.job {
+                let at = self.monitor.at();
+                shell.heard(self.monitor.fresh(), at);
+                shell.act(self.output.merger.gap(), at);
+                if shell.stays() {
+                    break;
+                }
+            }
         }
         Ok(())
     }
@@ -471,40 +533,12 @@ impl<'a> Attempt<'a> {
     }
 }
 
-impl JobOutput {
-    fn merge(&mut self, line: NumberedLine, at: f64) {
-        for line in self.merger.add(line) {
-            self.collector.line(&line, at);
-        }
-    }
-
-    /// Takes what the network brought since the last time.
-    fn network(&mut self, fresh: &[u8], at: f64) {
-        self.read += fresh.len() as u64;
-        let mut rest = fresh;
-        while let Some(end) = memchr::memchr(b'\n', rest) {
-            self.partial.extend(&rest[..end]);
-            rest = &rest[end + 1..];
-            self.lines += 1;
-            let text = String::from_utf8_lossy(&self.partial).into_owned();
-            self.partial.clear();
-            self.merge(
-                NumberedLine {
-                    number: self.lines,
-                    text,
-                },
-                at,
-            );
-        }
-        self.partial.extend(rest);
-    }
-
-    /// Reads the lines that wait for one that is missing: it will not come any more.
-    fn take_waiting_lines(&mut self, at: f64) {
-        for line in self.merger.finish() {
-            self.collector.line(&line, at);
-        }
-    }
+/// The session of a shell that runs the job. An agent that the board has as well must not power it off meanwhile.
+fn shell_session(request: &JobRequest<'_>, login: &Login) -> Result<ShellSession> {
+    let timeouts = &request.timeouts;
+    request.store.hold(request.board, timeouts.running + HELD)?;
+    let name = format!("lava-{}", std::process::id());
+    ShellSession::new(login, request.payload, &name, timeouts.answer)
 }
 
 fn identity(boot: &Boot) -> Identity {

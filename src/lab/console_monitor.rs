@@ -27,6 +27,8 @@ pub(super) struct ConsoleMonitor<'a> {
     missed: Vec<String>,
     /// How many bytes the console brought.
     heard: u64,
+    /// What the last look brought.
+    fresh: Vec<u8>,
 }
 
 impl<'a> ConsoleMonitor<'a> {
@@ -53,6 +55,7 @@ impl<'a> ConsoleMonitor<'a> {
             lost: None,
             missed: Vec::new(),
             heard: 0,
+            fresh: Vec::new(),
         })
     }
 
@@ -66,6 +69,11 @@ impl<'a> ConsoleMonitor<'a> {
         self.heard
     }
 
+    /// The bytes that the last look brought.
+    pub(super) fn fresh(&self) -> &[u8] {
+        &self.fresh
+    }
+
     /// Why the console can be read no more, if it is so.
     pub(super) fn lost(&self) -> Option<&str> {
         self.lost.as_deref()
@@ -76,6 +84,7 @@ impl<'a> ConsoleMonitor<'a> {
     /// # Errors
     /// If the log cannot be written.
     pub(super) fn look(&mut self) -> Result<Vec<ConsoleEvent>> {
+        self.fresh.clear();
         if self.lost.is_some() {
             std::thread::sleep(READ);
             return Ok(Vec::new());
@@ -106,6 +115,7 @@ impl<'a> ConsoleMonitor<'a> {
             self.log.line(self.at(), &format!("hearth: {missed}"))?;
             self.missed.push(missed);
         }
+        self.fresh.extend(&buffer[..count]);
         let shown = self.parser.feed(&buffer[..count]);
         self.take(&shown)?;
         self.log.flush()?;

@@ -9,6 +9,7 @@ mod booted;
 mod console_monitor;
 pub mod emulated;
 mod identity;
+mod job_output;
 mod listing;
 pub mod network;
 mod request;

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicBool;
 use super::store::LabStore;
 use crate::board::{BootState, Retries, Timeouts};
 use crate::job::{Case, Pattern};
+use crate::recipe::Login;
 
 /// Gets the stages, cases and notes of a run as they come, for a live view.
 pub trait Observer {
@@ -22,6 +23,8 @@ pub struct JobRequest<'a> {
     pub board: &'a str,
     /// The id of the image that it is to boot.
     pub image: &'a str,
+    /// How to get to a shell on the console that runs the job; none where the board's agent does.
+    pub login: Option<Login>,
     pub store: &'a Arc<LabStore>,
     /// The job's tar.
     pub payload: &'a [u8],

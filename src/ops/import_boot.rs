@@ -597,6 +597,7 @@ impl Making<'_> {
             board_types: self.boards,
             boards_are_named: false,
             kernel: Some(release),
+            device_trees: None,
             modules: &[],
             binaries: &[],
             compression: Compression::default(),

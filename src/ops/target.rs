@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+use super::agent_layer::{self, Fit};
 use super::own::{self, OwnBoot};
 use super::plan::{Sources, plan};
 use crate::board::power::Ask;
@@ -17,7 +18,7 @@ use crate::error::Fault;
 use crate::image::Manifest;
 use crate::lab::{self, BoardAccess, network};
 use crate::progress::{NoProgress, Progress};
-use crate::recipe::{Board, LoadedLab, Own, Power, board_or_type};
+use crate::recipe::{Board, BootMethod, LoadedLab, Login, Own, Power, board_or_type};
 
 /// An emulated processor stands still whenever its host is busy, which its kernel would take for a stall.
 const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchdog_thresh=60"];
@@ -34,6 +35,10 @@ pub struct Choice<'a> {
     pub image: Option<&'a Path>,
     /// What it boots instead of parts of the image, before what the lab file says.
     pub own: Own,
+    /// Where its root comes from, instead of where the board's own does.
+    pub boot: Option<BootMethod>,
+    /// How to get to a shell on its console, which then runs the tests; over the board's own.
+    pub login: Option<&'a Login>,
 }
 
 /// What only the program that runs can give.
@@ -53,7 +58,9 @@ pub struct Target {
     pub emulated: bool,
     /// Whether it boots something that only this run knows of.
     pub only_here: bool,
-    /// Keeps the build in the cache, if it is there.
+    /// How to get to a shell on its console, where that runs the tests and no agent does.
+    pub login: Option<Login>,
+    /// Keeps what `build` names, where it is in the cache.
     _derived: Option<Derived>,
 }
 
@@ -74,6 +81,9 @@ impl Target {
         }
         if let Some(image) = choice.image {
             entry.recipe = Some(Manifest::load(image)?.recipe.name);
+        }
+        if let Some(boot) = choice.boot {
+            entry.boot_script = boot.name().into();
         }
         if lab.path.is_none() && entry.console.is_none() {
             return Err(
@@ -106,18 +116,20 @@ impl Target {
             board_network::enter(LoadedLab::EMULATED_ADDRESS)?;
         }
         let target = Target {
+            login: login(choice, &entry),
             lab,
             board: entry,
             build,
             emulated,
             only_here: !choice.own.is_empty(),
             _derived: None,
+        };
+        let mut target = target.with_own(progress)?;
+        if emulated && !network::is_inside() {
+            return Err(network::run_again_inside());
         }
-        .with_own(progress)?;
-        match emulated && !network::is_inside() {
-            true => Err(network::run_again_inside()),
-            false => Ok(target),
-        }
+        target.fit_agent(progress)?;
+        Ok(target)
     }
 
     /// The same with the board's own parts in the build, and in the lab, where the servers look the board up.
@@ -138,6 +150,28 @@ impl Target {
             other.clone_from(&self.board);
         }
         Ok(self)
+    }
+
+    /// Makes sure that somebody runs the jobs: an agent is laid over an image that has none, and where the image could not run
+    /// it, a shell on the console does.
+    fn fit_agent(&mut self, progress: &dyn Progress) -> Result<()> {
+        // The root on a card is not known.
+        if self.login.is_some() || self.board.boot_script == BootMethod::Local.name() {
+            return Ok(());
+        }
+        let image = Manifest::load(&self.build)?.open_image(&self.build)?;
+        let fit = agent_layer::look(&image);
+        if fit == Fit::NoNetwork {
+            progress.note(
+                "the image has neither curl nor wget: the board's tests run over its console",
+            );
+            self.login = Some(usual_login(&self.board));
+        }
+        if let Some(derived) = agent_layer::with_agent(&self.build, &image, &fit, progress)? {
+            self.build.clone_from(&derived.directory);
+            self._derived = Some(derived);
+        }
+        Ok(())
     }
 
     /// Makes sure that no other run has the board, and notes where this one's console log is. A board type's emulated
@@ -175,6 +209,31 @@ impl Target {
         write!(lock, "{}", fs::canonicalize(directory)?.display())?;
         Ok(Some(lock))
     }
+}
+
+/// How to get to a shell on the board's console, if that is to run the tests: where the command line or the board's entry
+/// in the lab file says so, and where the root is in the board's memory.
+fn login(choice: &Choice<'_>, board: &Board) -> Option<Login> {
+    let is_asked = choice.login.is_some() || board.login.is_some();
+    let is_ramdisk = board.boot_script == BootMethod::Ramdisk.name();
+    if !is_asked && !is_ramdisk {
+        return None;
+    }
+    let usual = usual_login(board);
+    let Some(given) = choice.login.cloned() else {
+        return Some(usual);
+    };
+    Some(Login {
+        user: given.user.or(usual.user),
+        password: given.password.or(usual.password),
+        prompt: given.prompt.or(usual.prompt),
+    })
+}
+
+/// What the lab file or the board's type says of a login.
+fn usual_login(board: &Board) -> Login {
+    let usual = board.login.as_ref().or(board.board_type.login.as_ref());
+    usual.cloned().unwrap_or_default()
 }
 
 /// Where the run that has the board keeps its console log, if one has it.

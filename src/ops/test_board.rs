@@ -128,6 +128,7 @@ pub fn test_board(
     let request = JobRequest {
         board: &target.board.name,
         image: &image,
+        login: target.login.clone(),
         store: &store,
         payload: &job.tar,
         patterns: job.patterns.clone(),

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::lab::Login;
 use super::model::Compression;
 use crate::arch::Arch;
 use crate::diagnostic::parse_toml;
@@ -44,6 +45,8 @@ pub struct BoardType {
     pub initrd: InitrdNeeds,
     /// How QEMU emulates it; absent for hardware that QEMU cannot emulate.
     pub emulation: Option<Emulation>,
+    /// How tests get to a shell on its console where no agent can run them.
+    pub login: Option<Login>,
 }
 
 fn nfs() -> String {
@@ -248,6 +251,9 @@ impl BoardType {
                 "a kernel argument is one word, without spaces, quotes or control characters"
                     .into(),
             ));
+        }
+        if let Some(Err((name, message))) = self.login.as_ref().map(Login::check) {
+            return Some((vec![Step::Key("login"), Step::Key(name)], message));
         }
         self.media
             .first_mistake()

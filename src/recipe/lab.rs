@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 use ureq::http::Uri;
 
@@ -111,7 +112,9 @@ pub struct BoardEntry {
     /// A fixed address, for the lab's own DHCP server.
     pub address: Option<Ipv4Addr>,
     pub recipe: Option<String>,
-    /// Overrides the board type's.
+    /// Where the root comes from: the boot script of that name.
+    pub boot: Option<BootMethod>,
+    /// Overrides the board type's, and `boot`'s.
     pub boot_script: Option<String>,
     pub console: Option<Console>,
     pub power: Option<Power>,
@@ -124,6 +127,8 @@ pub struct BoardEntry {
     pub timeouts: BoardTimeouts,
     #[serde(default)]
     pub retries: BoardRetries,
+    /// Has tests run over the board's console, whatever it boots.
+    pub login: Option<Login>,
     /// What the board boots instead of parts of its image; paths are relative to the lab file.
     #[serde(default)]
     pub own: Own,
@@ -144,6 +149,8 @@ pub struct BoardTimeouts {
     pub silence: Option<f64>,
     /// From the end of the tests until the board has powered itself off.
     pub shutdown: Option<f64>,
+    /// For an answer of the shell on the board's console.
+    pub answer: Option<f64>,
 }
 
 impl BoardTimeouts {
@@ -158,9 +165,74 @@ impl BoardTimeouts {
             ("running", self.running),
             ("silence", self.silence),
             ("shutdown", self.shutdown),
+            ("answer", self.answer),
         ]
         .into_iter()
         .filter_map(|(key, time)| Some((key, time?)))
+    }
+}
+
+/// Where a board's root file system comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootMethod {
+    /// The image, over the network.
+    Nfs,
+    /// A partition of the board's own card.
+    Local,
+    /// The initrd, in the board's memory.
+    Ramdisk,
+}
+
+impl BootMethod {
+    pub const ALL: [BootMethod; 3] = [BootMethod::Nfs, BootMethod::Local, BootMethod::Ramdisk];
+
+    /// The name, which is that of its boot script too.
+    pub const fn name(self) -> &'static str {
+        match self {
+            BootMethod::Nfs => "nfs",
+            BootMethod::Local => "local",
+            BootMethod::Ramdisk => "ramdisk",
+        }
+    }
+}
+
+/// How tests get to a shell on a board's console, where no agent runs them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Login {
+    /// `root` where the console asks for a user and none is named.
+    pub user: Option<String>,
+    pub password: Option<String>,
+    /// A regular expression for what the shell shows when it waits; anything that ends in `#` or `$` without one.
+    pub prompt: Option<String>,
+}
+
+impl Login {
+    /// Validates what the types of the keys do not.
+    ///
+    /// # Errors
+    /// The invalid key, and a sentence about it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        if let Some(prompt) = &self.prompt
+            && let Err(error) = Regex::new(prompt)
+        {
+            let reason = error.to_string();
+            let reason = reason.lines().last().unwrap_or_default();
+            return Err((
+                "prompt",
+                format!("`{prompt}` is not a regular expression: {reason}"),
+            ));
+        }
+        for (key, text) in [("user", &self.user), ("password", &self.password)] {
+            if text
+                .as_ref()
+                .is_some_and(|text| text.chars().any(char::is_control))
+            {
+                return Err((key, "control characters cannot be typed at a login".into()));
+            }
+        }
+        Ok(())
     }
 }
 

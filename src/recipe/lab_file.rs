@@ -10,9 +10,10 @@ use anyhow::Result;
 
 use super::board_type::BoardType;
 use super::lab::{
-    BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Network, Ports, Power,
-    idle, largest_output,
+    BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Login, Network, Ports,
+    Power, idle, largest_output,
 };
+use super::names::{bad_name, is_host_name, is_value_key};
 use super::own::Own;
 use crate::data::{self, BOARD_TYPE, Source};
 use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
@@ -50,6 +51,8 @@ pub struct Board {
     pub values: BTreeMap<String, String>,
     pub timeouts: BoardTimeouts,
     pub retries: BoardRetries,
+    /// Its own: its tests run over the console.
+    pub login: Option<Login>,
     /// What it boots instead of parts of its image.
     pub own: Own,
 }
@@ -148,6 +151,7 @@ impl LoadedLab {
             mac: None,
             address: None,
             recipe: None,
+            boot: None,
             boot_script: None,
             console: board_type.emulation.is_some().then_some(Console::Qemu {}),
             power: board_type.emulation.is_some().then_some(Power::Qemu {}),
@@ -155,6 +159,7 @@ impl LoadedLab {
             values: BTreeMap::new(),
             timeouts: BoardTimeouts::default(),
             retries: BoardRetries::default(),
+            login: None,
             own: Own::default(),
         };
         Ok(LoadedLab {
@@ -232,6 +237,7 @@ impl Board {
             boot_script: entry
                 .boot_script
                 .clone()
+                .or_else(|| entry.boot.map(|boot| boot.name().into()))
                 .unwrap_or_else(|| board_type.boot_script.clone()),
             console: entry.console.clone(),
             power: entry.power.clone(),
@@ -239,6 +245,7 @@ impl Board {
             values: entry.values.clone(),
             timeouts: entry.timeouts,
             retries: entry.retries,
+            login: entry.login.clone(),
             own: entry.own.clone(),
         }
     }
@@ -344,14 +351,19 @@ impl Checker<'_> {
                 return wrong("power", what);
             }
         }
-        if let Some(Err((key, message))) = board.power.as_ref().map(Power::check) {
-            let path = [
-                Step::Key("board"),
-                Step::Index(index),
-                Step::Key("power"),
-                Step::Key(key),
-            ];
-            return Err(self.at(&path, message));
+        for (table, checked) in [
+            ("power", board.power.as_ref().map(Power::check)),
+            ("login", board.login.as_ref().map(Login::check)),
+        ] {
+            if let Some(Err((key, message))) = checked {
+                let path = [
+                    Step::Key("board"),
+                    Step::Index(index),
+                    Step::Key(table),
+                    Step::Key(key),
+                ];
+                return Err(self.at(&path, message));
+            }
         }
         for (key, time) in board.timeouts.set() {
             if !time.is_finite() || time <= 0.0 {
@@ -441,29 +453,6 @@ impl Checker<'_> {
     }
 }
 
-/// A label of a host name (RFC 1123, 2.1), in lower case: a board's name is its host name.
-fn is_host_name(name: &str) -> bool {
-    (1..=63).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !name.starts_with('-')
-        && !name.ends_with('-')
-}
-
-fn bad_name(what: &str, name: &str) -> String {
-    format!(
-        "`{name}` cannot name a {what}: use lower-case letters, digits and inner hyphens, at most 63"
-    )
-}
-
-fn is_value_key(key: &str) -> bool {
-    !key.is_empty()
-        && key
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -545,6 +534,10 @@ mod tests {
                 "lab.toml:7:19: a time-out is a number",
             ),
             (format!("{LAB}{neo}retries.kernle = 1\n"), "lab.toml:7:"),
+            (
+                format!("{LAB}{neo}login.prompt = '('\n"),
+                "lab.toml:7:16: `(` is not a regular expression",
+            ),
             (
                 format!("{LAB}{neo}own = {{ kernle = 'x' }}\n"),
                 "lab.toml:7:9: unknown key `kernle`",

@@ -10,6 +10,7 @@ mod lab_file;
 mod limits;
 mod lock;
 mod model;
+mod names;
 mod own;
 
 pub use crate::arch::Arch;
@@ -22,7 +23,8 @@ pub use board_type::{
 pub use boot_values::boot_values;
 pub use file::RecipeFile;
 pub use lab::{
-    BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,
+    BoardEntry, BoardRetries, BoardTimeouts, BootMethod, Console, Dhcp, Lab, LabSettings, Login,
+    Network, Ports, Power,
 };
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
 pub use limits::{Limits, parse_size};

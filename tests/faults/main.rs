@@ -6,3 +6,4 @@ mod definitions;
 mod job;
 mod power;
 mod runs;
+mod shell;

@@ -171,6 +171,7 @@ impl Bench {
         let request = JobRequest {
             board: "neo1",
             image: "img-1",
+            login: None,
             store: &self.store,
             payload: b"tar",
             patterns: BTreeMap::new(),
