@@ -135,7 +135,7 @@ impl<'a> Pipeline<'a> {
             &abandoned.iter().map(|(path, _)| path.clone()).collect(),
             progress,
         )?;
-        let before = store.remembered(&plan.path);
+        let before = store.remembered(&plan.owner);
         Ok(Pipeline {
             seals: Seals::check(&store.present(&before))?,
             before,
@@ -363,7 +363,7 @@ impl<'a> Pipeline<'a> {
         if known {
             return Ok(());
         }
-        self.store.remember(&self.plan.path, &keys)?;
+        self.store.remember(&self.plan.owner, &keys)?;
         let unused = self.store.unused()?;
         remove(
             &unused.iter().map(|(path, _)| path.clone()).collect(),

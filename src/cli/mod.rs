@@ -1,6 +1,7 @@
 //! Owns the command line: arguments in, text and an exit code out. Holds no logic that a user of the library
 //! would miss.
 
+mod bisecting;
 mod board_arguments;
 mod boards;
 mod boot;
@@ -9,6 +10,7 @@ mod build;
 mod changes;
 mod common;
 mod companion;
+mod compared;
 mod completions;
 mod console;
 mod diff;
@@ -30,6 +32,7 @@ mod power;
 mod private_network;
 mod provision;
 mod report;
+mod rerun;
 mod results;
 mod run;
 mod serve;
@@ -90,6 +93,7 @@ pub enum Command {
     Power(power::Arguments),
     Report(results::Arguments),
     PrivateNetwork(private_network::Arguments),
+    Rerun(rerun::Arguments),
     Run(run::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
@@ -103,13 +107,16 @@ pub fn run() -> ExitCode {
     if let Some(done) = hearth::inside() {
         return done.unwrap_or_else(|error| report::failure(&error));
     }
-    let matches = help::grouped(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = help::grouped(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return bisecting::usage(&error),
+    };
     let terminal = Terminal::start(&cli.common);
-    match dispatch(cli, &terminal) {
+    bisecting::guarded(|| match dispatch(cli, &terminal) {
         Ok(code) => code,
         Err(error) => report::failure(&error),
-    }
+    })
 }
 
 fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
@@ -137,7 +144,8 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Run(arguments) => run::run(&arguments, terminal),
         Command::Initrd(arguments) => initrd::run(arguments, terminal),
         Command::Power(arguments) => power::run(&arguments),
-        Command::Report(arguments) => results::run(&arguments),
+        Command::Rerun(arguments) => rerun::run(&arguments, terminal),
+        Command::Report(arguments) => results::run(&arguments, terminal),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments, terminal),
         Command::Verify(arguments) => verify::run(&arguments, terminal),
