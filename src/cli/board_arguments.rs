@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Result;
 use clap::Args;
 use hearth::ops::target::{Choice, Host, Target};
+use hearth::recipe::{Board, board_or_type};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::build::NetworkArguments;
@@ -47,6 +48,15 @@ impl TargetArguments {
         self.network.with_sources(terminal, |sources| {
             Target::ready(&choice, sources, terminal)
         })
+    }
+
+    /// The board and the recipe that it boots, as far as the arguments and the lab file say.
+    pub fn board(&self) -> Result<Board> {
+        let (_, mut board) = board_or_type(self.lab.as_deref(), &self.board)?;
+        if self.recipe.is_some() {
+            board.recipe.clone_from(&self.recipe);
+        }
+        Ok(board)
     }
 
     /// Whether a board that another run has is waited for.

@@ -1,6 +1,7 @@
 //! Owns the command line: arguments in, text and an exit code out. Holds no logic that a user of the library
 //! would miss.
 
+mod bisect;
 mod bisecting;
 mod board_arguments;
 mod boards;
@@ -37,6 +38,7 @@ mod results;
 mod run;
 mod serve;
 mod shell;
+mod steps;
 mod table;
 mod terminal;
 mod test;
@@ -69,6 +71,7 @@ pub struct Cli {
 // One variant a subcommand, each with its arguments in a file of its own.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Bisect(bisect::Arguments),
     Boards(boards::Arguments),
     Boot(boot::Arguments),
     Bootscript(bootscript::Arguments),
@@ -121,6 +124,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
+        Command::Bisect(arguments) => bisect::run(&arguments, terminal),
         Command::Boards(arguments) => boards::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments, terminal),
         Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),

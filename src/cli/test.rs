@@ -7,12 +7,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use hearth::error;
+use hearth::job::inputs::suite_names;
 use hearth::job::{
     CaseName, Criterion, Judgement, Loaded, Loader, Parameter, Report, Verdict, report,
 };
 use hearth::lab::network;
 use hearth::ops::target::Target;
 use hearth::ops::test_board::{Prepared, Settings, keep_report, report_directory, test_board};
+use hearth::recipe::Board;
 
 use super::board_arguments::{TargetArguments, cancelled_by_signal, host};
 use super::companion;
@@ -87,10 +89,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let Some(hunted) = arguments.bisect else {
         return Ok(exit_code(&test(arguments, None, terminal)?));
     };
-    let criterion = Criterion {
-        case: arguments.case.clone(),
-        boot: hunted == Hunted::Boot,
-    };
+    let criterion = arguments.criterion(hunted);
     let judgement = match test(arguments, Some(&criterion), terminal) {
         Ok(report) => criterion.judge(&report),
         Err(error) => {
@@ -153,6 +152,29 @@ pub fn run_job(
 }
 
 impl Arguments {
+    /// What decides for a bisection; of a command without --bisect as with it.
+    fn criterion(&self, hunted: Hunted) -> Criterion {
+        Criterion {
+            case: self.case.clone(),
+            boot: hunted == Hunted::Boot,
+        }
+    }
+
+    /// For `hearth bisect`, which runs this command for each step: what decides, after a look at all definitions. Gives
+    /// their texts too.
+    pub fn for_bisecting(&self, terminal: &Terminal) -> Result<(Criterion, Vec<String>)> {
+        let criterion = self.criterion(self.bisect.unwrap_or(Hunted::Tests));
+        let definitions = definitions(self, &mut Loader::default(), terminal)?;
+        criterion.check(&suite_names(&definitions))?;
+        let texts = definitions.into_iter().map(|loaded| loaded.definition.text);
+        Ok((criterion, texts.collect()))
+    }
+
+    /// The board and the recipe that it boots.
+    pub fn board(&self) -> Result<Board> {
+        self.target.board()
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             parameters: self.parameters.clone(),

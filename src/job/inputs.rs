@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::definition::is_variable;
-use super::payload::Parameter;
+use super::load::Loaded;
+use super::payload::{Parameter, suite_name};
 
 /// Everything that a run depended on and hearth knows of. Hashes are SHA-256 in hex.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -99,6 +100,14 @@ pub struct UsedSettings {
     /// The lab file, absolute; none for a board type's emulated board.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab: Option<PathBuf>,
+}
+
+/// The suites that these definitions will be, in the order in which they run.
+pub fn suite_names(definitions: &[Loaded]) -> Vec<String> {
+    let names = definitions.iter().map(suite_name).enumerate();
+    names
+        .map(|(index, name)| format!("{index}_{name}"))
+        .collect()
 }
 
 impl FromStr for Parameter {

@@ -53,6 +53,25 @@ impl StopReason {
             StopReason::Bug => 128 + Class::Internal.exit_code(),
         }
     }
+
+    /// Whose fault it is, for a command that is no step of a bisection.
+    pub const fn class(self) -> Class {
+        match self {
+            StopReason::Mistake => Class::Input,
+            StopReason::Cancelled => Class::Infrastructure,
+            StopReason::Bug => Class::Internal,
+        }
+    }
+
+    /// The reason of a process that ended with this code, if that is above 127.
+    pub fn of_exit_code(code: i32) -> Option<StopReason> {
+        match code {
+            129 => Some(StopReason::Mistake),
+            198 => Some(StopReason::Bug),
+            128.. => Some(StopReason::Cancelled),
+            _ => None,
+        }
+    }
 }
 
 impl Judgement {

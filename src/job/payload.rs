@@ -167,7 +167,7 @@ pub(super) fn environment(board_type: &str) -> String {
 }
 
 /// A suite's name: that of the command line, or the definition's, in which blanks would end a signal's word.
-fn suite_name(loaded: &Loaded) -> String {
+pub(super) fn suite_name(loaded: &Loaded) -> String {
     let name = loaded.name.as_ref().unwrap_or(&loaded.definition.name);
     let plain = |c: char| c.is_alphanumeric() || "-_+.".contains(c);
     name.trim()

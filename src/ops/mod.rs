@@ -1,6 +1,7 @@
 //! Owns what a user asks for that takes several rooms: one file a use case.
 //! Never parses arguments, and never prints.
 
+pub mod bisect;
 pub mod boot_board;
 pub mod bootloader;
 mod build_output;

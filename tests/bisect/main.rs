@@ -2,4 +2,6 @@
 //! The boards are played by scripts; one test emulates one.
 
 mod codes;
+mod git;
 mod history;
+mod packages;
