@@ -19,6 +19,7 @@ pub mod image;
 pub mod initrd;
 pub mod input;
 pub mod job;
+pub mod kernel;
 pub mod lab;
 pub mod mac;
 pub mod media;

@@ -65,6 +65,7 @@ fn the_manifest_of_a_build() {
             sha256: digest("0b"),
         }),
         layers: Vec::new(),
+        kernel_arguments: Vec::new(),
         sources: BTreeMap::new(),
         arch: Arch::Armhf,
         epoch: 1_700_000_000,

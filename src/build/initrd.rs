@@ -103,6 +103,7 @@ impl Pipeline<'_> {
                     board_types: &wanted.boards,
                     boards_are_named: wanted.boards_are_named,
                     kernel: Some(kernel),
+                    device_trees: None,
                     modules: &recipe.modules,
                     binaries: &recipe.binaries,
                     compression: recipe.compression,
@@ -162,9 +163,9 @@ impl Plan {
     }
 }
 
-/// Makes `uInitrd` of `initrd.img` in `out`. U-Boot passes the data on unchanged; the kernel unpacks
+/// Makes `uInitrd` of `initrd.img` in `out`, dated `epoch` in Unix seconds. U-Boot passes the data on unchanged; the kernel unpacks
 /// it.
-fn wrap_initrd(out: &Path, arch: Arch, epoch: i64) -> Result<()> {
+pub fn wrap_initrd(out: &Path, arch: Arch, epoch: i64) -> Result<()> {
     let time = u32::try_from(epoch).context("the image's date does not fit a uImage")?;
     let mut image = write::NewImage::new(Kind::RAMDISK, image_arch(arch), time);
     image.name = b"initrd".to_vec();

@@ -439,6 +439,7 @@ impl Plan {
             image: self.image_id(image),
             artifacts,
             layers: Vec::new(),
+            kernel_arguments: Vec::new(),
             sources: BTreeMap::new(),
         }
     }

@@ -105,7 +105,7 @@ fn is_same(cached: &Path, out: &Path, made: &Artifact) -> bool {
 }
 
 /// Shares data with the cache (hard link) if both are on one file system.
-fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+pub fn link_or_copy(from: &Path, to: &Path) -> io::Result<()> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
         Err(_) => {

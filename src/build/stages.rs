@@ -220,21 +220,40 @@ impl StageCache {
 
     /// Records the inputs of a recipe's stages; `owner` is the recipe's absolute path.
     pub fn remember(&self, owner: &Path, keys: &[&Key]) -> Result<()> {
+        self.remember_for(&[owner.to_path_buf()], keys)
+    }
+
+    /// The same for stages that were made of several files: they are needed while all of these are there.
+    pub fn remember_for(&self, owners: &[PathBuf], keys: &[&Key]) -> Result<()> {
+        let mut owners = owners.iter();
         let memory = Memory {
-            owner: owner.to_path_buf(),
+            owner: owners.next().cloned().unwrap_or_default(),
+            others: owners.cloned().collect(),
             keys: keys.iter().copied().cloned().collect(),
         };
-        write_atomically(&self.memory(owner), &serde_json::to_vec(&memory)?)
+        write_atomically(
+            &self.memory(&memory.owners()),
+            &serde_json::to_vec(&memory)?,
+        )
     }
 
     /// The inputs of the recipe's stages as recorded last.
     pub fn remembered(&self, owner: &Path) -> Vec<Key> {
-        Memory::read(&self.memory(owner)).map_or_else(Vec::new, |memory| memory.keys)
+        self.remembered_for(&[owner.to_path_buf()])
     }
 
-    fn memory(&self, owner: &Path) -> PathBuf {
+    /// What [`StageCache::remember_for`] has recorded last.
+    pub fn remembered_for(&self, owners: &[PathBuf]) -> Vec<Key> {
+        Memory::read(&self.memory(owners)).map_or_else(Vec::new, |memory| memory.keys)
+    }
+
+    fn memory(&self, owners: &[PathBuf]) -> PathBuf {
         use std::os::unix::ffi::OsStrExt;
-        let digest = hex::encode(Sha256::digest(owner.as_os_str().as_bytes()));
+        let names: Vec<&[u8]> = owners
+            .iter()
+            .map(|path| path.as_os_str().as_bytes())
+            .collect();
+        let digest = hex::encode(Sha256::digest(names.join(&0)));
         self.stages.join(format!("{}.last", &digest[..16]))
     }
 
@@ -246,12 +265,10 @@ impl StageCache {
             let path = entry?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("last") => match Memory::read(&path) {
-                    Some(memory)
-                        if memory.owner.starts_with("<hearth>") || memory.owner.exists() =>
-                    {
+                    Some(memory) if memory.is_needed() => {
                         used.extend(memory.keys.iter().map(Key::digest));
                     }
-                    // The recipe no longer exists.
+                    // The recipe, or a file that was given, no longer exists.
                     _ => fs::remove_file(&path)?,
                 },
                 Some(_) => {}
@@ -277,10 +294,26 @@ impl StageCache {
 #[derive(Debug, Serialize, Deserialize)]
 struct Memory {
     owner: PathBuf,
+    #[serde(default)]
+    others: Vec<PathBuf>,
     keys: Vec<Key>,
 }
 
 impl Memory {
+    fn owners(&self) -> Vec<PathBuf> {
+        std::iter::once(&self.owner)
+            .chain(&self.others)
+            .cloned()
+            .collect()
+    }
+
+    /// Whether all that it was made of is there. A built-in recipe always is.
+    fn is_needed(&self) -> bool {
+        let owners = self.owners();
+        let mut owners = owners.iter();
+        owners.all(|owner| owner.starts_with("<hearth>") || owner.exists())
+    }
+
     /// `None` if the file is missing or damaged: only the reason for a rebuild is lost.
     fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(path).ok()?).ok()

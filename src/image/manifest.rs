@@ -32,13 +32,17 @@ pub struct Manifest {
     pub epoch: i64,
     /// The kernel's release, such as `6.12.48+deb13-armmp`.
     pub kernel: Option<String>,
-    /// The image id: the recipe's name and the first 12 hex digits of the SHA-256 of `rootfs.tar`.
+    /// The image id: the recipe's name and the first 12 hex digits of the SHA-256 of `rootfs.tar`, or of all that boots
+    /// where that is not the build's alone.
     pub image: String,
     /// Artifacts by path relative to the output directory.
     pub artifacts: BTreeMap<String, Artifact>,
     /// The artifacts that lie over `rootfs.tar` as layers, bottom first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<String>,
+    /// What the kernel is told in addition to the board type's arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_arguments: Vec<String>,
     /// Where each part that hearth did not build came from, by what it is: `rootfs`, `kernel`, `modules`, ….
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sources: BTreeMap<String, Source>,

@@ -8,6 +8,7 @@ mod build_output;
 pub mod card;
 mod kept_texts;
 pub mod lock;
+pub mod own;
 pub mod plan;
 pub mod reports;
 pub mod rerun;
