@@ -40,7 +40,6 @@ pub fn add_local(index: &mut Index, file: &RecipeFile) -> Result<Vec<String>> {
 
 fn read(file: &RecipeFile, relative: &Path) -> Result<Package> {
     let path = file.directory().join(relative);
-    let control = Deb::open(&path)?.control()?;
     let failed = || format!("cannot read {}", path.display());
     let (hash, size) = input::open(&path)
         .and_then(|mut deb| hash_rest(&mut deb))
@@ -49,11 +48,20 @@ fn read(file: &RecipeFile, relative: &Path) -> Result<Package> {
         .to_str()
         .ok_or_else(|| anyhow!("the path is no UTF-8"))
         .input_context(failed)?;
+    describe(&path, name, size, &hex::encode(hash.finalize()))
+}
+
+/// The package in a file, as an index that calls it `name` would have it.
+///
+/// # Errors
+/// If it is no package.
+pub(super) fn describe(path: &Path, name: &str, size: u64, sha256: &str) -> Result<Package> {
+    let control = Deb::open(path)?.control()?;
+    let failed = || format!("cannot read {}", path.display());
     // Fields of an index that a package's own control file lacks.
     let stanza = format!(
-        "{}\nFilename: {name}\nSize: {size}\nSHA256: {}\n",
-        control.paragraph.trim_end(),
-        hex::encode(hash.finalize())
+        "{}\nFilename: {name}\nSize: {size}\nSHA256: {sha256}\n",
+        control.paragraph.trim_end()
     );
     let paragraphs = parse_borrowed(&stanza).map_err(|error| anyhow!("{error}"));
     paragraphs

@@ -11,6 +11,7 @@ pub mod limit;
 mod local;
 mod lock;
 mod mirror;
+pub mod mixture;
 pub mod relation;
 mod release;
 mod resolve;

@@ -138,6 +138,7 @@ run = "true"
             let plan = Plan {
                 name: "test".into(),
                 path: dir.path().join("test.toml"),
+                owner: dir.path().join("test.toml"),
                 recipe: recipe(RECIPE),
                 recipe_sha256: String::new(),
                 lock_sha256: String::new(),

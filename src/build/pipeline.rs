@@ -166,7 +166,7 @@ impl<'a> Pipeline<'a> {
             progress,
         )?;
         Ok(Pipeline {
-            before: store.remembered(&plan.path),
+            before: store.remembered(&plan.owner),
             plan,
             progress,
             store,
@@ -437,7 +437,7 @@ impl<'a> Pipeline<'a> {
         if known {
             return Ok(());
         }
-        self.store.remember(&self.plan.path, &keys)?;
+        self.store.remember(&self.plan.owner, &keys)?;
         let unused = self.store.unused()?;
         remove(
             &unused.iter().map(|(path, _)| path.clone()).collect(),

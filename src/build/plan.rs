@@ -21,6 +21,9 @@ pub struct Plan {
     pub name: String,
     /// The recipe's file; relative paths in the recipe are relative to its directory.
     pub path: PathBuf,
+    /// Whose last build this is for the cache, which keeps its stages until the next one of the same owner; they go
+    /// when this path is gone. The recipe's own path, unless it is built on the side.
+    pub owner: PathBuf,
     pub recipe: Recipe,
     /// SHA-256 of the recipe's text, in hex.
     pub recipe_sha256: String,
@@ -47,13 +50,15 @@ impl Plan {
     /// If a board type that the recipe names is unknown or of another architecture, or there is no
     /// valid epoch.
     pub fn new(file: &RecipeFile, lock: &Lock, debs: Vec<PathBuf>) -> Result<Self> {
+        let path = if file.is_built_in() {
+            file.path.clone()
+        } else {
+            std::path::absolute(&file.path)?
+        };
         Ok(Plan {
             name: file.name.clone(),
-            path: if file.is_built_in() {
-                file.path.clone()
-            } else {
-                std::path::absolute(&file.path)?
-            },
+            owner: path.clone(),
+            path,
             recipe: file.recipe.clone(),
             recipe_sha256: file.digest(),
             lock_sha256: lock.digest(),

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use hearth::error::Fault;
 use hearth::ops::target::{Choice, Host, Target};
-use hearth::recipe::{BootMethod, Login};
+use hearth::recipe::{Board, BootMethod, Login, board_or_type};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::build::NetworkArguments;
@@ -86,6 +86,15 @@ impl TargetArguments {
             Fault::input(format!("--{option}: {wrong}"))
         })?;
         Ok((login != Login::default()).then_some(login))
+    }
+
+    /// The board and the recipe that it boots, as far as the arguments and the lab file say.
+    pub fn board(&self) -> Result<Board> {
+        let (_, mut board) = board_or_type(self.lab.as_deref(), &self.board)?;
+        if self.recipe.is_some() {
+            board.recipe.clone_from(&self.recipe);
+        }
+        Ok(board)
     }
 
     /// Whether a board that another run has is waited for.

@@ -3,9 +3,17 @@
 use std::io::{self, Write};
 
 use hearth::recipe::{Change, Role};
+use hearth::sanitise;
 
 /// Prints a line per package to standard output: name, version before, version after.
 pub fn print(changes: &[Change]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text(changes).as_bytes())?;
+    out.flush()
+}
+
+/// A line per package.
+pub fn text(changes: &[Change]) -> String {
     let rows: Vec<[String; 3]> = changes.iter().map(row).collect();
     let width = |column: usize| {
         rows.iter()
@@ -14,11 +22,11 @@ pub fn print(changes: &[Change]) -> io::Result<()> {
             .unwrap_or(0)
     };
     let (names, old) = (width(0), width(1));
-    let mut out = io::stdout().lock();
-    for [name, before, after] in &rows {
-        writeln!(out, "{name:names$}  {before:old$}  {after}")?;
-    }
-    out.flush()
+    let lines = rows.iter().map(|[name, before, after]| {
+        let line = format!("{name:names$}  {before:old$}  {after}");
+        sanitise::line(&line).into_owned() + "\n"
+    });
+    lines.collect()
 }
 
 fn row(change: &Change) -> [String; 3] {

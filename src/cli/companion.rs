@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::os::unix::process::{CommandExt, parent_id};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
+use hearth::error::Fault;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
@@ -26,6 +27,23 @@ pub fn launcher() -> Result<Vec<String>> {
         "__companion".into(),
         std::process::id().to_string(),
     ])
+}
+
+/// Asks for SIGTERM when `parent`, which started this process, ends, however it ends. None asks for nothing.
+///
+/// # Errors
+/// If that process has ended already.
+pub fn end_with(parent: Option<u32>) -> Result<()> {
+    let Some(parent) = parent else {
+        return Ok(());
+    };
+    set_pdeathsig(Signal::SIGTERM).context("cannot ask to end with the caller")?;
+    if parent_id() != parent {
+        bail!(Fault::infrastructure(
+            "the process that started this one has ended"
+        ));
+    }
+    Ok(())
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {

@@ -23,7 +23,7 @@ const TASKS: [(&str, &[&str]); 5] = [
     (
         "Boards",
         &[
-            "boards", "test", "boot", "power", "console", "lab", "report",
+            "boards", "test", "bisect", "boot", "power", "console", "lab", "report", "rerun",
         ],
     ),
     ("Manual", &["man", "files", "completions"]),

@@ -1,6 +1,8 @@
 //! Owns the command line: arguments in, text and an exit code out. Holds no logic that a user of the library
 //! would miss.
 
+mod bisect;
+mod bisecting;
 mod board_arguments;
 mod boards;
 mod boot;
@@ -9,6 +11,7 @@ mod build;
 mod changes;
 mod common;
 mod companion;
+mod compared;
 mod completions;
 mod console;
 mod diff;
@@ -32,10 +35,12 @@ mod power;
 mod private_network;
 mod provision;
 mod report;
+mod rerun;
 mod results;
 mod run;
 mod serve;
 mod shell;
+mod steps;
 mod table;
 mod terminal;
 mod test;
@@ -68,6 +73,7 @@ pub struct Cli {
 // One variant a subcommand, each with its arguments in a file of its own.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Bisect(bisect::Arguments),
     Boards(boards::Arguments),
     Boot(boot::Arguments),
     Bootscript(bootscript::Arguments),
@@ -93,6 +99,7 @@ pub enum Command {
     Power(power::Arguments),
     Report(results::Arguments),
     PrivateNetwork(private_network::Arguments),
+    Rerun(rerun::Arguments),
     Run(run::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
@@ -106,17 +113,21 @@ pub fn run() -> ExitCode {
     if let Some(done) = hearth::inside() {
         return done.unwrap_or_else(|error| report::failure(&error));
     }
-    let matches = help::grouped(Cli::command()).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = help::grouped(Cli::command()).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return bisecting::usage(&error),
+    };
     let terminal = Terminal::start(&cli.common);
-    match dispatch(cli, &terminal) {
+    bisecting::guarded(|| match dispatch(cli, &terminal) {
         Ok(code) => code,
         Err(error) => report::failure(&error),
-    }
+    })
 }
 
 fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
+        Command::Bisect(arguments) => bisect::run(&arguments, terminal),
         Command::Boards(arguments) => boards::run(&arguments),
         Command::Boot(arguments) => boot::run(&arguments, terminal),
         Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),
@@ -141,7 +152,8 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Run(arguments) => run::run(&arguments, terminal),
         Command::Initrd(arguments) => initrd::run(arguments, terminal),
         Command::Power(arguments) => power::run(&arguments),
-        Command::Report(arguments) => results::run(&arguments),
+        Command::Rerun(arguments) => rerun::run(&arguments, terminal),
+        Command::Report(arguments) => results::run(&arguments, terminal),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments, terminal),
         Command::Verify(arguments) => verify::run(&arguments, terminal),

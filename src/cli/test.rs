@@ -1,16 +1,23 @@
 //! `hearth test`: boots a board, runs test definitions on it, and reports.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::Args;
-use hearth::job::{Loaded, Loader, Parameter, Verdict, is_variable, report};
+use clap::{Args, ValueEnum};
+use hearth::error;
+use hearth::job::inputs::suite_names;
+use hearth::job::{
+    CaseName, Criterion, Judgement, Loaded, Loader, Parameter, Report, Verdict, report,
+};
 use hearth::lab::network;
+use hearth::ops::target::Target;
 use hearth::ops::test_board::{Prepared, Settings, keep_report, report_directory, test_board};
+use hearth::recipe::Board;
 
 use super::board_arguments::{TargetArguments, cancelled_by_signal, host};
+use super::companion;
 use super::live::Live;
 use super::terminal::Terminal;
 
@@ -29,7 +36,7 @@ pub struct Arguments {
     #[arg(required = true, value_name = "DEFINITION")]
     definitions: Vec<String>,
     /// Set a parameter of all definitions, or of the one that is named NAME
-    #[arg(short, long = "parameter", value_name = "[NAME:]KEY=VALUE", value_parser = parameter)]
+    #[arg(short, long = "parameter", value_name = "[NAME:]KEY=VALUE")]
     parameters: Vec<Parameter>,
     /// Let definitions fetch repositories over other ways than https and ssh
     #[arg(long)]
@@ -49,24 +56,26 @@ pub struct Arguments {
     /// How long all tests together may take, in seconds [default: 3600]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<f64>,
+    /// End as `git bisect run` expects: see docs/bisect.md
+    ///
+    /// 0 for good, 1 for bad, 125 where board, network or host failed, more
+    /// than 127 for a mistake in the command. With `--bisect=boot` a boot that
+    /// fails once the kernel has started is bad, too.
+    #[arg(long, value_enum, value_name = "HUNTED", num_args = 0..=1, require_equals = true, default_missing_value = "tests")]
+    bisect: Option<Hunted>,
+    /// With --bisect: let this case alone decide
+    #[arg(long, value_name = "SUITE/CASE", requires = "bisect")]
+    case: Option<CaseName>,
+    /// Ends with this process, which started it
+    #[arg(long, value_name = "PID", hide = true)]
+    parent: Option<u32>,
 }
 
-fn parameter(text: &str) -> Result<Parameter, String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("a parameter is KEY=VALUE or NAME:KEY=VALUE")?;
-    let (suite, key) = match key.split_once(':') {
-        Some((suite, key)) => (Some(suite.to_string()), key),
-        None => (None, key),
-    };
-    if !is_variable(key) {
-        return Err(format!("`{key}` cannot be the name of a shell variable"));
-    }
-    Ok(Parameter {
-        suite,
-        key: key.into(),
-        value: value.into(),
-    })
+/// What is bad when a change is hunted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Hunted {
+    Tests,
+    Boot,
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -77,29 +86,95 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    let Some(hunted) = arguments.bisect else {
+        return Ok(exit_code(&test(arguments, None, terminal)?));
+    };
+    let criterion = arguments.criterion(hunted);
+    let judgement = match test(arguments, Some(&criterion), terminal) {
+        Ok(report) => criterion.judge(&report),
+        Err(error) => {
+            // What it said has been printed; its exit code is not git's.
+            let _ = super::report::failure(&error);
+            Judgement::of_error(error::class_of(&error), format!("{error:#}"))
+        }
+    };
+    terminal.say(&format!("bisect: {}", judgement.sentence()));
+    Ok(ExitCode::from(judgement.exit_code()))
+}
+
+/// 0 if all tests passed; else whose fault it was.
+pub fn exit_code(report: &Report) -> ExitCode {
+    match report.verdict() {
+        Verdict::Passed => ExitCode::SUCCESS,
+        Verdict::Failed(class) => ExitCode::from(class.exit_class().exit_code()),
+    }
+}
+
+/// Runs the definitions and tells the results.
+fn test(
+    arguments: &Arguments,
+    criterion: Option<&Criterion>,
+    terminal: &Terminal,
+) -> Result<Report> {
+    companion::end_with(arguments.parent)?;
     // Everything is read before anything is built or switched on.
     let mut loader = Loader::default();
     let definitions = definitions(arguments, &mut loader, terminal)?;
     let target = arguments.target.ready(terminal)?;
+    // Entering a network of its own makes a process forget its parent.
+    companion::end_with(arguments.parent)?;
     let job = Prepared::new(arguments.settings(), &mut loader, &definitions, &target)?;
+    if let Some(criterion) = criterion {
+        criterion.check(job.suites())?;
+    }
     let directory = report_directory(arguments.output.as_deref(), &target)?;
     let _ours = target.reserve(&directory, arguments.target.waits(), terminal)?;
+    run_job(&target, &job, &directory, terminal)
+}
+
+/// Runs a job that is ready, keeps the report in `directory` and tells the results.
+pub fn run_job(
+    target: &Target,
+    job: &Prepared,
+    directory: &Path,
+    terminal: &Terminal,
+) -> Result<Report> {
     let cancelled = cancelled_by_signal()?;
     let mut live = Live::new(terminal);
-    let report = test_board(&target, &job, &directory, host()?, &cancelled, &mut live)?;
-    let kept = keep_report(&report, &directory);
+    let report = test_board(target, job, directory, host()?, &cancelled, &mut live)?;
+    let kept = keep_report(&report, directory);
     // A terminal that was closed must not change how the run ends; and where no disk takes the report, this is all of it.
     if let Err(error) = io::stdout().write_all(format!("\n{}", report::table(&report)).as_bytes()) {
         log::warn!("the results cannot be shown: {error}");
     }
     terminal.say(&format!("report in {}", kept?.display()));
-    Ok(match report.verdict() {
-        Verdict::Passed => ExitCode::SUCCESS,
-        Verdict::Failed(class) => ExitCode::from(class.exit_class().exit_code()),
-    })
+    Ok(report)
 }
 
 impl Arguments {
+    /// What decides for a bisection; of a command without --bisect as with it.
+    fn criterion(&self, hunted: Hunted) -> Criterion {
+        Criterion {
+            case: self.case.clone(),
+            boot: hunted == Hunted::Boot,
+        }
+    }
+
+    /// For `hearth bisect`, which runs this command for each step: what decides, after a look at all definitions. Gives
+    /// their texts too.
+    pub fn for_bisecting(&self, terminal: &Terminal) -> Result<(Criterion, Vec<String>)> {
+        let criterion = self.criterion(self.bisect.unwrap_or(Hunted::Tests));
+        let definitions = definitions(self, &mut Loader::default(), terminal)?;
+        criterion.check(&suite_names(&definitions))?;
+        let texts = definitions.into_iter().map(|loaded| loaded.definition.text);
+        Ok((criterion, texts.collect()))
+    }
+
+    /// The board and the recipe that it boots.
+    pub fn board(&self) -> Result<Board> {
+        self.target.board()
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             parameters: self.parameters.clone(),

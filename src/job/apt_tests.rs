@@ -22,6 +22,7 @@ fn knows_the_package(own: &Path, install: &str) -> (bool, String) {
     let (definition, warnings) = Definition::parse(Path::new("t.yaml"), &text).unwrap();
     let loaded = Loaded {
         definition,
+        source: "t.yaml".into(),
         name: None,
         tree: None,
         warnings,

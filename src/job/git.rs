@@ -38,6 +38,17 @@ impl Clone {
     pub fn path(&self) -> &Path {
         self.0.path()
     }
+
+    /// The commit that is checked out, in hex; none if git cannot tell.
+    pub fn commit(&self) -> Option<String> {
+        let git = Git {
+            directory: self.path(),
+            trust: Trust::Local,
+        };
+        let output = git.run(&["rev-parse", "--verify", "HEAD"]).ok()?;
+        let commit = String::from_utf8(output.stdout).ok()?.trim().to_string();
+        (output.status.success() && !commit.is_empty()).then_some(commit)
+    }
 }
 
 /// A helper program's address, `ext::command`, as gitremote-helpers(7) has it.

@@ -15,6 +15,8 @@ use crate::error::Fault;
 #[derive(Debug)]
 pub struct Loaded {
     pub definition: Definition,
+    /// How it was named on the command line; one of a directory's as `DIRECTORY#FILE`.
+    pub source: String,
     /// The name that the command line gave it; the definition's own otherwise.
     pub name: Option<String>,
     /// The work tree that goes to the board with it, and in which its steps run.
@@ -66,6 +68,7 @@ impl Loader {
             let (definition, warnings) = Definition::load(path)?;
             return Ok(vec![Loaded {
                 definition,
+                source: argument.into(),
                 name: None,
                 tree: None,
                 warnings,
@@ -89,7 +92,13 @@ impl Loader {
         // Named by the user, so that it may be on this machine.
         let clone = self.clone(address, revision, Trust::Local)?;
         let tree = clone.path().to_path_buf();
-        in_tree(&tree, path, Some(clone)).with_context(|| format!("in the repository {address}"))
+        let loaded = in_tree(&tree, path, Some(clone));
+        let mut loaded = loaded.with_context(|| format!("in the repository {address}"))?;
+        loaded.source = format!("{address}#{path}");
+        if let Some(revision) = revision {
+            loaded.source = format!("{}@{revision}", loaded.source);
+        }
+        Ok(loaded)
     }
 
     /// A clone of a repository at a revision; the same one each time.
@@ -139,6 +148,7 @@ fn in_tree(tree: &Path, path: &str, clone: Option<Rc<Clone>>) -> Result<Loaded> 
     let (definition, warnings) = Definition::load(&file)?;
     Ok(Loaded {
         definition,
+        source: format!("{}#{path}", tree.display()),
         name: None,
         tree: Some(tree.to_path_buf()),
         warnings,

@@ -28,7 +28,7 @@ macro_rules! program {
 }
 
 /// The programs that a definition's steps find on their PATH, and the one that runs the definitions.
-const PROGRAMS: [(&str, &str); 30] = [
+pub(super) const PROGRAMS: [(&str, &str); 30] = [
     program!("hearth-console"),
     program!("hearth-run"),
     program!("lava-add-keys"),
@@ -134,10 +134,7 @@ pub fn payload(
     for (name, text) in PROGRAMS {
         job.add(&format!("bin/{name}"), text.as_bytes(), 0o755)?;
     }
-    let environment = format!(
-        "export LAVA_DEVICE_TYPE={}\nexport LAVA_DISPATCHER_IP=\"${{LAVA_DISPATCHER_IP:-}}\"\n",
-        quoted(&settings.board_type)
-    );
+    let environment = environment(&settings.board_type);
     job.add("environment", environment.as_bytes(), 0o644)?;
     let mut suites = Vec::new();
     let mut largest = 0;
@@ -163,8 +160,15 @@ pub fn payload(
     })
 }
 
+pub(super) fn environment(board_type: &str) -> String {
+    format!(
+        "export LAVA_DEVICE_TYPE={}\nexport LAVA_DISPATCHER_IP=\"${{LAVA_DISPATCHER_IP:-}}\"\n",
+        quoted(board_type)
+    )
+}
+
 /// A suite's name: that of the command line, or the definition's, in which blanks would end a signal's word.
-fn suite_name(loaded: &Loaded) -> String {
+pub(super) fn suite_name(loaded: &Loaded) -> String {
     let name = loaded.name.as_ref().unwrap_or(&loaded.definition.name);
     let plain = |c: char| c.is_alphanumeric() || "-_+.".contains(c);
     name.trim()
@@ -418,6 +422,7 @@ mod tests {
         let (definition, warnings) = Definition::parse(Path::new("t.yaml"), &text).unwrap();
         Loaded {
             definition,
+            source: "t.yaml".into(),
             name: None,
             tree: None,
             warnings,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::inputs::RunInputs;
 use crate::board::{BootStage, FailureClass, RunFailure};
 
 /// How a test case ended; the four results that LAVA knows.
@@ -80,6 +81,16 @@ pub struct Case {
     pub output: Vec<String>,
 }
 
+impl Case {
+    /// `SET/ID`, or the id of a case in no set.
+    pub fn full_name(&self) -> String {
+        match &self.set {
+            Some(set) => format!("{set}/{}", self.id),
+            None => self.id.clone(),
+        }
+    }
+}
+
 /// The cases of one test definition's run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Suite {
@@ -152,7 +163,7 @@ pub struct Identity {
 /// What a run of tests on one board came to. This is `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Format of this file; 1.
+    /// Format of this file, at most [`Report::VERSION`]. Version 1 has no `inputs`.
     pub version: u32,
     pub hearth: String,
     pub board: String,
@@ -172,6 +183,9 @@ pub struct Report {
     /// What went wrong on the way and cost no result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// What the run was made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<RunInputs>,
 }
 
 /// The verdict over a run.
@@ -182,6 +196,8 @@ pub enum Verdict {
 }
 
 impl Report {
+    pub const VERSION: u32 = 2;
+
     /// Why the run as a whole failed, if it did: the last attempt's failure.
     pub fn failure(&self) -> Option<&RunFailure> {
         self.attempts.last()?.failure.as_ref()

@@ -2,6 +2,7 @@
 //! Never parses arguments, and never prints.
 
 pub mod agent_layer;
+pub mod bisect;
 pub mod boot_board;
 pub mod bootloader;
 mod build_output;
@@ -10,9 +11,13 @@ pub mod image_tree;
 pub mod import;
 pub mod import_boot;
 mod import_kept;
+mod kept_texts;
 pub mod lock;
 pub mod own;
 pub mod plan;
+pub mod reports;
+pub mod rerun;
+mod run_inputs;
 pub mod serve_lab;
 mod servers;
 pub mod target;

@@ -3,11 +3,12 @@
 
 use anyhow::Result;
 
+use super::kept_texts;
 use super::lock::{Relocked, refresh};
 use crate::archive::Fetcher;
 use crate::build::Plan;
 use crate::progress::Progress;
-use crate::recipe::RecipeFile;
+use crate::recipe::{Lock, RecipeFile};
 
 /// Where locks and packages come from.
 pub struct Sources<'a> {
@@ -33,6 +34,21 @@ pub fn plan(recipe: &str, sources: &Sources<'_>, progress: &dyn Progress) -> Res
         }
         other => other?,
     };
-    let debs = fetcher.packages(&lock, file.directory(), progress)?;
-    Plan::new(&file, &lock, debs)
+    plan_of(&file, &lock, fetcher, progress)
+}
+
+/// The plan for a recipe with this lock.
+///
+/// # Errors
+/// If a package cannot be fetched, or the recipe names a board type that is not there.
+pub(super) fn plan_of(
+    file: &RecipeFile,
+    lock: &Lock,
+    fetcher: &Fetcher,
+    progress: &dyn Progress,
+) -> Result<Plan> {
+    let debs = fetcher.packages(lock, file.directory(), progress)?;
+    kept_texts::keep(&file.text);
+    kept_texts::keep(&lock.to_toml());
+    Plan::new(file, lock, debs)
 }

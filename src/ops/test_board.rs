@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
 
+use super::run_inputs;
 use super::servers::Serving;
 use super::target::{Host, Target};
 use crate::board::Retries;
 use crate::clock;
 use crate::image::Manifest;
+use crate::job::inputs::UsedDefinition;
+use crate::job::kept::Job;
 use crate::job::report::{self, Format};
 use crate::job::{
     JobSettings, Loaded, Loader, Parameter, Pattern, Payload, Report, Trust, payload,
@@ -41,6 +45,7 @@ pub struct Prepared {
     payload: Payload,
     patterns: BTreeMap<String, Pattern>,
     settings: Settings,
+    definitions: Vec<UsedDefinition>,
 }
 
 impl Prepared {
@@ -74,12 +79,64 @@ impl Prepared {
             .zip(definitions)
             .filter_map(|(suite, loaded)| Some((suite.clone(), loaded.definition.pattern.clone()?)))
             .collect();
+        let used = payload.suites.iter().zip(definitions);
         Ok(Prepared {
+            definitions: used
+                .map(|(suite, loaded)| used_definition(suite, loaded))
+                .collect(),
             tar,
             payload,
             patterns,
             settings,
         })
+    }
+
+    /// A job that a report has kept, for one board.
+    ///
+    /// # Errors
+    /// If the job cannot fit into the board's memory.
+    pub fn again(
+        job: Job,
+        settings: Settings,
+        definitions: Vec<UsedDefinition>,
+        target: &Target,
+    ) -> Result<Self> {
+        if let Some(memory) = target.memory() {
+            job.payload.check_fits(memory, &target.board.name)?;
+        }
+        Ok(Prepared {
+            tar: job.tar,
+            payload: job.payload,
+            patterns: job.patterns,
+            settings,
+            definitions,
+        })
+    }
+
+    pub(super) fn tar(&self) -> &[u8] {
+        &self.tar
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn definitions(&self) -> &[UsedDefinition] {
+        &self.definitions
+    }
+
+    /// Names of the suites, in the order in which they run.
+    pub fn suites(&self) -> &[String] {
+        &self.payload.suites
+    }
+}
+
+fn used_definition(suite: &str, loaded: &Loaded) -> UsedDefinition {
+    UsedDefinition {
+        source: loaded.source.clone(),
+        suite: suite.into(),
+        sha256: hex::encode(Sha256::digest(&loaded.definition.text)),
+        revision: loaded.clone.as_ref().and_then(|clone| clone.commit()),
     }
 }
 
@@ -124,7 +181,9 @@ pub fn test_board(
     let mut access = target.access(scratch.path(), host)?;
     let mut timeouts = target.timeouts();
     timeouts.running = job.settings.timeout.unwrap_or(timeouts.running);
-    let image = Manifest::load(&target.build)?.image;
+    let manifest = Manifest::load(&target.build)?;
+    let image = manifest.image.clone();
+    let inputs = run_inputs::gather(target, &manifest, job, directory);
     let request = JobRequest {
         board: &target.board.name,
         image: &image,
@@ -144,12 +203,15 @@ pub fn test_board(
         cancelled,
     };
     let result = lab::run(&request, &mut access, observer)?;
-    Ok(report_of(target, image, started, result))
+    Ok(Report {
+        inputs: Some(inputs),
+        ..report_of(target, image, started, result)
+    })
 }
 
 fn report_of(target: &Target, image: String, started: String, result: RunResult) -> Report {
     Report {
-        version: 1,
+        version: Report::VERSION,
         hearth: env!("CARGO_PKG_VERSION").into(),
         board: target.board.name.clone(),
         board_type: target.board.type_name.clone(),
@@ -161,6 +223,7 @@ fn report_of(target: &Target, image: String, started: String, result: RunResult)
         suites: result.suites,
         problems: result.problems,
         warnings: result.warnings,
+        inputs: None,
     }
 }
 

@@ -48,21 +48,28 @@ impl RecipeFile {
     /// If there is none, or it is wrong; the latter is a [`Diagnostic`](crate::diagnostic::Diagnostic).
     pub fn open(argument: &str) -> Result<Self> {
         let Source { path, text } = data::find(RECIPE, argument)?;
+        let name = path.file_stem().and_then(|stem| stem.to_str());
+        let name = name.unwrap_or_default().to_string();
+        RecipeFile::with_text(&name, path, text)
+    }
+
+    /// A recipe whose text is known; files in it are relative to the directory of `path`.
+    ///
+    /// # Errors
+    /// As [`RecipeFile::open`]; if the name is none for a recipe.
+    pub fn with_text(name: &str, path: PathBuf, text: String) -> Result<Self> {
         let recipe = Recipe::parse(&path, &text)?;
-        let name = path
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .filter(|name| is_name(name))
-            .ok_or_else(|| {
-                Fault::input(format!(
-                    "{} is no name for a recipe: only letters, digits, `.`, `_` and `-`",
-                    path.display()
-                ))
-                .remedy("rename the file")
-            })?;
+        if !is_name(name) {
+            return Err(Fault::input(format!(
+                "{} is no name for a recipe: only letters, digits, `.`, `_` and `-`",
+                path.display()
+            ))
+            .remedy("rename the file")
+            .into());
+        }
         Ok(RecipeFile {
             name: name.to_string(),
-            path: path.clone(),
+            path,
             text,
             recipe,
         })

@@ -168,7 +168,7 @@ impl Lock {
 
 /// The difference of one package between two locks. Both versions may be equal if only the files
 /// differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Change {
     pub name: String,
     pub role: Role,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use super::{oracle, succeed};
+use super::{oracle, pack, succeed};
 
 /// OpenPGP keys of GnuPG, in a home of their own.
 pub struct Keys {
@@ -178,6 +179,45 @@ impl Archive {
         self.stanzas.push(format!(
             "Package: {name}\nVersion: {version}\nArchitecture: armhf\n{fields}Filename: {path}\nSize: {size}\nSHA256: {sha256}\n"
         ));
+    }
+
+    /// Adds a package that can be installed: `files` by path and content, all of them executable.
+    /// Adds a package that can be installed; `files` by path and content, all of them executable. Gives its path in the
+    /// archive.
+    pub fn add_deb(
+        &mut self,
+        name: &str,
+        version: &str,
+        fields: &str,
+        files: &[(&str, &str)],
+    ) -> String {
+        let tree = tempfile::tempdir().unwrap();
+        let write = |path: &str, content: &str| {
+            let path = tree.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        let mut control = format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: armhf\nMaintainer: t <t@localhost>\nDescription: test\n"
+        );
+        if !fields.is_empty() {
+            control += &format!("{fields}\n");
+        }
+        write("DEBIAN/control", &control);
+        for (path, content) in files {
+            write(path, content);
+        }
+        let path = format!("pool/main/{name}_{version}_armhf.deb");
+        fs::create_dir_all(self.path("pool/main")).unwrap();
+        pack(tree.path(), &self.path(&path));
+        let deb = fs::read(self.path(&path)).unwrap();
+        self.stanzas.push(format!(
+            "{control}Filename: {path}\nSize: {}\nSHA256: {}\n",
+            deb.len(),
+            hex::encode(Sha256::digest(&deb))
+        ));
+        path
     }
 
     /// Drops all versions of a package from the index.

@@ -7,6 +7,7 @@ use handlebars::Handlebars;
 use serde_json::{Value, json};
 
 use super::problems::{run_problems, suite_problems, summary};
+use crate::job::inputs::RunInputs;
 use crate::job::result::{Case, Report, Verdict};
 
 const PAGE: &str = include_str!("page.html.hbs");
@@ -51,7 +52,40 @@ fn values(report: &Report) -> Value {
         "suites": suites,
         "problems": problems,
         "charts": charts(report),
+        "inputs": report.inputs.as_ref().map(inputs),
     })
+}
+
+/// Rows of what the run was made of: what it is, its name, its SHA-256.
+fn inputs(inputs: &RunInputs) -> Value {
+    let row = |what: &str, name: &str, sha256: &str| json!({ "what": what, "name": name, "sha256": sha256 });
+    let booted = inputs.booted.iter();
+    let mut rows: Vec<Value> = booted
+        .map(|file| row(&file.part, &file.file, &file.sha256))
+        .collect();
+    for given in &inputs.sources {
+        rows.push(row(
+            &format!("given {}", given.part),
+            &given.path,
+            &given.sha256,
+        ));
+    }
+    rows.push(row("recipe", &inputs.recipe.name, &inputs.recipe.sha256));
+    if let Some(lock) = &inputs.lock {
+        rows.push(row("lock", &lock.name, &lock.sha256));
+    }
+    for definition in &inputs.definitions {
+        let commit = definition
+            .revision
+            .iter()
+            .map(|commit| format!(" at {commit}"));
+        let name = definition.source.clone() + &commit.collect::<String>();
+        rows.push(row("definition", &name, &definition.sha256));
+    }
+    for parameter in &inputs.settings.parameters {
+        rows.push(row("parameter", parameter, ""));
+    }
+    json!({ "rows": rows })
 }
 
 fn case(case: &Case) -> Value {

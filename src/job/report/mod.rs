@@ -1,6 +1,7 @@
 //! Owns the forms of a report: JUnit XML, JSON, TAP, a text table, and an HTML page.
 //! Never changes what it reports.
 
+mod compare;
 mod html;
 mod junit;
 mod problems;
@@ -12,6 +13,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+pub use compare::{CaseChange, CaseKind, Comparison, compare, lack};
 pub use html::page;
 pub use junit::junit;
 pub use problems::summary;
@@ -54,23 +56,25 @@ pub fn load(path: &Path) -> Result<Report> {
         .with_context(|| format!("cannot read the report {}", file.display()))?;
     let report: Report = serde_json::from_str(&text)
         .input_context(|| format!("{} is not a report of hearth", file.display()))?;
-    if report.version != 1 {
+    if !(1..=Report::VERSION).contains(&report.version) {
         return Err(Fault::input(format!(
-            "{} is a report of version {}, and this hearth knows version 1",
+            "{} is a report of version {}, and this hearth knows the versions up to {}",
             file.display(),
-            report.version
+            report.version,
+            Report::VERSION
         ))
+        .remedy("read it with the hearth that wrote it, or a newer one")
         .into());
     }
     Ok(report)
 }
 
 #[cfg(test)]
-pub(super) mod example {
+pub(in crate::job) mod example {
     use super::super::{AttemptRecord, Case, Identity, Outcome, Report, Suite};
     use crate::board::{BootStage, FailureClass, RunFailure};
 
-    pub(super) fn case(id: &str, outcome: Outcome) -> Case {
+    pub(in crate::job) fn case(id: &str, outcome: Outcome) -> Case {
         Case {
             id: id.into(),
             outcome,
@@ -86,7 +90,7 @@ pub(super) mod example {
     }
 
     /// A report with everything in it that a form could lose.
-    pub(super) fn report() -> Report {
+    pub(in crate::job) fn report() -> Report {
         let measured = Case {
             measurement: Some("0.10".into()),
             units: Some("s".into()),
@@ -137,10 +141,11 @@ pub(super) mod example {
             }],
             problems: Vec::new(),
             warnings: vec!["the console was lost".into()],
+            inputs: None,
         }
     }
 
-    pub(super) fn broken() -> Report {
+    pub(in crate::job) fn broken() -> Report {
         let mut report = report();
         report.attempts[0].failure = Some(RunFailure {
             class: FailureClass::Infrastructure,

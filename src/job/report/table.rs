@@ -52,10 +52,7 @@ pub fn table(report: &Report) -> String {
 }
 
 fn case_line(case: &Case) -> String {
-    let name = match &case.set {
-        Some(set) => format!("{set}/{}", case.id),
-        None => case.id.clone(),
-    };
+    let name = case.full_name();
     let mut line = format!("  {:8} {}", case.outcome, sanitise::line(&name));
     if let Some(measurement) = &case.measurement {
         let units = case.units.as_deref().unwrap_or_default();
