@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use hearth::job::{Loaded, Loader, Parameter, Verdict, is_variable, report};
+use hearth::job::{Loaded, Loader, Parameter, Verdict, report};
 use hearth::lab::network;
 use hearth::ops::test_board::{Prepared, Settings, keep_report, report_directory, test_board};
 
@@ -29,7 +29,7 @@ pub struct Arguments {
     #[arg(required = true, value_name = "DEFINITION")]
     definitions: Vec<String>,
     /// Set a parameter of all definitions, or of the one that is named NAME
-    #[arg(short, long = "parameter", value_name = "[NAME:]KEY=VALUE", value_parser = parameter)]
+    #[arg(short, long = "parameter", value_name = "[NAME:]KEY=VALUE")]
     parameters: Vec<Parameter>,
     /// Let definitions fetch repositories over other ways than https and ssh
     #[arg(long)]
@@ -49,24 +49,6 @@ pub struct Arguments {
     /// How long all tests together may take, in seconds [default: 3600]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<f64>,
-}
-
-fn parameter(text: &str) -> Result<Parameter, String> {
-    let (key, value) = text
-        .split_once('=')
-        .ok_or("a parameter is KEY=VALUE or NAME:KEY=VALUE")?;
-    let (suite, key) = match key.split_once(':') {
-        Some((suite, key)) => (Some(suite.to_string()), key),
-        None => (None, key),
-    };
-    if !is_variable(key) {
-        return Err(format!("`{key}` cannot be the name of a shell variable"));
-    }
-    Ok(Parameter {
-        suite,
-        key: key.into(),
-        value: value.into(),
-    })
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -10,6 +10,7 @@ mod git;
 mod ktap;
 mod load;
 mod merge;
+mod parameter;
 mod pattern;
 mod payload;
 mod python;

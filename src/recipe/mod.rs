@@ -21,7 +21,8 @@ pub use board_type::{
 pub use boot_values::boot_values;
 pub use file::RecipeFile;
 pub use lab::{
-    BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, Lab, LabSettings, Network, Ports, Power,
+    BoardEntry, BoardRetries, BoardTimeouts, Console, Dhcp, HealthChecks, Lab, LabSettings,
+    Network, Ports, Power,
 };
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
 pub use limits::{Limits, parse_size};
