@@ -1,6 +1,6 @@
 //! Owns what the commands that switch a board on have in common: which board, and how a signal ends the run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -43,6 +43,7 @@ impl TargetArguments {
             lab: self.lab.as_deref(),
             recipe: self.recipe.as_deref(),
             image: self.image.as_deref(),
+            builds: Path::new("out"),
         };
         self.network.with_sources(terminal, |sources| {
             Target::ready(&choice, sources, terminal)

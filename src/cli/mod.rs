@@ -32,6 +32,7 @@ mod provision;
 mod report;
 mod results;
 mod run;
+mod run_job;
 mod serve;
 mod shell;
 mod table;
@@ -91,6 +92,8 @@ pub enum Command {
     Report(results::Arguments),
     PrivateNetwork(private_network::Arguments),
     Run(run::Arguments),
+    #[command(name = "__run-job", hide = true)]
+    RunJob(run_job::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
     Verify(verify::Arguments),
@@ -135,6 +138,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Netboot(arguments) => netboot::run(&arguments, terminal),
         Command::Provision(arguments) => provision::run(&arguments, terminal),
         Command::Run(arguments) => run::run(&arguments, terminal),
+        Command::RunJob(arguments) => run_job::run(&arguments, terminal),
         Command::Initrd(arguments) => initrd::run(arguments, terminal),
         Command::Power(arguments) => power::run(&arguments),
         Command::Report(arguments) => results::run(&arguments),

@@ -15,7 +15,7 @@ use crate::error::Fault;
 use crate::image::Manifest;
 use crate::lab::{self, BoardAccess, network};
 use crate::progress::Progress;
-use crate::recipe::{Board, LoadedLab, Power, board_or_type};
+use crate::recipe::{Board, LoadedLab, Ports, Power, board_or_type};
 
 /// An emulated processor stands still whenever its host is busy, which its kernel would take for a stall.
 const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchdog_thresh=60"];
@@ -30,6 +30,8 @@ pub struct Choice<'a> {
     pub recipe: Option<&'a str>,
     /// The output directory of a build, to boot what it holds and build nothing.
     pub image: Option<&'a Path>,
+    /// The directory in which an image that has to be built is.
+    pub builds: &'a Path,
 }
 
 /// What only the program that runs can give.
@@ -76,6 +78,11 @@ impl Target {
         }
         let emulated = entry.power == Some(Power::Qemu {});
         if emulated {
+            // It has a private network to itself, whatever addresses the lab's real boards use.
+            lab.settings.address = LoadedLab::EMULATED_ADDRESS;
+            lab.settings.ports = Ports::default();
+            lab.settings.dhcp = None;
+            lab.settings.allow = Vec::new();
             entry
                 .board_type
                 .kernel_arguments
@@ -91,7 +98,7 @@ impl Target {
         }
         let build = match choice.image {
             Some(image) => image.to_path_buf(),
-            None => output_of(&entry)?,
+            None => output_of(choice.builds, &entry)?,
         };
         if emulated {
             // Before minutes of building.
@@ -251,9 +258,9 @@ fn recipe_of(board: &Board) -> Result<&str> {
         .ok_or_else(|| Fault::input(format!("board `{}` has no recipe", board.name)).into())
 }
 
-fn output_of(board: &Board) -> Result<PathBuf> {
+fn output_of(builds: &Path, board: &Board) -> Result<PathBuf> {
     let name = Path::new(recipe_of(board)?)
         .file_stem()
         .context("the recipe has no name")?;
-    Ok(Path::new("out").join(name))
+    Ok(builds.join(name))
 }

@@ -24,7 +24,7 @@ use super::lookup::{People, find, told};
 use super::problem::{Problem, blocking};
 use crate::input;
 use crate::lab::queue::{Job, JobPhase};
-use crate::lab::service::Lab;
+use crate::lab::service::{EVENTS, Lab};
 
 /// How much is read at once, in bytes.
 const CHUNK: usize = 64 << 10;
@@ -32,9 +32,8 @@ const CHUNK: usize = 64 << 10;
 const ALIVE: Duration = Duration::from_secs(15);
 /// Followers look no more often than this, however much comes.
 const PAUSE: Duration = Duration::from_millis(50);
-/// The names of what a run writes as it goes on.
+/// The name of the console's log.
 const LOG: &str = "console.log";
-pub(in crate::lab) const EVENTS: &str = "events.jsonl";
 
 #[derive(Deserialize)]
 pub(super) struct LogQuery {

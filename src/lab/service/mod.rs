@@ -19,6 +19,6 @@ pub use end::{END, End};
 pub use manager::{Lab, Manager, Parts};
 pub use refused::{Refused, RefusedKind};
 pub use reservations::{Held, ReserveRequest};
-pub use runner::{Notifier, ORDER, Order, Runner};
+pub use runner::{EVENTS, Notifier, ORDER, Order, Runner};
 pub use signals::Signals;
 pub use submit::{image_directory, local_path, resolved};

@@ -15,6 +15,9 @@ use crate::recipe::Board;
 /// The name of an order's file in the directory of its attempt.
 pub const ORDER: &str = "order.json";
 
+/// The name of the file in which a run tells its stages, cases and notes as they come, a JSON object on each line.
+pub const EVENTS: &str = "events.jsonl";
+
 /// One attempt at a job, as the process that runs it gets it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
