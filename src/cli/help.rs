@@ -21,7 +21,7 @@ const TASKS: [(&str, &[&str]); 5] = [
     (
         "Boards",
         &[
-            "boards", "test", "boot", "power", "console", "lab", "report",
+            "boards", "test", "submit", "jobs", "boot", "power", "console", "lab", "report",
         ],
     ),
     ("Manual", &["man", "files", "completions"]),

@@ -1,6 +1,7 @@
 //! Owns the command line: arguments in, text and an exit code out. Holds no logic that a user of the library
 //! would miss.
 
+mod board_actions;
 mod board_arguments;
 mod boards;
 mod boot;
@@ -15,10 +16,13 @@ mod diff;
 mod doctor;
 mod files;
 mod flash;
+mod follow;
 mod help;
 mod image;
 mod initrd;
+mod jobs;
 mod lab;
+mod lab_arguments;
 mod listing;
 mod live;
 mod lock;
@@ -35,6 +39,7 @@ mod run;
 mod run_job;
 mod serve;
 mod shell;
+mod submit;
 mod table;
 mod terminal;
 mod test;
@@ -80,6 +85,7 @@ pub enum Command {
     Files(files::Arguments),
     Flash(flash::Arguments),
     Image(image::Arguments),
+    Jobs(jobs::Arguments),
     Lab(lab::Arguments),
     Lock(lock::Arguments),
     Media(media::Arguments),
@@ -96,6 +102,7 @@ pub enum Command {
     RunJob(run_job::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
+    Submit(submit::Arguments),
     Verify(verify::Arguments),
     Test(test::Arguments),
 }
@@ -117,7 +124,7 @@ pub fn run() -> ExitCode {
 
 fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
-        Command::Boards(arguments) => boards::run(&arguments),
+        Command::Boards(arguments) => boards::run(&arguments, terminal),
         Command::Boot(arguments) => boot::run(&arguments, terminal),
         Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),
         Command::Build(arguments) => build::run(&arguments, terminal),
@@ -131,6 +138,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Media(arguments) => media::run(&arguments, terminal),
         Command::Image(arguments) => image::run(&arguments),
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
+        Command::Jobs(arguments) => jobs::run(&arguments, terminal),
         Command::Lab(arguments) => lab::run(&arguments, terminal),
         Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Man(arguments) => man::run(&arguments, Cli::command(), terminal),
@@ -144,6 +152,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Report(arguments) => results::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments, terminal),
+        Command::Submit(arguments) => submit::run(&arguments, terminal),
         Command::Verify(arguments) => verify::run(&arguments, terminal),
         Command::Test(arguments) => test::run(&arguments, terminal),
     }

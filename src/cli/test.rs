@@ -51,7 +51,7 @@ pub struct Arguments {
     timeout: Option<f64>,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub fn seconds(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0)

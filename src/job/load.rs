@@ -19,6 +19,8 @@ pub struct Loaded {
     pub name: Option<String>,
     /// The work tree that goes to the board with it, and in which its steps run.
     pub tree: Option<PathBuf>,
+    /// Its file, below the work tree if it has one.
+    pub file: PathBuf,
     pub warnings: Vec<Warning>,
     /// Keeps a clone alive while it is needed; definitions of one repository share it.
     pub clone: Option<Rc<Clone>>,
@@ -68,6 +70,7 @@ impl Loader {
                 definition,
                 name: None,
                 tree: None,
+                file: path.to_path_buf(),
                 warnings,
                 clone: None,
             }]);
@@ -141,6 +144,7 @@ fn in_tree(tree: &Path, path: &str, clone: Option<Rc<Clone>>) -> Result<Loaded> 
         definition,
         name: None,
         tree: Some(tree.to_path_buf()),
+        file: path.into(),
         warnings,
         clone,
     })

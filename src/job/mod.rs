@@ -31,3 +31,4 @@ pub use pattern::Pattern;
 pub use payload::{JobSettings, Parameter, Payload, payload};
 pub use result::{AttemptRecord, Case, Identity, Outcome, Report, Suite, Verdict};
 pub use signal::{BadSignal, CaseSignal, Parsed, Signal, has_signal, scan};
+pub use work_tree::add_tree;

@@ -6,6 +6,7 @@ mod api;
 mod attempt;
 mod board_access;
 mod booted;
+pub mod client;
 mod console_monitor;
 pub mod emulated;
 mod identity;

@@ -189,9 +189,10 @@ fn check_definitions(spec: &Submission, files: &Path) -> Result<Option<String>, 
     let mut loader = Loader::default();
     let mut first = None;
     for argument in &spec.definitions {
-        if local_path(argument).map_err(Refused::invalid)?.is_none() {
+        let Some(path) = local_path(argument).map_err(Refused::invalid)? else {
             continue;
-        }
+        };
+        check_is_within(files, path)?;
         let loaded = loader.load(&resolved(argument, files)).map_err(|error| {
             // The submitter knows the file by the name that it has in the submission.
             let place = format!("{}/", files.display());
@@ -200,6 +201,19 @@ fn check_definitions(spec: &Submission, files: &Path) -> Result<Option<String>, 
         first = first.or_else(|| loaded.first().map(|it| it.definition.name.clone()));
     }
     Ok(first)
+}
+
+/// No link may make a definition of a file of the lab's host.
+fn check_is_within(files: &Path, path: &str) -> Result<(), Refused> {
+    let place = files.join(path.split('#').next().unwrap_or_default());
+    let real = place.canonicalize();
+    let real = real.map_err(|_| Refused::invalid(format!("the submission has no `{path}`")))?;
+    match real.starts_with(files.canonicalize()?) {
+        true => Ok(()),
+        false => Err(Refused::invalid(format!(
+            "`{path}` leads out of the submission"
+        ))),
+    }
 }
 
 /// The directory of a build that a job may boot: by its name below the lab's images, by its image's id, or by an
