@@ -6,9 +6,15 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+use hearth::error::Class;
+use hearth::lab::client::Client;
 use hearth::lab::queue::Health;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
 
-use super::lab_arguments::LabArguments;
+use super::lab_arguments::{LabArguments, RESERVED};
 use super::table::{Table, time};
 use super::terminal::Terminal;
 
@@ -155,20 +161,82 @@ fn reserve(
         ));
         return Ok(ExitCode::SUCCESS);
     };
+    let mut command = Command::new(program);
+    command.args(rest);
+    let reserved = Reserve {
+        name,
+        seconds: time.unwrap_or(LONGEST),
+        why,
+        wait,
+    };
+    run_reserved(&client, &reserved, &mut command, terminal)
+}
+
+/// A reservation for as long as a command runs.
+struct Reserve<'a> {
+    name: &'a str,
+    seconds: f64,
+    why: &'a str,
+    wait: bool,
+}
+
+/// Runs this very command again while the board is reserved for it.
+pub fn again_reserved(
+    client: &Client,
+    board: &str,
+    why: &str,
+    wait: bool,
+    terminal: &Terminal,
+) -> Result<ExitCode> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1));
+    let reserve = Reserve {
+        name: board,
+        seconds: LONGEST,
+        why,
+        wait,
+    };
+    run_reserved(client, &reserve, &mut command, terminal)
+}
+
+/// Runs a command while a board is reserved; ends with its exit code. Signals are the command's.
+fn run_reserved(
+    client: &Client,
+    reserve: &Reserve<'_>,
+    command: &mut Command,
+    terminal: &Terminal,
+) -> Result<ExitCode> {
+    let name = reserve.name;
     let mut note = |text: &str| terminal.say(text);
-    let reservation = client.reserve_while(name, time.unwrap_or(LONGEST), why, wait, &mut note)?;
-    let status = Command::new(program)
-        .args(rest)
-        .status()
-        .with_context(|| format!("cannot run {}", program.to_string_lossy()))?;
+    let reservation =
+        client.reserve_while(name, reserve.seconds, reserve.why, reserve.wait, &mut note)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGQUIT])?;
+    let mut child = command
+        .env(RESERVED, name)
+        .spawn()
+        .with_context(|| format!("cannot run {}", command.get_program().to_string_lossy()))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let handle = signals.handle();
+    let forwarder = std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if let Ok(signal) = Signal::try_from(signal) {
+                let _ = kill(pid, signal);
+            }
+        }
+    });
+    let status = child.wait();
+    handle.close();
+    let _ = forwarder.join();
     if reservation.is_lost() {
         terminal.say(&format!(
             "the reservation of {name} had ended before the command did"
         ));
     }
     drop(reservation);
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(ExitCode::from(code.unwrap_or(1)))
+    let code = status?.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(
+        code.unwrap_or(Class::Infrastructure.exit_code()),
+    ))
 }
 
 fn set(

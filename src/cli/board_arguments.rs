@@ -6,11 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use clap::Args;
+use hearth::lab::client::Client;
+use hearth::lab::service::BoardStatus;
 use hearth::ops::target::{Choice, Host, Target};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::build::NetworkArguments;
 use super::companion;
+use super::lab_arguments::lab_of;
 use super::power::asking;
 use super::terminal::Terminal;
 
@@ -38,16 +41,31 @@ pub struct TargetArguments {
 impl TargetArguments {
     /// See [`Target::ready`].
     pub fn ready(&self, terminal: &Terminal) -> Result<Target> {
-        let choice = Choice {
+        self.network.with_sources(terminal, |sources| {
+            Target::ready(&self.choice(), sources, terminal)
+        })
+    }
+
+    /// See [`Target::built`].
+    pub fn built(&self, terminal: &Terminal) -> Result<Target> {
+        self.network.with_sources(terminal, |sources| {
+            Target::built(&self.choice(), sources, terminal)
+        })
+    }
+
+    /// The running lab that has the board, if there is one; see [`lab_of`].
+    pub fn lab(&self) -> Result<Option<(Client, BoardStatus)>> {
+        lab_of(self.lab.as_deref(), &self.board)
+    }
+
+    fn choice(&self) -> Choice<'_> {
+        Choice {
             board: &self.board,
             lab: self.lab.as_deref(),
             recipe: self.recipe.as_deref(),
             image: self.image.as_deref(),
             builds: Path::new("out"),
-        };
-        self.network.with_sources(terminal, |sources| {
-            Target::ready(&choice, sources, terminal)
-        })
+        }
     }
 
     /// Whether a board that another run has is waited for.

@@ -121,8 +121,8 @@ fn state_table(states: &[BoardStatus]) -> Table<8> {
     for board in states {
         let dash = || "-".to_string();
         let holder = board.holder.as_ref().map(|holder| match board.left {
-            Some(left) => format!("{holder}, {:.0} min more", left / 60.0),
-            None => holder.clone(),
+            Some(left) if left < 172_800.0 => format!("{holder}, {:.0} min more", left / 60.0),
+            _ => holder.clone(),
         });
         let seen = board
             .checked_in

@@ -9,7 +9,9 @@ use clap::Args;
 use hearth::error::Fault;
 use hearth::input;
 use hearth::lab::client::Client;
-use hearth::recipe::{LabSettings, LoadedLab, Ports};
+use hearth::lab::network;
+use hearth::lab::service::BoardStatus;
+use hearth::recipe::{LabSettings, LoadedLab, Ports, board_or_type};
 
 /// Which lab
 #[derive(Debug, Clone, Args)]
@@ -59,6 +61,31 @@ pub fn running(settings: &LabSettings) -> Option<Client> {
     let client = Client::new(&format!("http://{}", settings.http()), &user(), None);
     let lab = client.probe()?;
     (lab.name == settings.name).then_some(client)
+}
+
+/// Tells a command which board its caller has reserved for it.
+pub const RESERVED: &str = "HEARTH_RESERVED";
+
+/// The running lab that has a board of this name, and the board as it is now. `None` if no lab runs, or the board is
+/// reserved for this very command or its user: then it is used as if there were none.
+pub fn lab_of(lab: Option<&Path>, board: &str) -> Result<Option<(Client, BoardStatus)>> {
+    let is_reserved = env::var_os(RESERVED).is_some_and(|name| name == board);
+    if network::is_inside() || is_reserved {
+        return Ok(None);
+    }
+    let (lab, board) = board_or_type(lab, board)?;
+    if lab.path.is_none() {
+        return Ok(None);
+    }
+    let Some(client) = running(&lab.settings) else {
+        return Ok(None);
+    };
+    let found = client
+        .boards()?
+        .into_iter()
+        .find(|it| it.name == board.name);
+    let free = found.filter(|it| it.holder.as_deref() != Some(&*user()));
+    Ok(free.map(|board| (client, board)))
 }
 
 fn token(path: &Path) -> Result<String> {

@@ -1,17 +1,25 @@
 //! `hearth test`: boots a board, runs test definitions on it, and reports.
 
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use hearth::error::{Class, Fault};
 use hearth::job::{Loaded, Loader, Parameter, Verdict, report};
+use hearth::lab::client::Client;
 use hearth::lab::network;
+use hearth::lab::queue::Submission;
+use hearth::lab::service::BoardStatus;
 use hearth::ops::test_board::{Prepared, Settings, keep_report, report_directory, test_board};
 
+use super::board_actions::again_reserved;
 use super::board_arguments::{TargetArguments, cancelled_by_signal, host};
+use super::follow::{Followed, Interrupt, exit_code, follow};
 use super::live::Live;
+use super::submit::{show_end, submit, written};
 use super::terminal::Terminal;
 
 /// Boot a board, run test definitions on it, and report
@@ -20,6 +28,7 @@ use super::terminal::Terminal;
 /// is made. What is missing is built first. A definition is a LAVA test
 /// definition: FILE, DIRECTORY, DIRECTORY#PATH or REPOSITORY#PATH[@REVISION],
 /// with NAME= before it to name its suite.
+/// While `hearth serve` runs for the lab, the job goes through its queue.
 /// Exits with 0 if all tests passed, 1 if one did not, 4 if the board failed.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -49,6 +58,9 @@ pub struct Arguments {
     /// How long all tests together may take, in seconds [default: 3600]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<f64>,
+    /// Run it from here though a lab runs, with the board reserved meanwhile
+    #[arg(long)]
+    direct: bool,
 }
 
 pub fn seconds(text: &str) -> Result<f64, String> {
@@ -62,6 +74,13 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     // Everything is read before anything is built or switched on.
     let mut loader = Loader::default();
     let definitions = definitions(arguments, &mut loader, terminal)?;
+    if let Some((client, board)) = arguments.target.lab()? {
+        let wait = arguments.target.waits();
+        return match arguments.direct || arguments.allow_local {
+            true => again_reserved(&client, &board.name, "hearth test", wait, terminal),
+            false => through_lab(arguments, &client, &board, &definitions, terminal),
+        };
+    }
     let target = arguments.target.ready(terminal)?;
     let job = Prepared::new(arguments.settings(), &mut loader, &definitions, &target)?;
     let directory = report_directory(arguments.output.as_deref(), &target)?;
@@ -79,6 +98,57 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
         Verdict::Passed => ExitCode::SUCCESS,
         Verdict::Failed(class) => ExitCode::from(class.exit_class().exit_code()),
     })
+}
+
+/// Has the lab run the job; shows it, and keeps its report, as if it ran here.
+fn through_lab(
+    arguments: &Arguments,
+    client: &Client,
+    board: &BoardStatus,
+    definitions: &[Loaded],
+    terminal: &Terminal,
+) -> Result<ExitCode> {
+    if !arguments.target.waits() && board.state != "idle" {
+        return Err(Fault::infrastructure(format!(
+            "another run has board `{}`: it is {}",
+            board.name, board.state
+        ))
+        .into());
+    }
+    let target = arguments.target.built(terminal)?;
+    let directory = report_directory(arguments.output.as_deref(), &target)?;
+    let image = target.build.canonicalize()?;
+    let interrupted = cancelled_by_signal()?;
+    let spec = Submission {
+        board: Some(board.name.clone()),
+        image: Some(image.display().to_string()),
+        parameters: arguments.parameters.iter().map(written).collect(),
+        strict_lava: arguments.strict_lava,
+        retries: arguments.retries,
+        timeout: arguments.timeout,
+        ..Submission::default()
+    };
+    let job = submit(client, definitions, spec)?;
+    let id = job.job.id;
+    terminal.say(&format!("job {id} of the lab: {}", client.address_of(id)));
+    copy_log(client, id, &directory);
+    match follow(client, id, Interrupt::Cancel, &interrupted, terminal)? {
+        Followed::Ended(job) => {
+            show_end(client, &job, Some(&directory), terminal)?;
+            Ok(ExitCode::from(exit_code(&job)))
+        }
+        Followed::Left => Ok(ExitCode::from(Class::Infrastructure.exit_code())),
+    }
+}
+
+/// Copies the console's log as it grows; the whole one comes with the report.
+fn copy_log(client: &Client, job: i64, directory: &Path) {
+    let (client, path) = (client.clone(), directory.join("console.log"));
+    std::thread::spawn(move || {
+        if let Ok(mut file) = File::create(path) {
+            let _ = client.log(job, true, &mut file);
+        }
+    });
 }
 
 impl Arguments {

@@ -23,6 +23,7 @@ fn knows_the_package(own: &Path, install: &str) -> (bool, String) {
     let loaded = Loaded {
         definition,
         name: None,
+        file: "t.yaml".into(),
         tree: None,
         warnings,
         clone: None,

@@ -418,6 +418,7 @@ mod tests {
         Loaded {
             definition,
             name: None,
+            file: "t.yaml".into(),
             tree: None,
             warnings,
             clone: None,

@@ -148,7 +148,7 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 fn queued(store: &LabStore) -> Result<String> {
     Ok(match store.counts()? {
         (0, 0) => "the queue is empty: `hearth submit` gives the lab jobs".into(),
-        (waiting, running) => format!("{waiting} jobs wait, {running} were on boards"),
+        (waiting, running) => format!("jobs: {waiting} waiting, {running} on boards"),
     })
 }
 

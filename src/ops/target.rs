@@ -52,12 +52,30 @@ pub struct Target {
 }
 
 impl Target {
-    /// Finds the board, builds its image if that is not up to date, and enters the network of emulated boards if it is
-    /// one: for that hearth runs itself again, and this returns in the second run only.
+    /// As [`Target::built`]; and enters the network of emulated boards if it is one: for that hearth runs itself again, and
+    /// this returns in the second run only.
+    ///
+    /// # Errors
+    /// As [`Target::built`], and if the network cannot be entered.
+    pub fn ready(
+        choice: &Choice<'_>,
+        sources: &Sources<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Target> {
+        let target = Target::built(choice, sources, progress)?;
+        match (target.emulated, network::is_inside()) {
+            (true, false) => return Err(network::run_again_inside()),
+            (true, true) => board_network::enter(LoadedLab::EMULATED_ADDRESS)?,
+            (false, _) => {}
+        }
+        Ok(target)
+    }
+
+    /// Finds the board, and builds its image if that is not up to date.
     ///
     /// # Errors
     /// If there is no such board, it has no recipe, its image cannot be built, or this host cannot emulate it.
-    pub fn ready(
+    pub fn built(
         choice: &Choice<'_>,
         sources: &Sources<'_>,
         progress: &dyn Progress,
@@ -107,11 +125,6 @@ impl Target {
         if choice.image.is_none() && !network::is_inside() {
             let plan = plan(recipe_of(&entry)?, sources, progress)?;
             crate::build::build(&plan, &build, progress)?;
-        }
-        match (emulated, network::is_inside()) {
-            (true, false) => return Err(network::run_again_inside()),
-            (true, true) => board_network::enter(LoadedLab::EMULATED_ADDRESS)?,
-            (false, _) => {}
         }
         Ok(Target {
             lab,

@@ -25,8 +25,10 @@ pub(super) struct People {
 /// A job, with what it waits for.
 pub(super) fn told(lab: &Lab, job: &Job) -> Result<Value, Problem> {
     let mut value = json!(job);
-    if job.state == JobPhase::Submitted {
-        value["waits-for"] = json!(explain(&lab.input()?, job.id));
+    if job.state == JobPhase::Submitted
+        && let Some(what) = explain(&lab.input()?, job.id)
+    {
+        value["waits-for"] = json!(what);
     }
     Ok(value)
 }

@@ -231,7 +231,7 @@ fn reason(
     };
     let share = shares.get(&job.submitter).copied().unwrap_or(0.0);
     format!(
-        "{} is free and fits; first of {} waiting jobs by priority {}{aged}, share of {} ({share}), age",
+        "{} is free and fits; first of {} waiting jobs by priority {}{aged}, share of {} ({share:.1}), age",
         board.name,
         left + 1,
         job.priority,
@@ -239,14 +239,16 @@ fn reason(
     )
 }
 
-/// What a waiting job waits for, in one sentence.
-pub fn explain(input: &Input, id: i64) -> String {
-    let Some(job) = input.waiting.iter().find(|job| job.id == id) else {
-        return "it does not wait".into();
-    };
-    if let Some(held) = &input.held {
-        return held.clone();
-    }
+/// What a waiting job waits for, in one sentence; `None` if it does not wait.
+pub fn explain(input: &Input, id: i64) -> Option<String> {
+    let job = input.waiting.iter().find(|job| job.id == id)?;
+    Some(match &input.held {
+        Some(held) => held.clone(),
+        None => explain_job(input, job),
+    })
+}
+
+fn explain_job(input: &Input, job: &WaitingJob) -> String {
     let fitting: Vec<&BoardFact> = input.boards.iter().filter(|it| fits(job, it)).collect();
     if fitting.is_empty() {
         return format!("the lab has no {}", wanted(job));

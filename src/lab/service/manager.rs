@@ -16,7 +16,7 @@ use super::runner::{Notifier, ORDER, Order, Runner, Wake};
 use super::signals::Signals;
 use super::snapshot::Snapshot;
 use crate::data;
-use crate::lab::queue::{Input, Kind, Next, Outcome, Submission, is_due, plan};
+use crate::lab::queue::{Health, Input, Kind, Next, Outcome, Submission, is_due, plan};
 use crate::lab::store::{Cancelled, LabStore, NewJob, OpenAttempt, StoreError};
 use crate::output::write_atomically;
 use crate::recipe::{Board, LoadedLab, Power};
@@ -374,7 +374,9 @@ impl Manager {
             return Ok(());
         };
         let (before, after) = &settled.health;
-        if before.health != after.health {
+        if before.health != after.health && after.health == Health::Good {
+            log::info!("board {} is good: {}", settled.board, after.why);
+        } else if before.health != after.health {
             log::warn!("board {} is {}: {}", settled.board, after.health, after.why);
         }
         let what = match settled.next {

@@ -117,6 +117,9 @@ fn in_words(health: Health) -> &'static str {
 
 /// Who has a lease, and for how long.
 fn told(lease: &Lease) -> String {
+    if lease.beats && lease.left > 172_800.0 {
+        return lease.holder.clone();
+    }
     let left = match lease.left {
         seconds if seconds < 120.0 => format!("{seconds:.0} s"),
         seconds if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),

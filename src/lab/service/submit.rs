@@ -177,10 +177,8 @@ impl Lab {
             boards,
             ..Input::default()
         };
-        Err(Refused::new(
-            RefusedKind::NoBoard,
-            explain(&input, i64::MAX),
-        ))
+        let why = explain(&input, i64::MAX).unwrap_or_default();
+        Err(Refused::new(RefusedKind::NoBoard, why))
     }
 }
 
