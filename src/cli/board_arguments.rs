@@ -1,18 +1,21 @@
 //! Owns what the commands that switch a board on have in common: which board, and how a signal ends the run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Result;
 use clap::Args;
 use hearth::error::Fault;
+use hearth::lab::client::Client;
+use hearth::lab::service::BoardStatus;
 use hearth::ops::target::{Choice, Host, Target};
 use hearth::recipe::{Board, BootMethod, Login, board_or_type};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::build::NetworkArguments;
 use super::companion;
+use super::lab_arguments::lab_of;
 use super::own::OwnArguments;
 use super::power::asking;
 use super::terminal::Terminal;
@@ -61,18 +64,41 @@ impl TargetArguments {
     /// See [`Target::ready`].
     pub fn ready(&self, terminal: &Terminal) -> Result<Target> {
         let login = self.login()?;
-        let choice = Choice {
+        self.network.with_sources(terminal, |sources| {
+            Target::ready(&self.choice(login.as_ref()), sources, terminal)
+        })
+    }
+
+    /// See [`Target::built`].
+    pub fn built(&self, terminal: &Terminal) -> Result<Target> {
+        let login = self.login()?;
+        self.network.with_sources(terminal, |sources| {
+            Target::built(&self.choice(login.as_ref()), sources, terminal)
+        })
+    }
+
+    /// The running lab that has the board, if there is one; see [`lab_of`].
+    pub fn lab(&self) -> Result<Option<(Client, BoardStatus)>> {
+        lab_of(self.lab.as_deref(), &self.board)
+    }
+
+    /// Whether the board boots or is reached in a way that only this command knows of.
+    pub fn is_special(&self) -> bool {
+        let has_login = self.login.is_some() || self.password.is_some() || self.prompt.is_some();
+        has_login || self.boot.is_some() || !self.own.own().is_empty()
+    }
+
+    fn choice<'a>(&'a self, login: Option<&'a Login>) -> Choice<'a> {
+        Choice {
             board: &self.board,
             lab: self.lab.as_deref(),
             recipe: self.recipe.as_deref(),
             image: self.image.as_deref(),
             own: self.own.own(),
             boot: self.boot,
-            login: login.as_ref(),
-        };
-        self.network.with_sources(terminal, |sources| {
-            Target::ready(&choice, sources, terminal)
-        })
+            login,
+            builds: Path::new("out"),
+        }
     }
 
     fn login(&self) -> Result<Option<Login>> {

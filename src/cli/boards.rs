@@ -5,12 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use hearth::lab::service::BoardStatus;
 use hearth::recipe::{
     Board, BoardType, Console, LoadedLab, Place, Power, board_or_type, board_types,
 };
 use serde_json::json;
 
-use super::table::Table;
+use super::board_actions;
+use super::lab_arguments::running;
+use super::table::{Table, time};
+use super::terminal::Terminal;
 
 /// List board types and the lab's boards
 #[derive(Debug, Args)]
@@ -31,6 +35,8 @@ enum Show {
         #[command(flatten)]
         options: Options,
     },
+    #[command(flatten)]
+    Action(board_actions::Action),
 }
 
 #[derive(Debug, Args)]
@@ -43,8 +49,9 @@ struct Options {
     json: bool,
 }
 
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     match &arguments.show {
+        Some(Show::Action(action)) => return board_actions::run(action, terminal),
         None => list(&arguments.options)?,
         Some(Show::Show { name, options }) => show(name, options)?,
     }
@@ -57,9 +64,16 @@ fn list(options: &Options) -> Result<()> {
         Some(lab) => lab.types.clone(),
         None => board_types()?,
     };
+    let states = match &lab {
+        Some(lab) => states(lab)?,
+        None => Vec::new(),
+    };
     if options.json {
         let boards = lab.iter().flat_map(|lab| &lab.boards).map(board_json);
-        let value = json!({ "types": types, "boards": boards.collect::<Vec<_>>() });
+        let mut value = json!({ "types": types, "boards": boards.collect::<Vec<_>>() });
+        if !states.is_empty() {
+            value["states"] = json!(states);
+        }
         println!("{value:#}");
         return Ok(());
     }
@@ -89,7 +103,45 @@ fn list(options: &Options) -> Result<()> {
         }
         print!("{table}");
     }
+    if !states.is_empty() {
+        print!("\n{}", state_table(&states));
+    }
     Ok(())
+}
+
+/// The boards' states, if the lab runs.
+fn states(lab: &LoadedLab) -> Result<Vec<BoardStatus>> {
+    running(&lab.settings).map_or(Ok(Vec::new()), |client| client.boards())
+}
+
+fn state_table(states: &[BoardStatus]) -> Table<8> {
+    let mut table = Table::new([
+        "BOARD", "STATE", "HEALTH", "SINCE", "JOB", "HELD BY", "CHECK-IN", "IMAGE",
+    ]);
+    for board in states {
+        let dash = || "-".to_string();
+        let holder = board.holder.as_ref().map(|holder| match board.left {
+            Some(left) if left < 172_800.0 => format!("{holder}, {:.0} min more", left / 60.0),
+            _ => holder.clone(),
+        });
+        let seen = board
+            .checked_in
+            .map(|seconds| format!("{seconds:.0} s ago"));
+        table.row([
+            &board.name,
+            &board.state,
+            board.health.name(),
+            &match board.since > 0.0 {
+                true => time(board.since),
+                false => dash(),
+            },
+            &board.job.map_or_else(dash, |job| job.to_string()),
+            &holder.unwrap_or_else(dash),
+            &seen.unwrap_or_else(dash),
+            &board.image.clone().unwrap_or_else(dash),
+        ]);
+    }
+    table
 }
 
 fn show(name: &str, options: &Options) -> Result<()> {

@@ -10,6 +10,7 @@ use clap::Args;
 use hearth::board::ConsoleLog;
 use hearth::ops::boot_board::Session;
 
+use super::board_actions::again_reserved;
 use super::board_arguments::{TargetArguments, cancelled_by_signal, host};
 use super::console::{Shown, interact};
 use super::live::Live;
@@ -17,7 +18,8 @@ use super::terminal::Terminal;
 
 /// Boot a board up to a login, and hand over its console
 ///
-/// `~.` at the beginning of a line leaves and switches the board off.
+/// `~.` at the beginning of a line leaves and switches the board off. While a
+/// lab runs, the board is reserved for as long.
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -25,6 +27,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    if let Some((client, board)) = arguments.target.lab()? {
+        let wait = arguments.target.waits();
+        return again_reserved(&client, &board.name, "hearth boot", wait, terminal);
+    }
     let target = arguments.target.ready(terminal)?;
     let directory = Path::new("out/boot").join(&target.board.name);
     fs::create_dir_all(&directory)

@@ -20,6 +20,8 @@ use hearth::sanitise;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 
+use super::board_actions::again_reserved;
+use super::lab_arguments::lab_of;
 use super::terminal::Terminal;
 
 /// How long one look at the console or the keyboard may last.
@@ -28,7 +30,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Talk to a board on its console
 ///
 /// `~.` at the beginning of a line leaves. While a test runs on the board, its
-/// console is shown and cannot be typed into.
+/// console is shown and cannot be typed into. While a lab runs, the board is
+/// reserved for as long.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// A board of the lab
@@ -42,6 +45,17 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
+    if let Some((client, board)) = lab_of(arguments.lab.as_deref(), &arguments.board)? {
+        let Some(job) = board.job else {
+            return again_reserved(&client, &board.name, "hearth console", false, terminal);
+        };
+        terminal.say(&format!(
+            "job {job} has {}: showing its console; Ctrl-C leaves",
+            board.name
+        ));
+        client.log(job, true, &mut Output(shown(arguments.safe)))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let (lab, board) = board_or_type(arguments.lab.as_deref(), &arguments.board)?;
     if lab.path.is_some()
         && let Some(directory) = run_that_has(&lab, &board.name)?
@@ -99,6 +113,20 @@ fn shown(safe: bool) -> Shown {
         Shown::Safe(sanitise::Stream::default())
     } else {
         Shown::Raw
+    }
+}
+
+/// Standard output, as the user wants to see it.
+struct Output(Shown);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stdout().write_all(&self.0.bytes(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
     }
 }
 

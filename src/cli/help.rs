@@ -23,7 +23,8 @@ const TASKS: [(&str, &[&str]); 5] = [
     (
         "Boards",
         &[
-            "boards", "test", "bisect", "boot", "power", "console", "lab", "report", "rerun",
+            "boards", "test", "submit", "jobs", "bisect", "boot", "power", "console", "lab",
+            "report", "rerun",
         ],
     ),
     ("Manual", &["man", "files", "completions"]),

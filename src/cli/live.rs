@@ -16,11 +16,17 @@ impl<'a> Live<'a> {
     pub fn new(terminal: &'a Terminal) -> Self {
         Live { terminal }
     }
+
+    /// A stage by its name, as a lab tells it.
+    pub fn stage_named(&self, name: &str, at: f64) {
+        self.terminal
+            .say(&format!("{at:7.1}  {}", sanitise::line(name)));
+    }
 }
 
 impl Observer for Live<'_> {
     fn stage(&mut self, state: BootState, at: f64) {
-        self.terminal.say(&format!("{at:7.1}  {}", state.name()));
+        self.stage_named(state.name(), at);
     }
 
     fn case(&mut self, suite: &str, case: &Case) {

@@ -3,6 +3,7 @@
 
 mod bisect;
 mod bisecting;
+mod board_actions;
 mod board_arguments;
 mod boards;
 mod boot;
@@ -18,11 +19,14 @@ mod diff;
 mod doctor;
 mod files;
 mod flash;
+mod follow;
 mod help;
 mod image;
 mod import;
 mod initrd;
+mod jobs;
 mod lab;
+mod lab_arguments;
 mod listing;
 mod live;
 mod lock;
@@ -38,9 +42,11 @@ mod report;
 mod rerun;
 mod results;
 mod run;
+mod run_job;
 mod serve;
 mod shell;
 mod steps;
+mod submit;
 mod table;
 mod terminal;
 mod test;
@@ -88,6 +94,7 @@ pub enum Command {
     Flash(flash::Arguments),
     Image(image::Arguments),
     Import(import::Arguments),
+    Jobs(jobs::Arguments),
     Lab(lab::Arguments),
     Lock(lock::Arguments),
     Media(media::Arguments),
@@ -101,8 +108,11 @@ pub enum Command {
     PrivateNetwork(private_network::Arguments),
     Rerun(rerun::Arguments),
     Run(run::Arguments),
+    #[command(name = "__run-job", hide = true)]
+    RunJob(run_job::Arguments),
     Serve(serve::Arguments),
     Shell(shell::Arguments),
+    Submit(submit::Arguments),
     Verify(verify::Arguments),
     Test(test::Arguments),
 }
@@ -128,7 +138,7 @@ pub fn run() -> ExitCode {
 fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
     match cli.command {
         Command::Bisect(arguments) => bisect::run(&arguments, terminal),
-        Command::Boards(arguments) => boards::run(&arguments),
+        Command::Boards(arguments) => boards::run(&arguments, terminal),
         Command::Boot(arguments) => boot::run(&arguments, terminal),
         Command::Bootscript(arguments) => bootscript::run(&arguments, terminal),
         Command::Build(arguments) => build::run(&arguments, terminal),
@@ -143,6 +153,7 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Image(arguments) => image::run(&arguments),
         Command::Import(arguments) => import::run(&arguments, terminal),
         Command::Mkimage(arguments) => mkimage::run(&arguments, cli.common.quiet),
+        Command::Jobs(arguments) => jobs::run(&arguments, terminal),
         Command::Lab(arguments) => lab::run(&arguments, terminal),
         Command::Lock(arguments) => lock::run(&arguments, terminal),
         Command::Man(arguments) => man::run(&arguments, Cli::command(), terminal),
@@ -150,12 +161,14 @@ fn dispatch(cli: Cli, terminal: &Terminal) -> Result<ExitCode> {
         Command::Netboot(arguments) => netboot::run(&arguments, terminal),
         Command::Provision(arguments) => provision::run(&arguments, terminal),
         Command::Run(arguments) => run::run(&arguments, terminal),
+        Command::RunJob(arguments) => run_job::run(&arguments, terminal),
         Command::Initrd(arguments) => initrd::run(arguments, terminal),
         Command::Power(arguments) => power::run(&arguments),
         Command::Rerun(arguments) => rerun::run(&arguments, terminal),
         Command::Report(arguments) => results::run(&arguments, terminal),
         Command::Serve(arguments) => serve::run(&arguments, terminal),
         Command::Shell(arguments) => shell::run(&arguments, terminal),
+        Command::Submit(arguments) => submit::run(&arguments, terminal),
         Command::Verify(arguments) => verify::run(&arguments, terminal),
         Command::Test(arguments) => test::run(&arguments, terminal),
     }

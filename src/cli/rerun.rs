@@ -1,14 +1,14 @@
 //! `hearth rerun`: runs again what a report tells of.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 use hearth::ops::rerun::Rerun;
 use hearth::ops::target::{Choice, Target};
-use hearth::recipe::Own;
 use hearth::ops::test_board::report_directory;
+use hearth::recipe::Own;
 
 use super::build::NetworkArguments;
 use super::terminal::Terminal;
@@ -52,6 +52,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             own: Own::default(),
             boot: None,
             login: None,
+            builds: Path::new("out"),
         };
         Ok((Target::ready(&choice, sources, terminal)?, found.notes))
     })?;

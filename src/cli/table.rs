@@ -4,6 +4,13 @@ use std::fmt;
 
 use hearth::sanitise;
 
+/// A time in seconds since 1970, for people, in UTC.
+pub fn time(seconds: f64) -> String {
+    hearth::clock::rfc3339(seconds as i64)
+        .replace('T', " ")
+        .replace('Z', "")
+}
+
 /// Rows of `N` cells below a heading.
 pub struct Table<const N: usize> {
     rows: Vec<[String; N]>,

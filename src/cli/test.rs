@@ -1,24 +1,31 @@
 //! `hearth test`: boots a board, runs test definitions on it, and reports.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use hearth::error;
+use hearth::error::{self, Class, Fault};
 use hearth::job::inputs::suite_names;
 use hearth::job::{
     CaseName, Criterion, Judgement, Loaded, Loader, Parameter, Report, Verdict, report,
 };
+use hearth::lab::client::Client;
 use hearth::lab::network;
+use hearth::lab::queue::Submission;
+use hearth::lab::service::BoardStatus;
 use hearth::ops::target::Target;
 use hearth::ops::test_board::{Prepared, Settings, keep_report, report_directory, test_board};
 use hearth::recipe::Board;
 
+use super::board_actions::again_reserved;
 use super::board_arguments::{TargetArguments, cancelled_by_signal, host};
 use super::companion;
+use super::follow::{self, Followed, Interrupt, follow};
 use super::live::Live;
+use super::submit::{show_end, submit};
 use super::terminal::Terminal;
 
 /// Boot a board, run test definitions on it, and report
@@ -27,6 +34,7 @@ use super::terminal::Terminal;
 /// is made. What is missing is built first. A definition is a LAVA test
 /// definition: FILE, DIRECTORY, DIRECTORY#PATH or REPOSITORY#PATH[@REVISION],
 /// with NAME= before it to name its suite.
+/// While `hearth serve` runs for the lab, the job goes through its queue.
 /// Exits with 0 if all tests passed, 1 if one did not, 4 if the board failed.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -69,6 +77,9 @@ pub struct Arguments {
     /// Ends with this process, which started it
     #[arg(long, value_name = "PID", hide = true)]
     parent: Option<u32>,
+    /// Run it from here though a lab runs, with the board reserved meanwhile
+    #[arg(long)]
+    direct: bool,
 }
 
 /// What is bad when a change is hunted.
@@ -78,7 +89,7 @@ enum Hunted {
     Boot,
 }
 
-fn seconds(text: &str) -> Result<f64, String> {
+pub fn seconds(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|seconds: &f64| seconds.is_finite() && *seconds > 0.0)
@@ -87,10 +98,18 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     let Some(hunted) = arguments.bisect else {
-        return Ok(exit_code(&test(arguments, None, terminal)?));
+        return match in_lab(arguments, terminal)? {
+            Some(code) => Ok(code),
+            None => Ok(exit_code(&test(arguments, None, terminal)?)),
+        };
     };
     let criterion = arguments.criterion(hunted);
-    let judgement = match test(arguments, Some(&criterion), terminal) {
+    let ended = match in_lab(arguments, terminal) {
+        Ok(Some(code)) => return Ok(code),
+        Ok(None) => test(arguments, Some(&criterion), terminal),
+        Err(error) => Err(error),
+    };
+    let judgement = match ended {
         Ok(report) => criterion.judge(&report),
         Err(error) => {
             // What it said has been printed; its exit code is not git's.
@@ -100,6 +119,23 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
     };
     terminal.say(&format!("bisect: {}", judgement.sentence()));
     Ok(ExitCode::from(judgement.exit_code()))
+}
+
+/// The exit code, if a lab runs that has the board: it runs the job, or lends the board to this very command.
+fn in_lab(arguments: &Arguments, terminal: &Terminal) -> Result<Option<ExitCode>> {
+    let Some((client, board)) = arguments.target.lab()? else {
+        return Ok(None);
+    };
+    let is_direct = arguments.direct
+        || arguments.allow_local
+        || arguments.bisect.is_some()
+        || arguments.target.is_special();
+    if is_direct {
+        let wait = arguments.target.waits();
+        return again_reserved(&client, &board.name, "hearth test", wait, terminal).map(Some);
+    }
+    let definitions = definitions(arguments, &mut Loader::default(), terminal)?;
+    through_lab(arguments, &client, &board, &definitions, terminal).map(Some)
 }
 
 /// 0 if all tests passed; else whose fault it was.
@@ -149,6 +185,57 @@ pub fn run_job(
     }
     terminal.say(&format!("report in {}", kept?.display()));
     Ok(report)
+}
+
+/// Has the lab run the job; shows it, and keeps its report, as if it ran here.
+fn through_lab(
+    arguments: &Arguments,
+    client: &Client,
+    board: &BoardStatus,
+    definitions: &[Loaded],
+    terminal: &Terminal,
+) -> Result<ExitCode> {
+    if !arguments.target.waits() && board.state != "idle" {
+        return Err(Fault::infrastructure(format!(
+            "another run has board `{}`: it is {}",
+            board.name, board.state
+        ))
+        .into());
+    }
+    let target = arguments.target.built(terminal)?;
+    let directory = report_directory(arguments.output.as_deref(), &target)?;
+    let image = target.build.canonicalize()?;
+    let interrupted = cancelled_by_signal()?;
+    let spec = Submission {
+        board: Some(board.name.clone()),
+        image: Some(image.display().to_string()),
+        parameters: arguments.parameters.iter().map(Parameter::text).collect(),
+        strict_lava: arguments.strict_lava,
+        retries: arguments.retries,
+        timeout: arguments.timeout,
+        ..Submission::default()
+    };
+    let job = submit(client, definitions, spec)?;
+    let id = job.job.id;
+    terminal.say(&format!("job {id} of the lab: {}", client.address_of(id)));
+    copy_log(client, id, &directory);
+    match follow(client, id, Interrupt::Cancel, &interrupted, terminal)? {
+        Followed::Ended(job) => {
+            show_end(client, &job, Some(&directory), terminal)?;
+            Ok(ExitCode::from(follow::exit_code(&job)))
+        }
+        Followed::Left => Ok(ExitCode::from(Class::Infrastructure.exit_code())),
+    }
+}
+
+/// Copies the console's log as it grows; the whole one comes with the report.
+fn copy_log(client: &Client, job: i64, directory: &Path) {
+    let (client, path) = (client.clone(), directory.join("console.log"));
+    std::thread::spawn(move || {
+        if let Ok(mut file) = File::create(path) {
+            let _ = client.log(job, true, &mut file);
+        }
+    });
 }
 
 impl Arguments {

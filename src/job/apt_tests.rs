@@ -24,6 +24,7 @@ fn knows_the_package(own: &Path, install: &str) -> (bool, String) {
         definition,
         source: "t.yaml".into(),
         name: None,
+        file: "t.yaml".into(),
         tree: None,
         warnings,
         clone: None,

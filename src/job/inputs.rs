@@ -2,13 +2,11 @@
 //! Never gathers it: see `ops`.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::definition::is_variable;
 use super::load::Loaded;
-use super::payload::{Parameter, suite_name};
+use super::payload::suite_name;
 
 /// Everything that a run depended on and hearth knows of. Hashes are SHA-256 in hex.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -108,36 +106,4 @@ pub fn suite_names(definitions: &[Loaded]) -> Vec<String> {
     names
         .map(|(index, name)| format!("{index}_{name}"))
         .collect()
-}
-
-impl FromStr for Parameter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or("a parameter is KEY=VALUE or NAME:KEY=VALUE")?;
-        let (suite, key) = match key.split_once(':') {
-            Some((suite, key)) => (Some(suite.to_string()), key),
-            None => (None, key),
-        };
-        if !is_variable(key) {
-            return Err(format!("`{key}` cannot be the name of a shell variable"));
-        }
-        Ok(Parameter {
-            suite,
-            key: key.into(),
-            value: value.into(),
-        })
-    }
-}
-
-impl Parameter {
-    /// As the command line has it: `KEY=VALUE` or `NAME:KEY=VALUE`.
-    pub fn text(&self) -> String {
-        match &self.suite {
-            Some(suite) => format!("{suite}:{}={}", self.key, self.value),
-            None => format!("{}={}", self.key, self.value),
-        }
-    }
 }

@@ -21,6 +21,8 @@ pub struct Loaded {
     pub name: Option<String>,
     /// The work tree that goes to the board with it, and in which its steps run.
     pub tree: Option<PathBuf>,
+    /// Its file, below the work tree if it has one.
+    pub file: PathBuf,
     pub warnings: Vec<Warning>,
     /// Keeps a clone alive while it is needed; definitions of one repository share it.
     pub clone: Option<Rc<Clone>>,
@@ -71,6 +73,7 @@ impl Loader {
                 source: argument.into(),
                 name: None,
                 tree: None,
+                file: path.to_path_buf(),
                 warnings,
                 clone: None,
             }]);
@@ -151,6 +154,7 @@ fn in_tree(tree: &Path, path: &str, clone: Option<Rc<Clone>>) -> Result<Loaded> 
         source: format!("{}#{path}", tree.display()),
         name: None,
         tree: Some(tree.to_path_buf()),
+        file: path.into(),
         warnings,
         clone,
     })

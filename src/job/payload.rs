@@ -424,6 +424,7 @@ mod tests {
             definition,
             source: "t.yaml".into(),
             name: None,
+            file: "t.yaml".into(),
             tree: None,
             warnings,
             clone: None,

@@ -19,13 +19,16 @@ const TREE_LIMIT: u64 = 256 << 20;
 /// A directory's files as a compressed tar, and their size in bytes.
 pub(super) fn pack(tree: &Path) -> Result<(Vec<u8>, u64)> {
     let mut tar = Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
-    let size = add_tree(&mut tar, tree)?;
+    let size = add_tree(&mut tar, tree, Path::new(""))?;
     Ok((tar.into_inner()?.finish()?, size))
 }
 
-/// Adds a directory's regular files and symbolic links, without `.git`, in the order of their names.
+/// Adds a directory's regular files and symbolic links below `prefix`, without `.git`, in the order of their names.
 /// Gives the size of the files in bytes, each rounded up as a file system does.
-fn add_tree(tar: &mut Builder<impl Write>, tree: &Path) -> Result<u64> {
+///
+/// # Errors
+/// If they are too large or cannot be read.
+pub fn add_tree(tar: &mut Builder<impl Write>, tree: &Path, prefix: &Path) -> Result<u64> {
     let mut files = Vec::new();
     let mut size = 0;
     let mut total = 0;
@@ -33,7 +36,7 @@ fn add_tree(tar: &mut Builder<impl Write>, tree: &Path) -> Result<u64> {
     for file in files {
         let path = tree.join(&file);
         let meta = fs::symlink_metadata(&path)?;
-        let name = &file;
+        let name = &prefix.join(&file);
         if meta.is_symlink() {
             let mut header = header(EntryType::Symlink, 0, 0o777);
             tar.append_link(&mut header, name, fs::read_link(&path)?)?;

@@ -6,15 +6,19 @@ mod api;
 mod attempt;
 mod board_access;
 mod booted;
+pub mod client;
 mod console_monitor;
 pub mod emulated;
 mod identity;
 mod job_output;
 mod listing;
 pub mod network;
+mod people;
+pub mod queue;
 mod request;
 mod run;
 mod secret;
+pub mod service;
 mod store;
 mod waiters;
 mod warnings;
@@ -25,6 +29,10 @@ pub use board_access::BoardAccess;
 pub use booted::{BootRequest, BootedBoard};
 pub use identity::{Claim, Known, check};
 pub use listing::{List, listing};
+pub use people::{ROUTES, people};
 pub use request::{JobRequest, Observer};
 pub use run::{RunResult, run};
-pub use store::{Boot, JobState, JobStatus, LabStore, StoreError};
+pub use store::{
+    Asked, BoardEvent, Boot, Cancelled, Filter, Granted, JobState, JobStatus, LabStore, NewJob,
+    OpenAttempt, PowerState, Settled, StoreError,
+};

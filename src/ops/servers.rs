@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::lab::{Known, LabStore, router};
-use crate::netboot::serve::Server;
 use crate::netboot::serve::current_lab::CurrentLab;
+use crate::netboot::serve::{Pin, Server};
 use crate::recipe::LoadedLab;
 use anyhow::{Context, Result};
 use listenfd::ListenFd;
@@ -121,7 +121,11 @@ pub fn with_api(server: Server, lab: &LoadedLab, store: Arc<LabStore>) -> Server
         let known = |board: &crate::recipe::Board| Known {
             name: board.name.clone(),
             mac: board.mac,
-            images: images_of(board.recipe.as_deref(), &ids),
+            images: match images.pin_of(&board.name) {
+                Some(Pin::Image(id)) => vec![id],
+                Some(Pin::Recipe(recipe)) => images_of(Some(&recipe), &ids),
+                None => images_of(board.recipe.as_deref(), &ids),
+            },
         };
         lab.boards.iter().map(known).collect()
     };

@@ -18,7 +18,7 @@ use crate::error::Fault;
 use crate::image::Manifest;
 use crate::lab::{self, BoardAccess, network};
 use crate::progress::{NoProgress, Progress};
-use crate::recipe::{Board, BootMethod, LoadedLab, Login, Own, Power, board_or_type};
+use crate::recipe::{Board, BootMethod, LoadedLab, Login, Own, Ports, Power, board_or_type};
 
 /// An emulated processor stands still whenever its host is busy, which its kernel would take for a stall.
 const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchdog_thresh=60"];
@@ -39,6 +39,8 @@ pub struct Choice<'a> {
     pub boot: Option<BootMethod>,
     /// How to get to a shell on its console, which then runs the tests; over the board's own.
     pub login: Option<&'a Login>,
+    /// The directory in which an image that has to be built is.
+    pub builds: &'a Path,
 }
 
 /// What only the program that runs can give.
@@ -65,17 +67,36 @@ pub struct Target {
 }
 
 impl Target {
-    /// Finds the board, builds its image if that is not up to date, and enters the network of emulated boards if it is
-    /// one: for that hearth runs itself again, and this returns in the second run only.
+    /// As [`Target::built`]; and enters the network of emulated boards if it is one: for that hearth runs itself again, and
+    /// this returns in the second run only.
     ///
     /// # Errors
-    /// If there is no such board, it has no recipe, its image cannot be built, or this host cannot emulate it.
+    /// As [`Target::built`], and if the network cannot be entered.
     pub fn ready(
         choice: &Choice<'_>,
         sources: &Sources<'_>,
         progress: &dyn Progress,
     ) -> Result<Target> {
-        let (lab, mut entry) = board_or_type(choice.lab, choice.board)?;
+        let mut target = Target::built(choice, sources, progress)?.with_own(progress)?;
+        match (target.emulated, network::is_inside()) {
+            (true, false) => return Err(network::run_again_inside()),
+            (true, true) => board_network::enter(LoadedLab::EMULATED_ADDRESS)?,
+            (false, _) => {}
+        }
+        target.fit_agent(progress)?;
+        Ok(target)
+    }
+
+    /// Finds the board, and builds its image if that is not up to date.
+    ///
+    /// # Errors
+    /// If there is no such board, it has no recipe, its image cannot be built, or this host cannot emulate it.
+    pub fn built(
+        choice: &Choice<'_>,
+        sources: &Sources<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Target> {
+        let (mut lab, mut entry) = board_or_type(choice.lab, choice.board)?;
         if let Some(recipe) = choice.recipe {
             entry.recipe = Some(recipe.to_owned());
         }
@@ -94,6 +115,11 @@ impl Target {
         }
         let emulated = entry.power == Some(Power::Qemu {});
         if emulated {
+            // It has a private network to itself, whatever addresses the lab's real boards use.
+            lab.settings.address = LoadedLab::EMULATED_ADDRESS;
+            lab.settings.ports = Ports::default();
+            lab.settings.dhcp = None;
+            lab.settings.allow = Vec::new();
             entry
                 .board_type
                 .kernel_arguments
@@ -102,7 +128,7 @@ impl Target {
         entry.own = entry.own.under(&choice.own);
         let build = match choice.image {
             Some(image) => image.to_path_buf(),
-            None => output_of(&entry)?,
+            None => output_of(choice.builds, &entry)?,
         };
         if emulated {
             // Before minutes of building.
@@ -112,10 +138,7 @@ impl Target {
             let plan = plan(recipe_of(&entry)?, sources, progress)?;
             crate::build::build(&plan, &build, progress)?;
         }
-        if emulated && network::is_inside() {
-            board_network::enter(LoadedLab::EMULATED_ADDRESS)?;
-        }
-        let target = Target {
+        Ok(Target {
             login: login(choice, &entry),
             lab,
             board: entry,
@@ -123,13 +146,7 @@ impl Target {
             emulated,
             only_here: !choice.own.is_empty(),
             _derived: None,
-        };
-        let mut target = target.with_own(progress)?;
-        if emulated && !network::is_inside() {
-            return Err(network::run_again_inside());
-        }
-        target.fit_agent(progress)?;
-        Ok(target)
+        })
     }
 
     /// The same with the board's own parts in the build, and in the lab, where the servers look the board up.
@@ -336,9 +353,9 @@ fn recipe_of(board: &Board) -> Result<&str> {
         .ok_or_else(|| Fault::input(format!("board `{}` has no recipe", board.name)).into())
 }
 
-fn output_of(board: &Board) -> Result<PathBuf> {
+fn output_of(builds: &Path, board: &Board) -> Result<PathBuf> {
     let name = Path::new(recipe_of(board)?)
         .file_stem()
         .context("the recipe has no name")?;
-    Ok(Path::new("out").join(name))
+    Ok(builds.join(name))
 }

@@ -51,6 +51,38 @@ pub struct LabSettings {
     /// Limit on the console output of one attempt at a job, in bytes; more ends the job.
     #[serde(default = "largest_output")]
     pub largest_output: u64,
+    /// How many emulated boards the lab runs at once; by default one for each processor of the host.
+    pub emulated: Option<usize>,
+    #[serde(default)]
+    pub health: HealthChecks,
+}
+
+/// When and how the lab checks that its boards work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct HealthChecks {
+    /// Whether boards are checked at all.
+    pub check: bool,
+    /// The test definition, relative to the lab file; hearth's `smoke.yaml` by default.
+    pub job: Option<PathBuf>,
+    /// Others for board types, by name.
+    pub types: BTreeMap<String, PathBuf>,
+    /// Seconds between two checks of a board; 0 for none by time.
+    pub every: f64,
+    /// Jobs between two checks of a board; 0 for none by number.
+    pub jobs: u32,
+}
+
+impl Default for HealthChecks {
+    fn default() -> Self {
+        HealthChecks {
+            check: true,
+            job: None,
+            types: BTreeMap::new(),
+            every: 24.0 * 3600.0,
+            jobs: 100,
+        }
+    }
 }
 
 /// A GB: about a day of output of a serial console.

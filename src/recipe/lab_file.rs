@@ -10,8 +10,8 @@ use anyhow::Result;
 
 use super::board_type::BoardType;
 use super::lab::{
-    BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Login, Network, Ports,
-    Power, idle, largest_output,
+    BoardEntry, BoardRetries, BoardTimeouts, Console, HealthChecks, Lab, LabSettings, Login,
+    Network, Ports, Power, idle, largest_output,
 };
 use super::names::{bad_name, is_host_name, is_value_key};
 use super::own::Own;
@@ -144,6 +144,8 @@ impl LoadedLab {
             nfs_udp: false,
             idle: idle(),
             largest_output: largest_output(),
+            emulated: None,
+            health: HealthChecks::default(),
         };
         let entry = BoardEntry {
             name: type_name.into(),
@@ -291,6 +293,21 @@ impl Checker<'_> {
         // The comparison is false for NaN as well.
         if !(lab.idle >= 0.0 && lab.idle.is_finite()) {
             return Err(self.lab(&["idle"], "a time is a number of seconds, 0 or above"));
+        }
+        if !(lab.health.every >= 0.0 && lab.health.every.is_finite()) {
+            return Err(self.lab(
+                &["health", "every"],
+                "a time is a number of seconds, 0 or above",
+            ));
+        }
+        if lab.emulated == Some(0) {
+            return Err(self.lab(&["emulated"], "at least one emulated board must fit"));
+        }
+        for name in lab.health.types.keys() {
+            if !self.types.contains_key(name) {
+                let message = format!("there is no board type `{name}`");
+                return Err(self.lab(&["health", "types", name], message));
+            }
         }
         let ports = lab.ports;
         for (name, port) in [

@@ -23,8 +23,8 @@ pub use board_type::{
 pub use boot_values::boot_values;
 pub use file::RecipeFile;
 pub use lab::{
-    BoardEntry, BoardRetries, BoardTimeouts, BootMethod, Console, Dhcp, Lab, LabSettings, Login,
-    Network, Ports, Power,
+    BoardEntry, BoardRetries, BoardTimeouts, BootMethod, Console, Dhcp, HealthChecks, Lab,
+    LabSettings, Login, Network, Ports, Power,
 };
 pub use lab_file::{Board, LoadedLab, board_or_type, board_type, board_types};
 pub use limits::{Limits, parse_size};

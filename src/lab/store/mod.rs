@@ -1,16 +1,25 @@
 //! Owns the lab's store: jobs, their output, and the boots that checked in, in one SQLite file that `hearth serve` and
 //! every `hearth test` of an instance share. Never keeps anything in memory: each call is one transaction.
 
+mod attempts;
+mod board_states;
 mod boots;
+mod columns;
 mod connection;
 mod error;
 mod file;
 mod jobs;
+mod leases;
+mod queue;
 
+pub use attempts::{OpenAttempt, Settled};
+pub use board_states::{BoardEvent, PowerState};
 pub use boots::Boot;
 pub use connection::LabStore;
 pub use error::StoreError;
 pub use jobs::{JobState, JobStatus};
+pub use leases::{Asked, Granted};
+pub use queue::{Cancelled, Filter, NewJob};
 
 #[cfg(test)]
 mod testing {

@@ -26,12 +26,23 @@ const KEEP_UNUSED: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Identifies a version of a file: device, inode, and modification time with nanoseconds.
 type Version = (u64, u64, i64, i64);
 
+/// What one board boots instead of its own recipe's newest image, for a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// The image with this id.
+    Image(String),
+    /// The newest image of this recipe.
+    Recipe(String),
+}
+
 /// The current builds below one directory.
 #[derive(Debug)]
 pub struct Images {
     builds: PathBuf,
     exports: Arc<Exports>,
     known: Mutex<HashMap<PathBuf, (Version, Option<Current>)>>,
+    /// By the board's name.
+    pins: Mutex<HashMap<String, Pin>>,
 }
 
 /// The current build of each directory; `None` if it cannot be served, which is logged once.
@@ -60,6 +71,7 @@ impl Images {
             builds: builds.to_path_buf(),
             exports,
             known: Mutex::default(),
+            pins: Mutex::default(),
         };
         images.open_kept();
         images.refresh();
@@ -95,6 +107,38 @@ impl Images {
                 .remedy(format!("build it: hearth build {recipe} -o {place}/{name}"))
                 .into(),
         )
+    }
+
+    /// The image that this board boots next: the one that it is pinned to, else the newest of its recipe.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn next_of(&self, board: &str, recipe: Option<&str>) -> Result<Arc<Export>> {
+        match (self.pin_of(board), recipe) {
+            (Some(Pin::Image(id)), _) => self.by_id(&id).ok_or_else(|| {
+                Fault::input(format!("the image {id}, which {board} is to boot, is gone")).into()
+            }),
+            (Some(Pin::Recipe(recipe)), _) => self.current(&recipe),
+            (None, Some(recipe)) => self.current(recipe),
+            (None, None) => Err(Fault::input(format!("board `{board}` has no recipe"))
+                .remedy("give it one in the lab file, or the whole lab: recipe = \"…\"")
+                .into()),
+        }
+    }
+
+    /// Pins a board to what a job boots, or with `None` lets it boot its own again.
+    pub fn pin(&self, board: &str, pin: Option<Pin>) {
+        let mut pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        match pin {
+            Some(pin) => pins.insert(board.into(), pin),
+            None => pins.remove(board),
+        };
+    }
+
+    /// What the board is pinned to.
+    pub fn pin_of(&self, board: &str) -> Option<Pin> {
+        let pins = self.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        pins.get(board).cloned()
     }
 
     /// The image with this id, newly built ones included.

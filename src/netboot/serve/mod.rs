@@ -18,7 +18,7 @@ use listenfd::ListenFd;
 use nix::ifaddrs::getifaddrs;
 use tokio::task::JoinSet;
 
-use self::images::Images;
+pub use self::images::{Images, Pin};
 use self::sockets::{Pair, Sockets};
 use self::view::View;
 use super::net::limits;

@@ -12,7 +12,6 @@ use serde_json::json;
 
 use super::current_lab::{CurrentLab, CurrentTemplates};
 use super::images::Images;
-use crate::error::Fault;
 use crate::input;
 use crate::netboot::tftp::{Content, Files};
 use crate::recipe::{Board, LoadedLab, Mac, boot_values};
@@ -49,11 +48,7 @@ impl View {
 
     /// A board's script for the image that it boots next: all formats, with their paths.
     fn script(&self, lab: &LoadedLab, board: &Board) -> Result<BootScript> {
-        let recipe = board.recipe.as_deref().ok_or_else(|| {
-            Fault::input(format!("board `{}` has no recipe", board.name))
-                .remedy("give it one in the lab file, or the whole lab: recipe = \"…\"")
-        })?;
-        let image = self.images.current(recipe)?;
+        let image = self.images.next_of(&board.name, board.recipe.as_deref())?;
         let templates = self.templates.get()?;
         // The ports of the running server, even if the file has changed.
         let mut settings = lab.settings.clone();
