@@ -20,6 +20,7 @@ pub mod import;
 pub mod initrd;
 pub mod input;
 pub mod job;
+pub mod kernel;
 pub mod lab;
 pub mod mac;
 pub mod media;

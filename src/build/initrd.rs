@@ -103,6 +103,7 @@ impl Pipeline<'_> {
                     board_types: &wanted.boards,
                     boards_are_named: wanted.boards_are_named,
                     kernel: Some(kernel),
+                    device_trees: None,
                     modules: &recipe.modules,
                     binaries: &recipe.binaries,
                     compression: recipe.compression,
@@ -162,7 +163,7 @@ impl Plan {
     }
 }
 
-/// Makes `uInitrd` of `initrd.img` in `out`. U-Boot passes the data on unchanged; the kernel unpacks
+/// Makes `uInitrd` of `initrd.img` in `out`, dated `epoch` in Unix seconds. U-Boot passes the data on unchanged; the kernel unpacks
 /// it.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::build::NetworkArguments;
 use super::companion;
+use super::own::OwnArguments;
 use super::power::asking;
 use super::terminal::Terminal;
 
@@ -33,6 +34,8 @@ pub struct TargetArguments {
     no_wait: bool,
     #[command(flatten)]
     network: NetworkArguments,
+    #[command(flatten)]
+    own: OwnArguments,
 }
 
 impl TargetArguments {
@@ -43,6 +46,7 @@ impl TargetArguments {
             lab: self.lab.as_deref(),
             recipe: self.recipe.as_deref(),
             image: self.image.as_deref(),
+            own: self.own.own(),
         };
         self.network.with_sources(terminal, |sources| {
             Target::ready(&choice, sources, terminal)

@@ -158,6 +158,7 @@ impl Build {
             board_types: &board_types,
             boards_are_named: self.boards_are_named(recipe),
             kernel: self.kernel.as_deref(),
+            device_trees: None,
             modules: &recipe.initrd.modules,
             binaries: &recipe.initrd.binaries,
             compression: recipe.initrd.compression,

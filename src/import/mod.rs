@@ -10,7 +10,6 @@ mod ext4;
 mod ext4_inodes;
 mod format;
 mod guard;
-mod modules;
 pub mod root;
 mod squashfs;
 mod squashfs_attributes;
@@ -24,7 +23,6 @@ use std::io;
 use std::sync::Arc;
 
 pub use convert::{Converted, Options, Rootfs, convert_bytes};
-pub use modules::{GivenModules, Modules};
 pub use write::Written;
 
 use crate::image::reader::ReadAt;

@@ -42,6 +42,7 @@ fn fault(files: &[(&str, &[u8])], initrd: &str) -> (String, String) {
         board_types: &board_types,
         boards_are_named: true,
         kernel: None,
+        device_trees: None,
         modules: &[],
         binaries: &[],
         compression: Compression::Zstd,

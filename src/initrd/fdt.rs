@@ -28,13 +28,37 @@ struct Node {
 /// # Errors
 /// If it is not a device tree, or is truncated.
 pub fn compatible_strings(tree: &[u8]) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    walk(tree, |node, _| {
+        if !node.disabled {
+            found.extend(node.compatible);
+        }
+    })?;
+    Ok(found)
+}
+
+/// The `compatible` strings of the root: which boards it is for, the most specific first.
+///
+/// # Errors
+/// As [`compatible_strings`].
+pub fn root_compatible(tree: &[u8]) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    walk(tree, |node, depth| {
+        if depth == 0 {
+            found = node.compatible;
+        }
+    })?;
+    Ok(found)
+}
+
+/// Calls `visit` with every node at its end, and with its depth.
+fn walk(tree: &[u8], mut visit: impl FnMut(Node, usize)) -> Result<()> {
     ensure!(word(tree, 0)? == MAGIC, "not a flattened device tree");
     let total = word(tree, 4)? as usize;
     let tree = tree.get(..total).context("cut short")?;
     let strings = word(tree, 12)? as usize;
     let mut at = word(tree, 8)? as usize;
     let mut open: Vec<Node> = Vec::new();
-    let mut found = BTreeSet::new();
     loop {
         let token = word(tree, at)?;
         at += 4;
@@ -50,9 +74,7 @@ pub fn compatible_strings(tree: &[u8]) -> Result<BTreeSet<String>> {
             }
             END_NODE => {
                 let node = open.pop().context("a node ends that never began")?;
-                if !node.disabled {
-                    found.extend(node.compatible);
-                }
+                visit(node, open.len());
             }
             PROPERTY => {
                 let (length, name) = (word(tree, at)? as usize, word(tree, at + 4)? as usize);
@@ -68,7 +90,7 @@ pub fn compatible_strings(tree: &[u8]) -> Result<BTreeSet<String>> {
                 }
             }
             NOP => {}
-            END => return Ok(found),
+            END => return Ok(()),
             other => bail!("unknown token {other:#x} at byte {}", at - 4),
         }
     }

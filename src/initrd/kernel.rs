@@ -28,6 +28,9 @@ pub struct Kernel {
     aliases: Aliases,
     soft: BTreeMap<Name, SoftDependencies>,
     config: Option<Number>,
+    /// The configuration, or nothing, of a kernel that has no modules and no list of what is built in: it has what its
+    /// configuration does not deny.
+    assumed: Option<String>,
 }
 
 /// One loadable module.
@@ -90,10 +93,14 @@ impl Kernel {
             builtin_paths: Vec::new(),
             aliases: Aliases::default(),
             soft: BTreeMap::new(),
+            assumed: None,
         };
         kernel.read_builtin(image)?;
         if !kernel.read_depmod(image)? {
             kernel.read_modules(image)?;
+        }
+        if kernel.modules.is_empty() && kernel.text(image, "modules.builtin")?.is_none() {
+            kernel.assumed = Some(kernel.configuration(image).unwrap_or_default());
         }
         Ok(kernel)
     }
@@ -110,15 +117,24 @@ impl Kernel {
 
     /// Whether the module is built in.
     pub fn is_builtin(&self, name: &str) -> bool {
-        self.builtin.contains(&canonical(name))
+        let is_denied = |config| {
+            let line = similar_option(config, name);
+            line.is_some_and(|line| !line.ends_with("=y"))
+        };
+        match &self.assumed {
+            Some(config) => !is_denied(config),
+            None => self.builtin.contains(&canonical(name)),
+        }
     }
 
     /// Whether a module below this directory (such as `drivers/net/phy/`) is built in.
     pub fn has_builtin_below(&self, directory: &str) -> bool {
         let prefix = format!("kernel/{directory}");
-        self.builtin_paths
-            .iter()
-            .any(|path| path.starts_with(&prefix))
+        self.assumed.is_some()
+            || self
+                .builtin_paths
+                .iter()
+                .any(|path| path.starts_with(&prefix))
     }
 
     pub fn soft_dependencies(&self, name: &str) -> Option<&SoftDependencies> {
@@ -169,29 +185,10 @@ impl Kernel {
     }
 
     /// The line of the kernel's configuration for the option most similar to the module `name`,
-    /// such as `CONFIG_DWMAC_SUN8I is not set`: the same name, one that ends in it, or one with the
-    /// same words in any order.
+    /// such as `CONFIG_DWMAC_SUN8I is not set`.
     pub fn config_hint(&self, image: &Image, name: &str) -> Option<String> {
         let text = self.configuration(image)?;
-        let wanted = canonical(name).to_uppercase();
-        let words = |name: &str| name.split('_').map(str::to_string).collect::<BTreeSet<_>>();
-        let likeness = |known: &str| {
-            if known == wanted || known.strip_suffix("_FS") == Some(&wanted) {
-                Some(0)
-            } else if known.ends_with(&format!("_{wanted}")) {
-                Some(1)
-            } else {
-                (words(known) == words(&wanted)).then_some(2)
-            }
-        };
-        let lines = text.lines().map(|line| line.trim_start_matches("# "));
-        let (_, line) = lines
-            .filter_map(|line| {
-                let known = line.strip_prefix("CONFIG_")?.split(['=', ' ']).next()?;
-                Some((likeness(known)?, line))
-            })
-            .min_by_key(|(rank, _)| *rank)?;
-        Some(line.to_string())
+        similar_option(&text, name).map(str::to_string)
     }
 
     /// Whether the kernel was configured with `option`; `None` if the image does not have its
@@ -348,6 +345,40 @@ impl Aliases {
             None => self.other.push((pattern.to_string(), canonical(name))),
         }
     }
+}
+
+/// Options whose modules have quite another name.
+const OTHER_NAMES: [(&str, &str); 2] = [("NFSV3", "NFS_V3"), ("AF_PACKET", "PACKET")];
+
+/// The line of a configuration for the option most similar to a module's name: the same name, one that ends in it, or one
+/// with the same words in any order.
+fn similar_option<'a>(config: &'a str, name: &str) -> Option<&'a str> {
+    let wanted = option_of(name);
+    let words = |name: &str| name.split('_').map(str::to_string).collect::<BTreeSet<_>>();
+    let likeness = |known: &str| {
+        if known == wanted || known.strip_suffix("_FS") == Some(&wanted) {
+            Some(0)
+        } else if known.ends_with(&format!("_{wanted}")) {
+            Some(1)
+        } else {
+            (words(known) == words(&wanted)).then_some(2)
+        }
+    };
+    let lines = config.lines().map(|line| line.trim_start_matches("# "));
+    let (_, line) = lines
+        .filter_map(|line| {
+            let known = line.strip_prefix("CONFIG_")?.split(['=', ' ']).next()?;
+            Some((likeness(known)?, line))
+        })
+        .min_by_key(|(rank, _)| *rank)?;
+    Some(line)
+}
+
+/// The option, without `CONFIG_`, that a module is most likely built by.
+pub fn option_of(name: &str) -> String {
+    let plain = canonical(name).to_uppercase();
+    let known = OTHER_NAMES.iter().find(|(module, _)| *module == plain);
+    known.map_or(plain, |(_, option)| (*option).to_string())
 }
 
 fn only_release(image: &Image) -> Result<String> {

@@ -3,6 +3,7 @@
 //! Never reads a file of the host.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
@@ -14,7 +15,7 @@ use super::options::Options;
 use super::select::{Selection, Wish, select};
 use super::tree::InitrdTree;
 use super::{fdt, glob};
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 use crate::image::index::Image;
 use crate::recipe::{BoardType, Compression, RootKind};
 
@@ -133,7 +134,7 @@ fn check_compression(image: &Image, kernel: &Kernel, options: &Options<'_>) -> R
 fn wishes(image: &Image, kernel: &Kernel, options: &Options<'_>) -> Result<Vec<Wish>> {
     let mut wishes = Vec::new();
     for (name, board_type) in options.board_types {
-        let of_board = board_wishes(image, kernel, name, board_type)
+        let of_board = board_wishes(image, kernel, name, board_type, options.device_trees)
             .and_then(|wishes| select(image, kernel, &wishes).map(|_| wishes));
         match of_board {
             Ok(of_board) => wishes.extend(of_board),
@@ -169,6 +170,7 @@ fn board_wishes(
     kernel: &Kernel,
     name: &str,
     board_type: &BoardType,
+    trees: Option<&Path>,
 ) -> Result<Vec<Wish>> {
     let by = format!("the board type {name}");
     let modules = board_type.initrd.modules.iter();
@@ -179,7 +181,7 @@ fn board_wishes(
         })
         .collect();
     if board_type.initrd.from_device_tree {
-        wishes.extend(devices(image, kernel, name, board_type)?);
+        wishes.extend(devices(image, kernel, name, board_type, trees)?);
     }
     Ok(wishes)
 }
@@ -190,6 +192,7 @@ fn devices(
     kernel: &Kernel,
     name: &str,
     board_type: &BoardType,
+    trees: Option<&Path>,
 ) -> Result<Vec<Wish>> {
     let Some(tree) = &board_type.device_tree else {
         return Err(Fault::input(format!(
@@ -198,7 +201,33 @@ fn devices(
         .remedy("add device-tree = \"….dtb\", or set from-device-tree = false under [initrd]")
         .into());
     };
-    let release = &kernel.release;
+    let (path, data) = match trees {
+        Some(directory) => {
+            let path = directory.join(tree);
+            let data = crate::input::read(&path)
+                .with_context(|| format!("cannot read the device tree {}", path.display()))?;
+            (path.display().to_string(), data)
+        }
+        None => tree_in_image(image, &kernel.release, name, tree)?,
+    };
+    let compatible = fdt::compatible_strings(&data)
+        .input_context(|| format!("{path} is no sound device tree"))?;
+    Ok(compatible
+        .into_iter()
+        .map(|compatible| Wish::Device {
+            compatible,
+            tree: tree.clone(),
+        })
+        .collect())
+}
+
+/// The device tree that the image's kernel package has, and where.
+fn tree_in_image(
+    image: &Image,
+    release: &str,
+    name: &str,
+    tree: &str,
+) -> Result<(String, Vec<u8>)> {
     // First the path in Debian's kernel packages; then those of flash-kernel and others.
     let places = [
         format!("usr/lib/linux-image-{release}/{tree}"),
@@ -216,14 +245,7 @@ fn devices(
         .into());
     };
     let data = image.read(found.number).with_context(|| path.clone())?;
-    let compatible = fdt::compatible_strings(&data).with_context(|| format!("/{path}"))?;
-    Ok(compatible
-        .into_iter()
-        .map(|compatible| Wish::Device {
-            compatible,
-            tree: tree.clone(),
-        })
-        .collect())
+    Ok((format!("/{path}"), data))
 }
 
 fn add_skeleton(tree: &mut InitrdTree, image: &Image) -> Result<()> {

@@ -2,6 +2,7 @@
 //! Never looks at an image.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::arch::Arch;
 use crate::recipe::{BoardType, Compression, RootKind};
@@ -17,6 +18,8 @@ pub struct Options<'a> {
     pub boards_are_named: bool,
     /// The kernel's release; optional if the image has one kernel.
     pub kernel: Option<&'a str>,
+    /// Where device trees are, by the board types' paths; instead of the image's.
+    pub device_trees: Option<&'a Path>,
     /// Modules in addition to those of the board types, in the same syntax.
     pub modules: &'a [String],
     /// Programs of the image to add, as absolute paths.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use anyhow::Result;
 
-use super::kernel::{Kernel, loop_fault};
+use super::kernel::{Kernel, loop_fault, option_of};
 use super::module_name::{Name, canonical};
 use crate::error::Fault;
 use crate::image::index::Image;
@@ -212,7 +212,7 @@ fn named(
 }
 
 fn no_module(image: &Image, kernel: &Kernel, name: &str, by: &str) -> anyhow::Error {
-    let guess = format!("CONFIG_{}", name.to_uppercase());
+    let guess = format!("CONFIG_{}", option_of(name));
     let option = match kernel.config_hint(image, name) {
         Some(line) => format!("its configuration says `{line}`"),
         None if kernel.configuration(image).is_none() => format!(

@@ -10,6 +10,7 @@ pub mod import;
 pub mod import_boot;
 mod import_kept;
 pub mod lock;
+pub mod own;
 pub mod plan;
 pub mod serve_lab;
 mod servers;

@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+use super::own::{self, OwnBoot};
 use super::plan::{Sources, plan};
 use crate::board::power::Ask;
 use crate::board::{Timeouts, console, network as board_network, power, qemu};
+use crate::build::compose::Derived;
 use crate::error::Fault;
 use crate::image::Manifest;
 use crate::lab::{self, BoardAccess, network};
-use crate::progress::Progress;
-use crate::recipe::{Board, LoadedLab, Power, board_or_type};
+use crate::progress::{NoProgress, Progress};
+use crate::recipe::{Board, LoadedLab, Own, Power, board_or_type};
 
 /// An emulated processor stands still whenever its host is busy, which its kernel would take for a stall.
 const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchdog_thresh=60"];
@@ -30,6 +32,8 @@ pub struct Choice<'a> {
     pub recipe: Option<&'a str>,
     /// The output directory of a build, to boot what it holds and build nothing.
     pub image: Option<&'a Path>,
+    /// What it boots instead of parts of the image, before what the lab file says.
+    pub own: Own,
 }
 
 /// What only the program that runs can give.
@@ -47,6 +51,10 @@ pub struct Target {
     /// The build's output directory.
     pub build: PathBuf,
     pub emulated: bool,
+    /// Whether it boots something that only this run knows of.
+    pub only_here: bool,
+    /// Keeps the build in the cache, if it is there.
+    _derived: Option<Derived>,
 }
 
 impl Target {
@@ -60,7 +68,7 @@ impl Target {
         sources: &Sources<'_>,
         progress: &dyn Progress,
     ) -> Result<Target> {
-        let (mut lab, mut entry) = board_or_type(choice.lab, choice.board)?;
+        let (lab, mut entry) = board_or_type(choice.lab, choice.board)?;
         if let Some(recipe) = choice.recipe {
             entry.recipe = Some(recipe.to_owned());
         }
@@ -81,14 +89,7 @@ impl Target {
                 .kernel_arguments
                 .extend(PATIENT_KERNEL.map(String::from));
         }
-        // The servers look the board up in the lab.
-        for other in lab
-            .boards
-            .iter_mut()
-            .filter(|other| other.name == entry.name)
-        {
-            other.clone_from(&entry);
-        }
+        entry.own = entry.own.under(&choice.own);
         let build = match choice.image {
             Some(image) => image.to_path_buf(),
             None => output_of(&entry)?,
@@ -101,17 +102,42 @@ impl Target {
             let plan = plan(recipe_of(&entry)?, sources, progress)?;
             crate::build::build(&plan, &build, progress)?;
         }
-        match (emulated, network::is_inside()) {
-            (true, false) => return Err(network::run_again_inside()),
-            (true, true) => board_network::enter(LoadedLab::EMULATED_ADDRESS)?,
-            (false, _) => {}
+        if emulated && network::is_inside() {
+            board_network::enter(LoadedLab::EMULATED_ADDRESS)?;
         }
-        Ok(Target {
+        let target = Target {
             lab,
             board: entry,
             build,
             emulated,
-        })
+            only_here: !choice.own.is_empty(),
+            _derived: None,
+        }
+        .with_own(progress)?;
+        match emulated && !network::is_inside() {
+            true => Err(network::run_again_inside()),
+            false => Ok(target),
+        }
+    }
+
+    /// The same with the board's own parts in the build, and in the lab, where the servers look the board up.
+    fn with_own(mut self, progress: &dyn Progress) -> Result<Target> {
+        // The first run of hearth has told what there was to tell.
+        let progress = match network::is_inside() {
+            true => &NoProgress,
+            false => progress,
+        };
+        if let Some(OwnBoot { derived, board }) = own::prepare(&self.board, &self.build, progress)?
+        {
+            self.board = board;
+            self.build.clone_from(&derived.directory);
+            self._derived = Some(derived);
+        }
+        let boards = self.lab.boards.iter_mut();
+        for other in boards.filter(|other| other.name == self.board.name) {
+            other.clone_from(&self.board);
+        }
+        Ok(self)
     }
 
     /// Makes sure that no other run has the board, and notes where this one's console log is. A board type's emulated

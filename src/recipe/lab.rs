@@ -12,6 +12,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use ureq::http::Uri;
 
+use super::own::Own;
 use crate::mac::Mac;
 
 /// A lab: its settings and its boards.
@@ -123,6 +124,9 @@ pub struct BoardEntry {
     pub timeouts: BoardTimeouts,
     #[serde(default)]
     pub retries: BoardRetries,
+    /// What the board boots instead of parts of its image; paths are relative to the lab file.
+    #[serde(default)]
+    pub own: Own,
 }
 
 /// Time-outs for each state of the boot, in seconds; hearth's defaults if left out.

@@ -13,6 +13,7 @@ use super::lab::{
     BoardEntry, BoardRetries, BoardTimeouts, Console, Lab, LabSettings, Network, Ports, Power,
     idle, largest_output,
 };
+use super::own::Own;
 use crate::data::{self, BOARD_TYPE, Source};
 use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
 use crate::error::Fault;
@@ -49,6 +50,8 @@ pub struct Board {
     pub values: BTreeMap<String, String>,
     pub timeouts: BoardTimeouts,
     pub retries: BoardRetries,
+    /// What it boots instead of parts of its image.
+    pub own: Own,
 }
 
 /// All board types, hearth's and the user's, by name.
@@ -96,10 +99,17 @@ impl LoadedLab {
             types: &types,
         }
         .check(&lab)?;
+        let directory = source.path.parent().unwrap_or(Path::new(""));
         let boards = lab
             .boards
             .iter()
-            .map(|entry| Board::resolve(entry, &lab.lab, &types[&entry.board_type]))
+            .map(|entry| {
+                let board = Board::resolve(entry, &lab.lab, &types[&entry.board_type]);
+                Board {
+                    own: board.own.below(directory),
+                    ..board
+                }
+            })
             .collect();
         Ok(LoadedLab {
             path: Some(source.path.clone()),
@@ -145,6 +155,7 @@ impl LoadedLab {
             values: BTreeMap::new(),
             timeouts: BoardTimeouts::default(),
             retries: BoardRetries::default(),
+            own: Own::default(),
         };
         Ok(LoadedLab {
             path: None,
@@ -228,6 +239,7 @@ impl Board {
             values: entry.values.clone(),
             timeouts: entry.timeouts,
             retries: entry.retries,
+            own: entry.own.clone(),
         }
     }
 }
@@ -533,6 +545,14 @@ mod tests {
                 "lab.toml:7:19: a time-out is a number",
             ),
             (format!("{LAB}{neo}retries.kernle = 1\n"), "lab.toml:7:"),
+            (
+                format!("{LAB}{neo}own = {{ kernle = 'x' }}\n"),
+                "lab.toml:7:9: unknown key `kernle`",
+            ),
+            (
+                format!("{LAB}{neo}own = {{ kernel-args = 'a \\b' }}\n"),
+                "lab.toml:7:23: the kernel argument `",
+            ),
             (
                 format!("{LAB}allow = ['10.0.0.1/8']\n"),
                 "lab.toml:4:10: `10.0.0.1/8` has host bits set",

@@ -10,6 +10,7 @@ mod lab_file;
 mod limits;
 mod lock;
 mod model;
+mod own;
 
 pub use crate::arch::Arch;
 pub use crate::diagnostic::{Diagnostic, Step, at, nearest, parse_toml, suggestion};
@@ -33,3 +34,4 @@ pub use model::{
     ArchiveSource, Builder, Command, Compression, FileEntry, InitrdOptions, ModuleSet, Recipe,
     RootKind, Strip, System, Units, User,
 };
+pub use own::{Own, check_kernel_arguments};
