@@ -11,11 +11,11 @@ use anyhow::{Context, Result, anyhow, ensure};
 use backhand::v4::inode::{Inode, InodeInner};
 use backhand::{BackhandError, FilesystemReader, Squashfs, SquashfsFileReader};
 
+use super::shared::{Input, Notes};
 use super::squashfs_attributes::AttributeTable;
 use super::tree::{Attributes, Content, Extended, Kind, Node, Place, ROOT, Tree};
 use super::window::Cursor;
 use super::write::Source;
-use super::{Input, Notes};
 use crate::error::Fault;
 use crate::image::reader::ReadAt;
 

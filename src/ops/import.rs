@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::import_boot::{self, BootFiles, BootParts, Given};
-use super::import_kept::{self, Kept};
+use super::import_kept::{self, Kept, Tar, source};
 use crate::arch::Arch;
 use crate::build::{Key, SideStages, publish, set_date};
 use crate::error::{Fault, InputContext};
@@ -18,7 +18,6 @@ use crate::image::index::Image;
 use crate::image::{Artifact, Manifest, ROOTFS, RecipeReference, Source};
 use crate::import::root::{Architecture, Init, architecture, init};
 use crate::import::{Converted, Options, Rootfs};
-use crate::input;
 use crate::kernel::layer::{self, Layer};
 use crate::kernel::{modules, package};
 use crate::output::refuse_no_output;
@@ -175,9 +174,6 @@ impl Import<'_> {
         }
     }
 }
-
-/// A tar of an image: its name in the output directory, where it is in the cache, and its hash.
-pub(super) type Tar = (String, PathBuf, Artifact);
 
 /// 12 hex digits of the SHA-256 of all that boots.
 fn id(artifacts: &BTreeMap<String, Artifact>) -> String {
@@ -349,14 +345,4 @@ fn check_name(name: &str) -> Result<()> {
             .remedy("use letters, digits, `-` and `_`, such as yocto-armhf")
             .into(),
     )
-}
-
-/// Hashes a file that was given.
-pub(super) fn source(path: &Path) -> Result<Source> {
-    let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-    input::regular(&meta).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Source {
-        path: path.display().to_string(),
-        sha256: Artifact::of(path)?.sha256,
-    })
 }

@@ -8,6 +8,7 @@ pub mod card;
 pub mod image_tree;
 pub mod import;
 pub mod import_boot;
+mod import_bootloaders;
 mod import_kept;
 pub mod lock;
 pub mod own;
