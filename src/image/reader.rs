@@ -451,7 +451,7 @@ impl Records {
 /// The pieces of a file's map, whose data follow each other from `start` on.
 fn pieces(map: &[u64], start: u64, stored: u64, size: u64) -> Result<Vec<Piece>> {
     let wrong = || "a sparse file's map does not fit its data";
-    ensure!(map.len() % 2 == 0, "{}", wrong());
+    ensure!(map.len().is_multiple_of(2), "{}", wrong());
     let (mut pieces, mut used, mut last) = (Vec::new(), 0u64, 0);
     for pair in map.chunks_exact(2) {
         let (at, length) = (pair[0], pair[1]);
