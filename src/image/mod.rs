@@ -7,6 +7,7 @@ pub mod index;
 mod inode;
 mod manifest;
 pub mod member;
+mod read_at;
 pub mod reader;
 mod stack;
 pub mod tarball;

@@ -16,11 +16,12 @@ use super::directory::{self, Directory};
 use super::disk::{self, Partition};
 use super::format::Format;
 use super::guard::guarded;
+use super::shared::{Input, Notes, SOCKETS, listed};
 use super::tree::{Kind, ROOT, Tree};
 use super::unpacked::{self, Unpacked};
 use super::window::Cursor;
 use super::write::{Source, Written, write};
-use super::{Input, Notes, SOCKETS, cpio, ext4, squashfs, tar};
+use super::{cpio, ext4, squashfs, tar};
 use crate::error::{Fault, InputContext};
 use crate::image::Artifact;
 use crate::input;
@@ -266,9 +267,7 @@ impl Converting<'_> {
         let reader = BufReader::with_capacity(1 << 18, Cursor::new(&file));
         let unpacked = cpio::unpack(reader, self.work)?;
         let mut notes = Notes::default();
-        notes
-            .sentences
-            .extend(directory::listed(SOCKETS, &unpacked.sockets));
+        notes.sentences.extend(listed(SOCKETS, &unpacked.sockets));
         let written = self.write(&unpacked.tree, &Bytes(&unpacked.bytes))?;
         Ok((written, notes))
     }

@@ -102,7 +102,10 @@ impl Reading {
         let start = self.spool.length();
         let mut buffer = vec![0; (1 << 16).min(entry.size as usize)];
         loop {
-            match content.read(&mut buffer)? {
+            match content
+                .read(&mut buffer)
+                .context("it is damaged or cut short")?
+            {
                 0 => break,
                 length => self.spool.add(&buffer[..length])?,
             }

@@ -15,14 +15,12 @@ use nix::sys::stat::{major, minor};
 use nix::unistd::{AccessFlags, Gid, Uid, access};
 use sha2::{Digest, Sha256};
 
+use super::shared::{SOCKETS, listed};
 use super::tree::{Attributes, Content, Kind, Node, Place, ROOT, Tree};
 use super::write::Source;
 use crate::error::Fault;
 use crate::image::tarball::extended_attributes;
 use crate::sanitise;
-
-/// The most names that a message lists.
-const LISTED: usize = 5;
 
 /// A directory that was walked.
 pub struct Directory {
@@ -56,10 +54,7 @@ pub fn walk(path: &Path, owner_root: bool) -> Result<Directory> {
     walk.directory(Path::new(""), ROOT)?;
     refuse_unreadable(path, &walk.unreadable)?;
     let mut notes = Vec::new();
-    notes.extend(listed(
-        "sockets, which no tar can hold, are left out",
-        &walk.sockets,
-    ));
+    notes.extend(listed(SOCKETS, &walk.sockets));
     notes.extend(listed(
         "other file systems are mounted there, whose files are left out",
         &walk.mounts,
@@ -77,18 +72,6 @@ pub fn walk(path: &Path, owner_root: bool) -> Result<Directory> {
         stamp: hex::encode(walk.stamp.finalize()),
         notes,
     })
-}
-
-/// A sentence with the first of some names; `None` without any.
-pub(super) fn listed(what: &str, names: &[String]) -> Option<String> {
-    if names.is_empty() {
-        return None;
-    }
-    let mut shown = names[..names.len().min(LISTED)].join(", ");
-    if names.len() > LISTED {
-        shown += &format!(" and {} more", names.len() - LISTED);
-    }
-    Some(format!("{what}: {shown}"))
 }
 
 fn refuse_unreadable(path: &Path, unreadable: &[String]) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 
-use super::Input;
 use super::format::{BEGINNING, Format};
+use super::shared::Input;
 use super::window::{Cursor, Window};
 use crate::error::Fault;
 use crate::image::reader::ReadAt;

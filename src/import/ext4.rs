@@ -12,9 +12,9 @@ use ext4_view::{Ext4, Ext4Error, Ext4Read, FileType, Metadata};
 
 use super::bytes::open;
 use super::ext4_inodes::{Inodes, Number, ROOT_INODE};
+use super::shared::{Input, Notes};
 use super::tree::{Attributes, Content, Kind, Node, Place, ROOT, Tree};
 use super::write::Source;
-use super::{Input, Notes};
 use crate::error::Fault;
 use crate::image::reader::ReadAt;
 

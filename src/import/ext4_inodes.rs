@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Input;
+use super::shared::Input;
 use super::tree::Extended;
 use crate::image::reader::{Piece, ReadAt};
 

@@ -9,13 +9,13 @@ use std::io::{BufReader, Read};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use backhand::v4::inode::{Inode, InodeInner};
-use backhand::{BackhandError, FilesystemReader, Squashfs, SquashfsFileReader};
+use backhand::{FilesystemReader, Squashfs, SquashfsFileReader};
 
-use super::squashfs_attributes::AttributeTable;
+use super::shared::{Input, Notes};
+use super::squashfs_attributes::{AttributeTable, told};
 use super::tree::{Attributes, Content, Extended, Kind, Node, Place, ROOT, Tree};
 use super::window::Cursor;
 use super::write::Source;
-use super::{Input, Notes};
 use crate::error::Fault;
 use crate::image::reader::ReadAt;
 
@@ -80,15 +80,6 @@ pub fn walk(input: &Input) -> Result<FileSystem> {
         tree,
         notes,
     })
-}
-
-/// An error of the crate as one of ours.
-pub(super) fn told(error: BackhandError) -> anyhow::Error {
-    match error {
-        BackhandError::StdIo(error) => anyhow!("it is cut short or damaged: {error}"),
-        BackhandError::Deku(_) => anyhow!("it is damaged: a table makes no sense"),
-        _ => anyhow!("it is damaged or cut short"),
-    }
 }
 
 fn refuse_compressor(input: &Input) -> Result<()> {

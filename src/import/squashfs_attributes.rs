@@ -5,11 +5,10 @@
 
 use std::io::{Seek, SeekFrom};
 
-use anyhow::{Context, Result, ensure};
-use backhand::Squashfs;
+use anyhow::{Context, Result, anyhow, ensure};
 use backhand::v4::metadata::read_block;
+use backhand::{BackhandError, Squashfs};
 
-use super::squashfs::told;
 use super::tree::Extended;
 
 /// "There is none", as a table's place.
@@ -159,4 +158,13 @@ fn word(data: &[u8], at: usize) -> Result<u32> {
 
 fn long(data: &[u8], at: usize) -> Result<u64> {
     Ok(u64::from(word(data, at)?) | u64::from(word(data, at + 4)?) << 32)
+}
+
+/// An error of the crate as one of ours.
+pub fn told(error: BackhandError) -> anyhow::Error {
+    match error {
+        BackhandError::StdIo(error) => anyhow!("it is cut short or damaged: {error}"),
+        BackhandError::Deku(_) => anyhow!("it is damaged: a table makes no sense"),
+        _ => anyhow!("it is damaged or cut short"),
+    }
 }

@@ -75,8 +75,6 @@ pub struct Tree {
     last: Option<(Box<[u8]>, Place)>,
     /// Whether a name began with a slash, which was taken off.
     pub had_absolute_names: bool,
-    /// Directories that only lead to what a layer has: no members of it.
-    unwritten: Vec<Place>,
 }
 
 impl Default for Tree {
@@ -85,7 +83,6 @@ impl Default for Tree {
             nodes: vec![implied_directory()],
             last: None,
             had_absolute_names: false,
-            unwritten: Vec::new(),
         }
     }
 }
@@ -189,41 +186,6 @@ impl Tree {
     /// Replaces what a node that is no directory is.
     pub fn set_kind(&mut self, place: Place, kind: Kind) {
         self.nodes[place as usize].kind = kind;
-    }
-
-    /// The tree of a layer that has only this directory, at `path`.
-    ///
-    /// # Errors
-    /// If the path is none.
-    pub fn grafted(mut self, directory: Place, path: &[u8]) -> Result<Self> {
-        let top = match directory {
-            ROOT => {
-                let root = self.node(ROOT).clone();
-                self.push(root)?
-            }
-            other => other,
-        };
-        self.nodes[ROOT as usize] = implied_directory();
-        self.last = None;
-        let (parent, name) = self.resolve(path)?;
-        self.put(parent, &name.context("the path of a layer")?, top)?;
-        let mut here = ROOT;
-        self.unwritten.push(ROOT);
-        while here != parent {
-            here = match &self.node(here).kind {
-                Kind::Directory(entries) => {
-                    *entries.values().next().context("the path of a layer")?
-                }
-                _ => break,
-            };
-            self.unwritten.push(here);
-        }
-        Ok(self)
-    }
-
-    /// Whether a directory is a member of the tar.
-    pub fn is_written(&self, place: Place) -> bool {
-        !self.unwritten.contains(&place)
     }
 
     /// The entry of a directory; `None` for anything else.

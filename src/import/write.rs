@@ -188,9 +188,6 @@ impl Walk<'_> {
 
     /// Writes one member. `name` is its name in the tar.
     fn entry(&mut self, place: Place, name: &[u8]) -> Result<()> {
-        if !self.tree.is_written(place) {
-            return Ok(());
-        }
         let node = self.tree.node(place);
         let attributes = &node.attributes;
         let mtime = attributes.mtime.max(0);

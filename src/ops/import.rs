@@ -9,18 +9,19 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::import_boot::{self, BootFiles, BootParts};
-use super::import_kept::{self, Kept};
+use super::import_boot::{self, BootFiles, BootParts, Given};
+use super::import_kept::{self, Kept, Tar, source};
 use crate::arch::Arch;
 use crate::build::{Key, SideStages, publish, set_date};
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 use crate::image::index::Image;
 use crate::image::{Artifact, Manifest, ROOTFS, RecipeReference, Source};
 use crate::import::root::{Architecture, Init, architecture, init};
-use crate::import::{Converted, GivenModules, Modules, Options, Rootfs};
-use crate::input;
+use crate::import::{Converted, Options, Rootfs};
+use crate::kernel::layer::{self, Layer};
+use crate::kernel::{modules, package};
 use crate::output::refuse_no_output;
-use crate::progress::Progress;
+use crate::progress::{Progress, Unit};
 
 /// Raised when the same inputs give other bytes.
 const REVISION: u32 = 1;
@@ -72,33 +73,32 @@ pub fn import(
     check_name(import.name)?;
     refuse_no_output(out)?;
     let rootfs = Rootfs::open(import.rootfs, &import.options)?;
-    let modules = import.modules.map(GivenModules::open).transpose()?;
     let mut boot = import_boot::open(&import.boot)?;
     let mut stages = SideStages::open(cache, &import.inputs(), progress)?;
     let root = root_stage(import, rootfs, &mut stages, progress)?;
     let (arch, root_notes) = arch_of(import, &root.facts)?;
     let tar = &root.facts.converted.written.tar;
     let newest = root.facts.converted.written.newest;
-    let modules = match modules {
-        Some(given) => Some(modules_stage(
-            given,
-            &root.facts.modules,
-            &mut stages,
-            progress,
-        )?),
+    let kernel = import_boot::kernel_stage(&boot, arch, &mut stages)?;
+    if let Some(kernel) = &kernel {
+        boot.release.clone_from(&kernel.facts.release);
+        boot.kernel = Some(kernel.path.join(import_boot::KERNEL));
+    }
+    let modules = match import.modules {
+        Some(path) => Some(import.modules_stage(path, &root.facts, arch, &boot, &mut stages)?),
         None => None,
     };
     let mut tars = vec![(ROOTFS.to_string(), root.path.join(ROOTFS), tar.clone())];
     if let (Some(made), Some(path)) = (&modules, import.modules) {
-        let layer = &made.facts.written.tar;
+        let layer = &made.facts.layer.tar;
         let name = format!("layers/{}.tar", &layer.sha256[..12]);
         tars.push((name, made.path.join(LAYER), layer.clone()));
         let from = Source {
             path: path.display().to_string(),
-            sha256: made.facts.source.clone(),
+            sha256: layer.sha256.clone(),
         };
         boot.sources.insert("modules".into(), from);
-        boot.releases.clone_from(&made.facts.releases);
+        boot.release = Some(made.facts.release.clone());
     }
     let parts = import_boot::stage(&boot, &tars, arch, newest, &mut stages)?;
     let manifest = import.manifest(arch, &root.facts, &boot.sources, &tars, &parts.facts);
@@ -120,8 +120,7 @@ pub fn import(
         modules.seal()?;
     }
     stages.finish()?;
-    let of_modules = modules.map(|made| made.facts.notes).unwrap_or_default();
-    let notes = [root_notes, of_modules, parts.facts.notes].concat();
+    let notes = [root_notes, parts.facts.notes].concat();
     Ok(Imported {
         manifest,
         notes,
@@ -176,9 +175,6 @@ impl Import<'_> {
     }
 }
 
-/// A tar of an image: its name in the output directory, where it is in the cache, and its hash.
-pub(super) type Tar = (String, PathBuf, Artifact);
-
 /// 12 hex digits of the SHA-256 of all that boots.
 fn id(artifacts: &BTreeMap<String, Artifact>) -> String {
     let mut hash = Sha256::new();
@@ -230,21 +226,63 @@ fn root_stage(
 /// The layer in the directory of its stage.
 const LAYER: &str = "modules.tar";
 
-fn modules_stage(
-    given: GivenModules,
-    place: &str,
-    stages: &mut SideStages<'_>,
-    progress: &dyn Progress,
-) -> Result<Kept<Modules>> {
-    let key = Key::new("import-modules", REVISION)
-        .with("input", given.stamp()?)
-        .with("place", place);
-    import_kept::stage(stages, key, |directory| {
-        let layer = directory.join(LAYER);
-        let made = given.convert(place, directory, &layer, progress)?;
-        set_date(&layer, made.written.newest)?;
-        Ok(made)
-    })
+/// The record of the stage with the modules.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct ModulesStage {
+    layer: Layer,
+    release: String,
+}
+
+impl Import<'_> {
+    /// The layer with the modules at `path`, and what depmod makes of them.
+    fn modules_stage(
+        &self,
+        path: &Path,
+        root: &RootStage,
+        arch: Arch,
+        boot: &Given<'_>,
+        stages: &mut SideStages<'_>,
+    ) -> Result<Kept<ModulesStage>> {
+        fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let release = self.boot.release.or(boot.release.as_deref());
+        let newest = root.converted.written.newest;
+        let input = match path.is_dir() {
+            true => modules::installed(path, release)?.fingerprint()?,
+            false => source(path)?.sha256,
+        };
+        let key = Key::new("import-modules", REVISION)
+            .with("input", input)
+            .with("release", release.unwrap_or_default())
+            .with("architecture", arch.debian())
+            .with("place", &root.modules)
+            .with("date", newest.to_string());
+        let progress = stages.progress();
+        import_kept::stage(stages, key, |directory| {
+            let stage = progress.stage("modules", None, Unit::Items);
+            let unpacked = tempfile::tempdir_in(directory).context("cannot write in the cache")?;
+            let mut below = path;
+            if !path.is_dir() {
+                package::extract(path, unpacked.path())
+                    .input_context(|| format!("cannot take the modules of {}", path.display()))?;
+                below = unpacked.path();
+            }
+            let files = modules::installed(below, release)
+                .with_context(|| format!("cannot take the modules of {}", path.display()))?;
+            let contents = layer::Contents {
+                modules: &files,
+                arch,
+                config: None,
+                directory: &root.modules,
+            };
+            let layer = layer::write(&contents, &directory.join(LAYER))?;
+            set_date(&directory.join(LAYER), newest)?;
+            stage.finish(&format!("{} of {}", layer.modules, files.release));
+            Ok(ModulesStage {
+                layer,
+                release: files.release,
+            })
+        })
+    }
 }
 
 fn place_of_modules(image: &Image) -> &'static str {
@@ -307,14 +345,4 @@ fn check_name(name: &str) -> Result<()> {
             .remedy("use letters, digits, `-` and `_`, such as yocto-armhf")
             .into(),
     )
-}
-
-/// Hashes a file that was given.
-pub(super) fn source(path: &Path) -> Result<Source> {
-    let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
-    input::regular(&meta).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Source {
-        path: path.display().to_string(),
-        sha256: Artifact::of(path)?.sha256,
-    })
 }

@@ -9,17 +9,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::import::{Tar, source};
-use super::import_kept::{self, Kept};
+use super::import_bootloaders::{Blobs, bootloaders, hashed, wanted_blobs};
+use super::import_kept::{self, Kept, Tar, source};
 use crate::arch::Arch;
 use crate::build::{Key, SideStages, collect, copy_out, copy_tree, set_date, wrap_initrd};
-use crate::error::Fault;
+use crate::error::{Fault, InputContext};
 use crate::image::index::{Image, Kind, Number};
-use crate::image::{Artifact, Source, tarball};
+use crate::image::{Artifact, Source};
 use crate::initrd;
 use crate::input;
+use crate::kernel::form;
 use crate::progress::{Stage, Unit};
-use crate::recipe::{self, BoardType, Compression, InitrdOptions};
+use crate::recipe::{self, BoardType, Compression, ImageKind, InitrdOptions};
 
 /// Raised when the same inputs give other bytes.
 const REVISION: u32 = 1;
@@ -66,8 +67,10 @@ pub(super) struct Given<'a> {
     /// Those of a directory of device trees, relative to it.
     trees: Vec<PathBuf>,
     pub sources: BTreeMap<String, Source>,
-    /// Of the modules that are given.
-    pub releases: Vec<String>,
+    /// The kernel that is given, out of its wrappings.
+    pub kernel: Option<PathBuf>,
+    /// The release of the kernel and the modules that are given, where it is known.
+    pub release: Option<String>,
 }
 
 /// What was made.
@@ -91,9 +94,6 @@ pub(super) fn open<'a>(files: &BootFiles<'a>) -> Result<Given<'a>> {
         if let Some(path) = path {
             sources.insert(what.to_string(), source(path)?);
         }
-    }
-    if let Some(path) = files.kernel {
-        check_kernel(path)?;
     }
     if let Some(path) = files.initrd {
         check_initrd(path)?;
@@ -128,33 +128,54 @@ pub(super) fn open<'a>(files: &BootFiles<'a>) -> Result<Given<'a>> {
         files: *files,
         trees,
         sources,
-        releases: Vec::new(),
+        kernel: None,
+        release: None,
     })
 }
 
-fn check_kernel(path: &Path) -> Result<()> {
-    let mut beginning = [0; 4];
-    let file = input::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let read = std::os::unix::fs::FileExt::read_exact_at(&file, &mut beginning, 0);
-    let refuse = |what: &str, remedy: &str| {
-        Err(Fault::input(format!("{} is {what}", path.display()))
-            .remedy(remedy.to_string())
-            .into())
+/// What a kernel that was given says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct KernelFacts {
+    /// As `uname -r` prints it, if it can be told.
+    pub release: Option<String>,
+}
+
+/// Puts a kernel that is given into a stage, out of its wrappings; `None` without one.
+///
+/// # Errors
+/// If it is no kernel for boards of this architecture.
+pub(super) fn kernel_stage(
+    given: &Given<'_>,
+    arch: Arch,
+    stages: &mut SideStages<'_>,
+) -> Result<Option<Kept<KernelFacts>>> {
+    let Some(path) = given.files.kernel else {
+        return Ok(None);
     };
-    match (read, &beginning) {
-        (Err(_), _) => refuse(
-            "no kernel: it is nearly empty",
-            "name a zImage, Image or Image.gz",
-        ),
-        (_, b"\x7fELF") => refuse(
-            "an ELF program, such as a vmlinux, which no bootloader starts",
-            "name the zImage (arm) or Image (arm64) beside it, below arch/*/boot",
-        ),
-        (_, [0x27, 0x05, 0x19, 0x56]) => refuse(
-            "a uImage, and boot scripts load a plain kernel",
-            "take it out with `hearth image extract`",
-        ),
-        _ => Ok(()),
+    let key = Key::new("import-kernel", REVISION)
+        .with("kernel", &given.sources["kernel"].sha256)
+        .with("architecture", arch.debian());
+    let kept = import_kept::stage(stages, key, |directory| {
+        let data = input::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let kernel = form::read(data, arch, form_of(arch))
+            .input_context(|| format!("cannot use {} as a kernel", path.display()))?;
+        fs::write(directory.join(KERNEL), &kernel.data)
+            .context("cannot write the kernel to the cache")?;
+        Ok(KernelFacts {
+            release: kernel.about.release,
+        })
+    })?;
+    Ok(Some(kept))
+}
+
+/// The kernel's file, in the output directory and in its stage.
+pub(super) const KERNEL: &str = "vmlinuz";
+
+/// What boards of an architecture boot.
+fn form_of(arch: Arch) -> ImageKind {
+    match arch {
+        Arch::Armel | Arch::Armhf => ImageKind::ZImage,
+        Arch::Arm64 | Arch::Riscv64 => ImageKind::Image,
     }
 }
 
@@ -229,10 +250,6 @@ pub(super) fn stage(
         .with("root", &tars[0].2.sha256)
         .with("given", serde_json::to_vec(&hashes)?)
         .with(
-            "kernel's name",
-            given.files.kernel.and_then(name_of).unwrap_or_default(),
-        )
-        .with(
             "device tree's name",
             given.files.dtb.and_then(name_of).unwrap_or_default(),
         )
@@ -248,7 +265,6 @@ pub(super) fn stage(
         let stage = progress.stage("boot", None, Unit::Items);
         let making = Making {
             given,
-            tars: &paths,
             image: &Image::open_stack(&paths)?,
             arch,
             boards: &boards,
@@ -272,69 +288,8 @@ fn name_of(path: &Path) -> Option<&str> {
     path.file_name()?.to_str()
 }
 
-/// Files of bootloaders that are given, by path in the output directory.
-type Blobs = BTreeMap<String, PathBuf>;
-
-fn bootloaders(directory: Option<&Path>, boards: &BTreeMap<String, BoardType>) -> Result<Blobs> {
-    let mut found = Blobs::new();
-    let Some(directory) = directory else {
-        return Ok(found);
-    };
-    for (board, file) in wanted_blobs(boards) {
-        let places = [directory.join(board).join(file), directory.join(file)];
-        let name = format!("bootloader/{board}/{file}");
-        match file.strip_suffix("/*") {
-            None => {
-                if let Some(path) = places.iter().find(|path| path.is_file()) {
-                    found.insert(name, path.clone());
-                }
-            }
-            Some(below) => {
-                for place in [directory.join(board).join(below), directory.join(below)] {
-                    for file in input::names_in(&place) {
-                        let path = place.join(&file);
-                        if path.is_file() {
-                            found
-                                .entry(format!("bootloader/{board}/{below}/{file}"))
-                                .or_insert(path);
-                        }
-                    }
-                }
-            }
-        }
-    }
-    if found.is_empty() {
-        return Err(Fault::input(format!(
-            "{} has no bootloader of any board type of this architecture",
-            directory.display()
-        ))
-        .remedy("`hearth boards show TYPE` names the files that a board type wants")
-        .into());
-    }
-    Ok(found)
-}
-
-/// The board types' bootloader files, as paths in Debian's packages.
-fn wanted_blobs(boards: &BTreeMap<String, BoardType>) -> impl Iterator<Item = (&String, &str)> {
-    boards.iter().flat_map(|(name, board)| {
-        let blobs = board
-            .bootloader
-            .iter()
-            .flat_map(|bootloader| &bootloader.blobs);
-        blobs.filter_map(move |blob| Some((name, blob.file.as_deref()?)))
-    })
-}
-
-fn hashed(blobs: &Blobs) -> Result<BTreeMap<&String, String>> {
-    blobs
-        .iter()
-        .map(|(name, path)| Ok((name, Artifact::of(path)?.sha256)))
-        .collect()
-}
-
 struct Making<'a> {
     given: &'a Given<'a>,
-    tars: &'a [PathBuf],
     image: &'a Image,
     arch: Arch,
     boards: &'a BTreeMap<String, BoardType>,
@@ -359,35 +314,33 @@ impl Making<'_> {
     }
 
     fn kernel(&self, parts: &mut BootParts) -> Result<()> {
-        let target = self.out.join("vmlinuz");
-        if let Some(path) = self.given.files.kernel {
+        let target = self.out.join(KERNEL);
+        let asked = self.given.files.release.map(String::from);
+        if let Some(path) = &self.given.kernel {
             copy(path, &target)?;
-            let named = name_of(path)
-                .and_then(release_in)
-                .or(self.given.files.release);
-            parts.kernel = named
-                .map(String::from)
-                .or_else(|| self.given_release())
-                .or_else(|| self.only_release());
+            let release = self.given.release.clone();
+            parts.kernel = release.or(asked).or_else(|| self.only_release());
         } else if let Some((release, number)) = self.kernel_of_root()? {
             copy_out(self.image, number, &target)?;
-            parts.kernel = release
-                .or_else(|| self.given.files.release.map(String::from))
-                .or_else(|| self.only_release());
+            let told = || {
+                let data = self.image.read(number).ok()?;
+                let kernel = form::read(data, self.arch, form_of(self.arch)).ok()?;
+                kernel.about.release
+            };
+            let release = release.or_else(told);
+            parts.kernel = release.or(asked).or_else(|| self.only_release());
         } else {
             let note = "there is no kernel, neither in the root's /boot nor given with --kernel: no board can boot it alone";
             parts.notes.push(note.into());
             return Ok(());
         }
-        if let Some(found) = &parts.kernel
-            && !self.given.releases.is_empty()
-            && !self.given.releases.contains(found)
+        if let (Some(found), Some(modules)) = (&parts.kernel, &self.given.release)
+            && found != modules
         {
             return Err(Fault::input(format!(
-                "the modules are of {}, but the kernel is {found}",
-                self.given.releases.join(", ")
+                "the modules that are given are of {modules}, but the kernel is {found}"
             ))
-            .remedy("give both of one build; --release says what a kernel is whose file's name does not")
+            .remedy("give both of one build")
             .into());
         }
         if let (Some(asked), Some(found)) = (self.given.files.release, &parts.kernel)
@@ -466,14 +419,6 @@ impl Making<'_> {
         let found = self.image.follow(path)?;
         let inode = self.image.inode(found.number)?;
         matches!(inode.kind, Kind::File { size, .. } if size > 0).then_some(found.number)
-    }
-
-    /// The release of the modules that are given, if they are of one kernel.
-    fn given_release(&self) -> Option<String> {
-        match &self.given.releases[..] {
-            [only] => Some(only.clone()),
-            _ => None,
-        }
     }
 
     /// The release of the root's modules, if there are those of one kernel.
@@ -592,20 +537,19 @@ impl Making<'_> {
             return Ok(());
         };
         let defaults = InitrdOptions::default();
+        let trees = self.out.join("dtb");
         let options = initrd::Options {
             arch: self.arch,
             board_types: self.boards,
             boards_are_named: false,
             kernel: Some(release),
-            device_trees: None,
+            device_trees: trees.is_dir().then_some(trees.as_path()),
             modules: &[],
             binaries: &[],
             compression: Compression::default(),
             roots: &defaults.roots,
         };
-        let with_trees = self.with_device_trees(release)?;
-        let image = with_trees.as_ref().unwrap_or(self.image);
-        match initrd::build(image, &options, &path) {
+        match initrd::build(self.image, &options, &path) {
             Ok(()) => self.wrap(),
             Err(error) if crate::error::class_of(&error) == crate::error::Class::Host => Err(error),
             Err(error) => {
@@ -615,27 +559,6 @@ impl Making<'_> {
                 Ok(())
             }
         }
-    }
-
-    /// The image with the device trees where the initrd's builder looks for them, if they come from elsewhere.
-    fn with_device_trees(&self, release: &str) -> Result<Option<Image>> {
-        let trees = self.out.join("dtb");
-        let place = format!("usr/lib/linux-image-{release}");
-        let is_there = self.given.files.dtb.is_none() && self.image.follow(&place).is_some();
-        if is_there || !trees.is_dir() {
-            return Ok(None);
-        }
-        let work = tempfile::tempdir_in(self.out).context("cannot write in the cache")?;
-        let tree = work.path().join("tree");
-        for file in device_trees_below(&trees)? {
-            copy(&trees.join(&file), &tree.join(&place).join(&file))?;
-        }
-        let layer = work.path().join("layer.tar");
-        let mut file = fs::File::create(&layer)?;
-        tarball::write(&tree, self.epoch, &|_| false, &mut file)?;
-        let paths: Vec<PathBuf> = self.tars.iter().cloned().chain([layer]).collect();
-        // It keeps the layer open after the directory is gone.
-        Image::open_stack(&paths).map(Some)
     }
 
     fn wrap(&self) -> Result<()> {

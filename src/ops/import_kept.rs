@@ -1,5 +1,5 @@
-//! Owns the stages of an import in the cache: their record, and whether their files still are what was made.
-//! Never knows what is in them.
+//! Owns the stages of an import in the cache: their record, and whether their files still are what was made; and the hashes of
+//! what was given. Never knows what is in them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::build::{Key, SideStages, Stored, collect};
-use crate::image::Artifact;
+use crate::image::{Artifact, Source};
+use crate::input;
 use crate::output::write_atomically;
 
 /// The record of a stage, the hashes of its files, and their seal.
@@ -111,4 +112,17 @@ fn seal_of(stage: &Path) -> Result<Vec<(String, [i64; 6])>> {
         seal.push((name, numbers));
     }
     Ok(seal)
+}
+
+/// A tar of an image: its name in the output directory, where it is in the cache, and its hash.
+pub type Tar = (String, PathBuf, Artifact);
+
+/// Hashes a file that was given.
+pub fn source(path: &Path) -> Result<Source> {
+    let meta = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    input::regular(&meta).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Source {
+        path: path.display().to_string(),
+        sha256: Artifact::of(path)?.sha256,
+    })
 }

@@ -10,6 +10,7 @@ pub mod card;
 pub mod image_tree;
 pub mod import;
 pub mod import_boot;
+mod import_bootloaders;
 mod import_kept;
 mod kept_texts;
 pub mod lab_runs;

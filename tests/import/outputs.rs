@@ -25,7 +25,11 @@ fn kernel_and_device_trees_come_from_the_root_or_from_files() {
         b"neo\n"
     );
 
-    bench.shell("echo other > zImage; echo tree > b.dtb; mkdir trees && cp b.dtb trees/c.dtb");
+    // Enough of a zImage for its magic number (arch/arm/boot/compressed/head.S).
+    bench.shell(
+        "head -c 36 /dev/zero > zImage; printf '\\030\\050\\157\\001' >> zImage; gzip -k zImage; \
+         echo tree > b.dtb; mkdir trees && cp b.dtb trees/c.dtb",
+    );
     succeed(bench.import("tree", "out").args([
         "--kernel",
         "zImage",
@@ -36,9 +40,10 @@ fn kernel_and_device_trees_come_from_the_root_or_from_files() {
     ]));
     let given = Manifest::load(&bench.path("out")).unwrap();
     assert_eq!(given.kernel.as_deref(), Some("6.6.6"));
-    assert_eq!(fs::read(bench.path("out/vmlinuz")).unwrap(), b"other\n");
+    let zimage = fs::read(bench.path("zImage")).unwrap();
+    assert_eq!(fs::read(bench.path("out/vmlinuz")).unwrap(), zimage);
     assert_eq!(fs::read_dir(bench.path("out/dtb")).unwrap().count(), 1);
-    assert_eq!(given.sources["kernel"].sha256, common::sha256("other\n"));
+    assert_eq!(given.sources["kernel"].sha256, common::sha256(&zimage));
     assert_eq!(given.sources["dtb"].path, "b.dtb");
     assert_ne!(given.image, made.image);
     succeed(bench.import("tree", "out").args(["--dtb", "trees"]));
@@ -62,8 +67,10 @@ fn kernel_and_device_trees_come_from_the_root_or_from_files() {
         "cp /bin/true vmlinux; printf '\\047\\005\\031\\126' > uImage; echo x > text; mkdir none",
     );
     for (option, file, says) in [
-        ("--kernel", "vmlinux", "an ELF program"),
-        ("--kernel", "uImage", "a uImage"),
+        ("--kernel", "vmlinux", "it is an ELF file such as vmlinux"),
+        ("--kernel", "uImage", "cannot use uImage as a kernel"),
+        ("--kernel", "text", "it is no kernel that hearth knows"),
+        ("--modules", "none", "has no kernel modules"),
         ("--kernel", "none", "it is a directory"),
         ("--dtb", "none", "has no device tree"),
         ("--initrd", "text", "cannot use text as an initrd"),
