@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::build::NetworkArguments;
 use super::companion;
+use super::own::OwnArguments;
 use super::power::asking;
 use super::terminal::Terminal;
 
@@ -52,6 +53,8 @@ pub struct TargetArguments {
     no_wait: bool,
     #[command(flatten)]
     network: NetworkArguments,
+    #[command(flatten)]
+    own: OwnArguments,
 }
 
 impl TargetArguments {
@@ -65,6 +68,7 @@ impl TargetArguments {
             image: self.image.as_deref(),
             boot: self.boot,
             login: login.as_ref(),
+            own: self.own.own(),
         };
         self.network.with_sources(terminal, |sources| {
             Target::ready(&choice, sources, terminal)

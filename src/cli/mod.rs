@@ -26,6 +26,7 @@ mod man;
 mod media;
 mod mkimage;
 mod netboot;
+mod own;
 mod power;
 mod private_network;
 mod provision;

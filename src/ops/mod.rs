@@ -7,6 +7,7 @@ pub mod bootloader;
 mod build_output;
 pub mod card;
 pub mod lock;
+pub mod own;
 pub mod plan;
 pub mod serve_lab;
 mod servers;

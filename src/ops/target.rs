@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::agent_layer::{self, Fit};
+use super::own::{self, OwnBoot};
 use super::plan::{Sources, plan};
 use crate::board::power::Ask;
 use crate::board::{Timeouts, console, network as board_network, power, qemu};
@@ -16,8 +17,8 @@ use crate::build::compose::Derived;
 use crate::error::Fault;
 use crate::image::Manifest;
 use crate::lab::{self, BoardAccess, network};
-use crate::progress::Progress;
-use crate::recipe::{Board, BootMethod, LoadedLab, Login, Power, board_or_type};
+use crate::progress::{NoProgress, Progress};
+use crate::recipe::{Board, BootMethod, LoadedLab, Login, Own, Power, board_or_type};
 
 /// An emulated processor stands still whenever its host is busy, which its kernel would take for a stall.
 const PATIENT_KERNEL: [&str; 2] = ["rcupdate.rcu_cpu_stall_timeout=300", "watchdog_thresh=60"];
@@ -36,6 +37,8 @@ pub struct Choice<'a> {
     pub boot: Option<BootMethod>,
     /// How to get to a shell on its console, which then runs the tests; over the board's own.
     pub login: Option<&'a Login>,
+    /// What it boots instead of parts of the image, before what the lab file says.
+    pub own: Own,
 }
 
 /// What only the program that runs can give.
@@ -55,7 +58,9 @@ pub struct Target {
     pub emulated: bool,
     /// How to get to a shell on its console, where that runs the tests and no agent does.
     pub login: Option<Login>,
-    /// Keeps what `build` names, where it is in the cache.
+    /// Whether it boots something that only this run knows of.
+    pub only_here: bool,
+    /// Keeps the build in the cache, if it is there.
     _derived: Option<Derived>,
 }
 
@@ -70,7 +75,7 @@ impl Target {
         sources: &Sources<'_>,
         progress: &dyn Progress,
     ) -> Result<Target> {
-        let (mut lab, mut entry) = board_or_type(choice.lab, choice.board)?;
+        let (lab, mut entry) = board_or_type(choice.lab, choice.board)?;
         if let Some(recipe) = choice.recipe {
             entry.recipe = Some(recipe.to_owned());
         }
@@ -94,14 +99,7 @@ impl Target {
                 .kernel_arguments
                 .extend(PATIENT_KERNEL.map(String::from));
         }
-        // The servers look the board up in the lab.
-        for other in lab
-            .boards
-            .iter_mut()
-            .filter(|other| other.name == entry.name)
-        {
-            other.clone_from(&entry);
-        }
+        entry.own = entry.own.under(&choice.own);
         let build = match choice.image {
             Some(image) => image.to_path_buf(),
             None => output_of(&entry)?,
@@ -114,43 +112,70 @@ impl Target {
             let plan = plan(recipe_of(&entry)?, sources, progress)?;
             crate::build::build(&plan, &build, progress)?;
         }
-        match (emulated, network::is_inside()) {
-            (true, false) => return Err(network::run_again_inside()),
-            (true, true) => board_network::enter(LoadedLab::EMULATED_ADDRESS)?,
-            (false, _) => {}
+        if emulated && network::is_inside() {
+            board_network::enter(LoadedLab::EMULATED_ADDRESS)?;
         }
-        let mut target = Target {
+        let target = Target {
             login: login(choice, &entry),
             lab,
             board: entry,
             build,
             emulated,
+            only_here: !choice.own.is_empty(),
             _derived: None,
-        };
-        target.fit_agent(progress)?;
-        Ok(target)
+        }
+        .with_own(progress)?
+        .with_agent(progress)?;
+        match emulated && !network::is_inside() {
+            true => Err(network::run_again_inside()),
+            false => Ok(target),
+        }
     }
 
-    /// Makes sure that somebody runs the jobs: an agent is laid over an image that has none, and where the image could not run
-    /// it, a shell on the console does.
-    fn fit_agent(&mut self, progress: &dyn Progress) -> Result<()> {
+    /// The same with the board's own parts in the build, and in the lab, where the servers look the board up.
+    fn with_own(mut self, progress: &dyn Progress) -> Result<Target> {
+        // The first run of hearth has told what there was to tell.
+        let progress = match network::is_inside() {
+            true => &NoProgress,
+            false => progress,
+        };
+        if let Some(OwnBoot { derived, board }) = own::prepare(&self.board, &self.build, progress)?
+        {
+            self.board = board;
+            self.build.clone_from(&derived.directory);
+            self._derived = Some(derived);
+        }
+        let boards = self.lab.boards.iter_mut();
+        for other in boards.filter(|other| other.name == self.board.name) {
+            other.clone_from(&self.board);
+        }
+        Ok(self)
+    }
+
+    /// The same with what runs its jobs: an agent over an image that has none, or a shell on the console where the image could
+    /// not run it.
+    fn with_agent(mut self, progress: &dyn Progress) -> Result<Target> {
         // The root on a card is not known.
-        if self.login.is_some() || self.board.boot_script == BootMethod::Local.name() {
-            return Ok(());
+        let is_local = self.board.boot_script == BootMethod::Local.name();
+        // Of an emulated board the second run of hearth looks.
+        let is_later = self.emulated && !network::is_inside();
+        if self.login.is_some() || is_local || is_later {
+            return Ok(self);
         }
         let image = Manifest::load(&self.build)?.open_image(&self.build)?;
         let fit = agent_layer::look(&image);
         if fit == Fit::NoNetwork {
-            progress.note(
-                "the image has neither curl nor wget: the board's tests run over its console",
-            );
+            let told =
+                "the image has neither curl nor wget: its tests run over the board's console";
+            progress.note(told);
             self.login = Some(usual_login(&self.board));
         }
         if let Some(derived) = agent_layer::with_agent(&self.build, &image, &fit, progress)? {
             self.build.clone_from(&derived.directory);
+            self.only_here = true;
             self._derived = Some(derived);
         }
-        Ok(())
+        Ok(self)
     }
 
     /// Makes sure that no other run has the board, and notes where this one's console log is. A board type's emulated
