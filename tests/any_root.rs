@@ -176,46 +176,65 @@ fn has_results(directory: &Path, image: &Path, check: &str, options: &[&str]) ->
     String::from_utf8_lossy(&console).into_owned()
 }
 
+/// The kernel starts `/init`; the board has no network but a card that leads nowhere.
+const NO_NETWORK: &str =
+    "! grep -q nfsroot /proc/cmdline && ! ip route | grep -q . && test -e /init";
+
 #[test]
 fn a_busybox_initramfs_without_a_network_runs_tests_over_its_console() {
-    let directory = workshop("ramdisk");
+    let directory = workshop("initrd");
     let root = busybox_root(&directory);
     symlink("sbin/init", root.join("init")).unwrap();
-    let cpio = directory.join("root.cpio");
-    succeed(oracle("sh").arg("-c").arg(format!(
-        "cd {} && find . | cpio -o -H newc --quiet >{}",
+    let cpio = directory.join("root.cpio.gz");
+    let pack = format!(
+        "cd {} && find . | cpio -o -H newc --quiet | gzip >{}",
         root.display(),
         cpio.display()
-    )));
-    let wrapped = directory.join("uInitrd");
-    succeed(
-        hearth()
-            .args([
-                "mkimage", "-A", "arm", "-T", "ramdisk", "-C", "none", "-n", "busybox", "-d",
-            ])
-            .arg(&cpio)
-            .arg(&wrapped),
     );
-    let image = output(
-        &directory,
+    succeed(oracle("sh").args(["-c", &pack]));
+    let image = directory.join("out/trixie-armhf");
+    let options = [
+        "--boot",
         "ramdisk",
-        &[
-            ("initrd.img", fs::read(&cpio).unwrap()),
-            ("uInitrd", fs::read(&wrapped).unwrap()),
-            ("rootfs.tar", tar(&root)),
-        ],
-    );
-    let check = "! grep -q nfsroot /proc/cmdline && ! ip route | grep -q .";
-    let console = has_results(
-        &directory,
-        &image,
-        check,
-        &["--boot", "ramdisk", "--prompt", "# $"],
-    );
+        "--prompt",
+        "# $",
+        "--initrd",
+        "root.cpio.gz",
+    ];
+    let console = has_results(&directory, &image, NO_NETWORK, &options);
     assert!(
         console.contains("Please press Enter to activate this console"),
         "{console}"
     );
+}
+
+#[test]
+fn an_imported_initramfs_is_booted_from_memory_and_a_debian_root_cannot_be() {
+    let directory = workshop("ramdisk");
+    let root = busybox_root(&directory);
+    symlink("sbin/init", root.join("init")).unwrap();
+    let image = output(&directory, "ramdisk", &[("rootfs.tar", tar(&root))]);
+    let path = image.join("manifest.json");
+    let mut manifest: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    manifest["sources"] = serde_json::json!({ "rootfs": { "path": "root.cpio", "sha256": "" } });
+    fs::write(&path, manifest.to_string()).unwrap();
+    has_results(&directory, &image, NO_NETWORK, &[]);
+
+    let debian = [
+        "test",
+        "qemu-virt-arm",
+        "t.yaml",
+        "--boot",
+        "ramdisk",
+        "--image",
+        "out/trixie-armhf",
+    ];
+    let mut command = hearth();
+    command
+        .current_dir(&directory)
+        .env("HEARTH_DATA", repository())
+        .args(debian);
+    common::fail(&mut command, 2, "has no /init to be one");
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod card;
 pub mod lock;
 pub mod own;
 pub mod plan;
+pub mod ramdisk;
 pub mod serve_lab;
 mod servers;
 pub mod target;

@@ -11,6 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::agent_layer::{self, Fit};
 use super::own::{self, OwnBoot};
 use super::plan::{Sources, plan};
+use super::ramdisk;
 use crate::board::power::Ask;
 use crate::board::{Timeouts, console, network as board_network, power, qemu};
 use crate::build::compose::Derived;
@@ -115,6 +116,7 @@ impl Target {
         if emulated && network::is_inside() {
             board_network::enter(LoadedLab::EMULATED_ADDRESS)?;
         }
+        let has_initrd = entry.own.initrd.is_some();
         let target = Target {
             login: login(choice, &entry),
             lab,
@@ -125,7 +127,7 @@ impl Target {
             _derived: None,
         }
         .with_own(progress)?
-        .with_agent(progress)?;
+        .with_root(choice.boot.is_some(), has_initrd, progress)?;
         match emulated && !network::is_inside() {
             true => Err(network::run_again_inside()),
             false => Ok(target),
@@ -152,30 +154,63 @@ impl Target {
         Ok(self)
     }
 
-    /// The same with what runs its jobs: an agent over an image that has none, or a shell on the console where the image could
-    /// not run it.
-    fn with_agent(mut self, progress: &dyn Progress) -> Result<Target> {
-        // The root on a card is not known.
+    /// The same with a root that the board can boot, and what runs its jobs there: an agent over an image that has none, or a shell on
+    /// the console where the image could not run it. `is_told`: whether the user said where the root comes from.
+    fn with_root(
+        mut self,
+        is_told: bool,
+        has_initrd: bool,
+        progress: &dyn Progress,
+    ) -> Result<Target> {
+        // The root on a card is not known. Of an emulated board, the second run of hearth looks.
         let is_local = self.board.boot_script == BootMethod::Local.name();
-        // Of an emulated board the second run of hearth looks.
-        let is_later = self.emulated && !network::is_inside();
-        if self.login.is_some() || is_local || is_later {
+        if is_local || self.emulated && !network::is_inside() {
             return Ok(self);
         }
-        let image = Manifest::load(&self.build)?.open_image(&self.build)?;
-        let fit = agent_layer::look(&image);
-        if fit == Fit::NoNetwork {
-            let told =
-                "the image has neither curl nor wget: its tests run over the board's console";
-            progress.note(told);
-            self.login = Some(usual_login(&self.board));
+        let manifest = Manifest::load(&self.build)?;
+        let image = manifest.open_image(&self.build)?;
+        let is_usual = !is_told && self.board.boot_script == self.board.board_type.boot_script;
+        if is_usual && ramdisk::is_imported_initramfs(&manifest, &image) {
+            self.set_boot(BootMethod::Ramdisk);
         }
-        if let Some(derived) = agent_layer::with_agent(&self.build, &image, &fit, progress)? {
+        let derived = if self.board.boot_script == BootMethod::Ramdisk.name() {
+            self.login.get_or_insert_with(|| usual_login(&self.board));
+            match has_initrd {
+                true => None,
+                false => Some(ramdisk::with_root_as_initrd(
+                    &self.build,
+                    &manifest,
+                    &image,
+                    progress,
+                )?),
+            }
+        } else if self.login.is_some() {
+            None
+        } else {
+            let fit = agent_layer::look(&image);
+            if fit == Fit::NoNetwork {
+                let told =
+                    "the image has neither curl nor wget: its tests run over the board's console";
+                progress.note(told);
+                self.login = Some(usual_login(&self.board));
+            }
+            agent_layer::with_agent(&self.build, &image, &fit, progress)?
+        };
+        if let Some(derived) = derived {
             self.build.clone_from(&derived.directory);
             self.only_here = true;
             self._derived = Some(derived);
         }
         Ok(self)
+    }
+
+    /// Has the board boot so, in the lab too, where the servers look it up.
+    fn set_boot(&mut self, boot: BootMethod) {
+        self.board.boot_script = boot.name().into();
+        let boards = self.lab.boards.iter_mut();
+        for other in boards.filter(|other| other.name == self.board.name) {
+            other.boot_script.clone_from(&self.board.boot_script);
+        }
     }
 
     /// Makes sure that no other run has the board, and notes where this one's console log is. A board type's emulated
@@ -215,17 +250,11 @@ impl Target {
     }
 }
 
-/// How to get to a shell on the board's console, if that is to run the tests: where the command line or the board's entry
-/// in the lab file says so, and where the root is in the board's memory.
+/// How to get to a shell on the board's console, if the command line or the board's entry in the lab file has it run the tests.
 fn login(choice: &Choice<'_>, board: &Board) -> Option<Login> {
-    let is_asked = choice.login.is_some() || board.login.is_some();
-    let is_ramdisk = board.boot_script == BootMethod::Ramdisk.name();
-    if !is_asked && !is_ramdisk {
-        return None;
-    }
     let usual = usual_login(board);
     let Some(given) = choice.login.cloned() else {
-        return Some(usual);
+        return board.login.is_some().then_some(usual);
     };
     Some(Login {
         user: given.user.or(usual.user),
