@@ -19,6 +19,7 @@ mod read;
 mod rewrite;
 mod select;
 mod tree;
+mod whole;
 
 use std::path::Path;
 
@@ -36,6 +37,7 @@ pub use fdt::root_compatible;
 pub use listing::{Difference, FileLine, Listing, ModuleLine, Total, compare, list};
 pub use options::Options;
 pub use read::{Archive, CpioEntry, FileType, read};
+pub use whole::whole;
 
 /// Builds an initrd from an image's own files and writes it atomically to `path`. The same image
 /// and options give the same bytes.

@@ -4,14 +4,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::board_access::{BoardAccess, Powered};
 use super::console_monitor::ConsoleMonitor;
 use super::request::Observer;
 use super::store::LabStore;
 use crate::board::console::Console;
-use crate::board::{ConsoleEvent, ConsoleLog, FailureClass, RunFailure, Timeouts};
+use crate::board::shell::ShellLogin;
+use crate::board::{BootState, ConsoleEvent, ConsoleLog, FailureClass, RunFailure, Timeouts};
+use crate::recipe::Login;
 
 /// A board that was booted up to a login. Dropping it cuts its power.
 pub struct BootedBoard<'a> {
@@ -24,6 +26,8 @@ pub struct BootRequest<'a> {
     pub board: &'a str,
     /// Gets the secret's hash that the console shows, so that the lab knows the board.
     pub store: &'a LabStore,
+    /// How to get to a shell on its console; none to stop at the login prompt.
+    pub login: Option<&'a Login>,
     pub timeouts: Timeouts,
     /// What times in the log count from.
     pub begun: Instant,
@@ -31,7 +35,7 @@ pub struct BootRequest<'a> {
 }
 
 impl<'a> BootedBoard<'a> {
-    /// Switches the board on and waits for its login prompt.
+    /// Switches the board on and waits for its login prompt, or logs in.
     ///
     /// # Errors
     /// If power, console, log or store fail; what fails on the board's side is the inner error.
@@ -43,6 +47,10 @@ impl<'a> BootedBoard<'a> {
     ) -> Result<Result<Self, RunFailure>> {
         let mut monitor = ConsoleMonitor::on(access, request.timeouts, request.begun, log)?;
         request.store.powered_on(request.board)?;
+        let mut login = request.login.map(ShellLogin::new).transpose()?;
+        if login.is_some() {
+            monitor.tracker.expect_shell();
+        }
         loop {
             let events = monitor.look()?;
             for event in &events {
@@ -57,11 +65,17 @@ impl<'a> BootedBoard<'a> {
             }
             monitor.judge_loss();
             monitor.tell(observer);
-            if events.contains(&ConsoleEvent::Login) {
+            let is_there = match &mut login {
+                None => Ok(events.contains(&ConsoleEvent::Login)),
+                Some(login) => log_in(login, &mut monitor)?,
+            };
+            if is_there == Ok(true) {
                 let (board, log) = monitor.leave();
                 return Ok(Ok(BootedBoard { board, log }));
             }
-            let failure = if request.cancelled.load(Ordering::Relaxed) {
+            let failure = if let Err((class, message)) = is_there {
+                Some(monitor.tracker.failed(class, message))
+            } else if request.cancelled.load(Ordering::Relaxed) {
                 let why = "the boot was stopped";
                 Some(monitor.tracker.failed(FailureClass::Cancelled, why))
             } else {
@@ -81,4 +95,28 @@ impl<'a> BootedBoard<'a> {
     pub fn off(mut self) -> Result<()> {
         self.board.off()
     }
+}
+
+/// Passes on what the console brought to a login, and what the login answers. Gives whether a shell is there, or why there
+/// will be none.
+///
+/// # Errors
+/// If the console cannot be written to.
+fn log_in(
+    login: &mut ShellLogin,
+    monitor: &mut ConsoleMonitor<'_>,
+) -> Result<Result<bool, (FailureClass, String)>> {
+    // A bootloader's prompt is no shell's.
+    if monitor.tracker.state() < BootState::Kernel {
+        return Ok(Ok(false));
+    }
+    let at = monitor.at();
+    login.heard(monitor.fresh(), at);
+    let step = login.act(at);
+    let text = login.take_output();
+    if !text.is_empty() {
+        let written = monitor.board.console().write(&text);
+        written.context("the console cannot be written to")?;
+    }
+    Ok(step)
 }

@@ -53,12 +53,12 @@ pub fn look(image: &Image) -> Fit {
     let (Some(init), Some(place)) = (image.follow("sbin/init"), image.find("sbin/init")) else {
         return Fit::AsItIs;
     };
-    let calls = |directory: &&str| {
+    let calls = |directory: &str| {
         CALLERS
             .iter()
             .any(|name| is_there(&format!("{directory}/{name}")))
     };
-    if !PATH.iter().any(|directory| calls(&directory)) {
+    if !PATH.iter().any(|directory| calls(directory)) {
         return Fit::NoNetwork;
     }
     let init = String::from_utf8_lossy(&init.path).into_owned();

@@ -59,6 +59,7 @@ impl Session {
         let request = BootRequest {
             board: &target.board.name,
             store: &self.store,
+            login: target.login.as_ref(),
             timeouts: target.timeouts(),
             begun,
             cancelled,

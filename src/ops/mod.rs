@@ -17,6 +17,7 @@ pub mod lab_runs;
 pub mod lock;
 pub mod own;
 pub mod plan;
+pub mod ramdisk;
 pub mod reports;
 pub mod rerun;
 mod run_inputs;

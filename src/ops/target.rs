@@ -11,6 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::agent_layer::{self, Fit};
 use super::own::{self, OwnBoot};
 use super::plan::{Sources, plan};
+use super::ramdisk;
 use crate::board::power::Ask;
 use crate::board::{Timeouts, console, network as board_network, power, qemu};
 use crate::build::compose::Derived;
@@ -77,13 +78,17 @@ impl Target {
         sources: &Sources<'_>,
         progress: &dyn Progress,
     ) -> Result<Target> {
-        let mut target = Target::built(choice, sources, progress)?.with_own(progress)?;
+        let target = Target::built(choice, sources, progress)?;
+        let has_initrd = target.board.own.initrd.is_some();
+        let target =
+            target
+                .with_own(progress)?
+                .with_root(choice.boot.is_some(), has_initrd, progress)?;
         match (target.emulated, network::is_inside()) {
             (true, false) => return Err(network::run_again_inside()),
             (true, true) => board_network::enter(LoadedLab::EMULATED_ADDRESS)?,
             (false, _) => {}
         }
-        target.fit_agent(progress)?;
         Ok(target)
     }
 
@@ -169,26 +174,63 @@ impl Target {
         Ok(self)
     }
 
-    /// Makes sure that somebody runs the jobs: an agent is laid over an image that has none, and where the image could not run
-    /// it, a shell on the console does.
-    fn fit_agent(&mut self, progress: &dyn Progress) -> Result<()> {
-        // The root on a card is not known.
-        if self.login.is_some() || self.board.boot_script == BootMethod::Local.name() {
-            return Ok(());
+    /// The same with a root that the board can boot, and what runs its jobs there: an agent over an image that has none, or a shell on
+    /// the console where the image could not run it. `is_told`: whether the user said where the root comes from.
+    fn with_root(
+        mut self,
+        is_told: bool,
+        has_initrd: bool,
+        progress: &dyn Progress,
+    ) -> Result<Target> {
+        // The root on a card is not known. Of an emulated board, the second run of hearth looks.
+        let is_local = self.board.boot_script == BootMethod::Local.name();
+        if is_local || self.emulated && !network::is_inside() {
+            return Ok(self);
         }
-        let image = Manifest::load(&self.build)?.open_image(&self.build)?;
-        let fit = agent_layer::look(&image);
-        if fit == Fit::NoNetwork {
-            progress.note(
-                "the image has neither curl nor wget: the board's tests run over its console",
-            );
-            self.login = Some(usual_login(&self.board));
+        let manifest = Manifest::load(&self.build)?;
+        let image = manifest.open_image(&self.build)?;
+        let is_usual = !is_told && self.board.boot_script == self.board.board_type.boot_script;
+        if is_usual && ramdisk::is_imported_initramfs(&manifest, &image) {
+            self.set_boot(BootMethod::Ramdisk);
         }
-        if let Some(derived) = agent_layer::with_agent(&self.build, &image, &fit, progress)? {
+        let derived = if self.board.boot_script == BootMethod::Ramdisk.name() {
+            self.login.get_or_insert_with(|| usual_login(&self.board));
+            match has_initrd {
+                true => None,
+                false => Some(ramdisk::with_root_as_initrd(
+                    &self.build,
+                    &manifest,
+                    &image,
+                    progress,
+                )?),
+            }
+        } else if self.login.is_some() {
+            None
+        } else {
+            let fit = agent_layer::look(&image);
+            if fit == Fit::NoNetwork {
+                let told =
+                    "the image has neither curl nor wget: its tests run over the board's console";
+                progress.note(told);
+                self.login = Some(usual_login(&self.board));
+            }
+            agent_layer::with_agent(&self.build, &image, &fit, progress)?
+        };
+        if let Some(derived) = derived {
             self.build.clone_from(&derived.directory);
+            self.only_here = true;
             self._derived = Some(derived);
         }
-        Ok(())
+        Ok(self)
+    }
+
+    /// Has the board boot so, in the lab too, where the servers look it up.
+    fn set_boot(&mut self, boot: BootMethod) {
+        self.board.boot_script = boot.name().into();
+        let boards = self.lab.boards.iter_mut();
+        for other in boards.filter(|other| other.name == self.board.name) {
+            other.boot_script.clone_from(&self.board.boot_script);
+        }
     }
 
     /// Makes sure that no other run has the board, and notes where this one's console log is. A board type's emulated
@@ -228,17 +270,11 @@ impl Target {
     }
 }
 
-/// How to get to a shell on the board's console, if that is to run the tests: where the command line or the board's entry
-/// in the lab file says so, and where the root is in the board's memory.
+/// How to get to a shell on the board's console, if the command line or the board's entry in the lab file has it run the tests.
 fn login(choice: &Choice<'_>, board: &Board) -> Option<Login> {
-    let is_asked = choice.login.is_some() || board.login.is_some();
-    let is_ramdisk = board.boot_script == BootMethod::Ramdisk.name();
-    if !is_asked && !is_ramdisk {
-        return None;
-    }
     let usual = usual_login(board);
     let Some(given) = choice.login.cloned() else {
-        return Some(usual);
+        return board.login.is_some().then_some(usual);
     };
     Some(Login {
         user: given.user.or(usual.user),

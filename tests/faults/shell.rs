@@ -2,9 +2,11 @@
 
 use common::scripted::Board;
 
-/// A shell that runs what is typed in the lab's directory, wherever it is told to go; `interrupted` is called at each line.
+/// A shell that runs what is typed in a directory of the lab's, wherever it is told to go; `interrupted` is called at each line.
 const SHELL: &str = r#"
 shell() {
+    mkdir -p in
+    cd in
     mkdir() { :; }
     cd() { :; }
     count=0
@@ -105,8 +107,7 @@ fn a_panic_and_a_reset_while_the_job_is_sent_are_found() {
 
 #[test]
 fn a_board_that_resets_while_its_tests_run_keeps_the_results_that_came() {
-    let steps =
-        "lava-test-case one --result pass\nsleep 2\ntouch $LAVA_RESULT_DIR/../../../now\nsleep 20";
+    let steps = "lava-test-case one --result pass\nsleep 2\ntouch $LAVA_RESULT_DIR/../../../../now\nsleep 20";
     let script = "( until [ -e now ]; do sleep 0.1; done; uboot ) &\nuboot; linux; shell";
     let run = board(script).test(steps);
     run.failed(4, "infrastructure", "running", "unexpected reset");

@@ -137,10 +137,7 @@ impl ShellSession {
             return;
         }
         if let Err(refusal) = self.step(gap, at) {
-            self.failure = Some(match refusal {
-                Refusal::Board(message) => (FailureClass::Infrastructure, message),
-                Refusal::Settings(message) => (FailureClass::Configuration, message),
-            });
+            self.failure = Some(refusal.told());
         }
     }
 
@@ -248,6 +245,61 @@ impl Running {
             return false;
         };
         (next > lines && last.is_none()) || self.gave_up
+    }
+}
+
+/// A login on a board's console, for a user who takes over then. Times are seconds since the run began.
+#[derive(Debug)]
+pub struct ShellLogin {
+    reader: Reader,
+    dialogue: Dialogue,
+    heard: f64,
+    out: Vec<u8>,
+}
+
+impl ShellLogin {
+    /// # Errors
+    /// If the prompt is no regular expression.
+    pub fn new(login: &Login) -> Result<Self> {
+        Ok(ShellLogin {
+            reader: Reader::default(),
+            dialogue: Dialogue::new(login).context("the prompt of the board's shell")?,
+            heard: 0.0,
+            out: Vec::new(),
+        })
+    }
+
+    /// Takes what the console showed since the kernel started.
+    pub fn heard(&mut self, bytes: &[u8], at: f64) {
+        if !bytes.is_empty() {
+            self.heard = at;
+            self.reader.feed(bytes);
+            self.dialogue.heard();
+        }
+    }
+
+    /// Acts on what was heard and on the time that passed; gives whether a shell answers.
+    ///
+    /// # Errors
+    /// If the board lets nobody in, or what answers is no shell.
+    pub fn act(&mut self, at: f64) -> Result<bool, (FailureClass, String)> {
+        match self
+            .dialogue
+            .look(&mut self.reader, self.heard, at)
+            .map_err(Refusal::told)?
+        {
+            Step::Wait => Ok(false),
+            Step::Type(line) => {
+                self.out.extend(format!("{line}\n").bytes());
+                Ok(false)
+            }
+            Step::Shell => Ok(true),
+        }
+    }
+
+    /// What is to be written to the console now.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
     }
 }
 

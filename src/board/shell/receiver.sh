@@ -16,6 +16,8 @@ $n) ;;
 esac
 echo hearth-have-$n-$k-
 done
-@UNPACK@ || { echo hearth-unpack-; exit; }
-rm -f j t
+p=$PWD
+mkdir -p ../@NAME@ && cd ../@NAME@ && @UNPACK@ || { echo hearth-unpack-; exit; }
+rm -f "$p/j" "$p/t"
+rm -rf ../@NAME@.in
 exec sh ./bin/hearth-console

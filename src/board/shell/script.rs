@@ -80,15 +80,15 @@ fn cksum(bytes: &[u8]) -> u32 {
 }
 
 impl Tools {
-    /// The receiver's script for a board with these tools.
-    pub fn receiver(self) -> String {
+    /// The receiver's script for a board with these tools. It unpacks the job in the directory `name` beside its own.
+    pub fn receiver(self, name: &str) -> String {
         let (keep, decode) = match self.base64 {
             true => (r#"echo "$d" >>t"#, "base64 -d <t >j"),
             false => (r#"printf "$d" >>t"#, "cat t >j"),
         };
         let unpack = match self.gzip {
-            true => "gzip -dc <j | tar -xf -",
-            false => "tar -xf j",
+            true => r#"gzip -dc <"$p/j" | tar -xf -"#,
+            false => r#"tar -xf "$p/j""#,
         };
         let script: String = RECEIVER
             .lines()
@@ -100,6 +100,7 @@ impl Tools {
             .replace("@DECODE@", decode)
             .replace("@SUM@", self.sum.command())
             .replace("@UNPACK@", unpack)
+            .replace("@NAME@", name)
     }
 
     /// How many bytes of the job a line of `length` characters holds at least.
@@ -246,7 +247,7 @@ mod tests {
             gzip: true,
             sum: Sum::Sha256,
         };
-        let typed = print_into(tools.receiver().as_bytes(), "r0");
+        let typed = print_into(tools.receiver("lava-1").as_bytes(), "r0");
         assert!(
             !typed.contains(['\'', '"', '`', '(', '{', '<', '#', '&', ';']),
             "{typed}"

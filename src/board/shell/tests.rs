@@ -235,7 +235,9 @@ fn has_run(cell: &mut Cell, login: &Login, line: Line) -> Outcome {
         outcome.screen
     );
     common::wait_for("the job to be removed", || {
-        !cell.root.path().join("lava-1").exists()
+        !["lava-1", "lava-1.in"]
+            .iter()
+            .any(|name| cell.root.path().join(name).exists())
     });
     outcome
 }
@@ -464,7 +466,7 @@ fn a_board_that_falls_silent_is_given_up_by_name() {
     let (class, message) = session.failure().unwrap();
     assert_eq!(class, FailureClass::Infrastructure);
     assert!(
-        message.starts_with("the board's shell does not answer: `mkdir -p /lava-1"),
+        message.starts_with("the board's shell does not answer: `mkdir -p /lava-1.in"),
         "{message}"
     );
 }

@@ -207,7 +207,8 @@ impl Upload {
         self.shown.clear();
         let text = match self.step {
             Step::Place(index) => {
-                let place = format!("{}/{}", PLACES[index], self.name);
+                // What is typed with a byte lost may leave files of any name there: the job has a directory of its own beside it.
+                let place = format!("{}/{}.in", PLACES[index], self.name);
                 self.command(&format!("mkdir -p {place}&&cd {place}&&:>w"))
             }
             Step::Look(index) => {
@@ -345,7 +346,7 @@ impl Upload {
 
     /// Cuts the receiver's script into pieces, of each of which a typed command is no longer than it may be.
     fn cut_receiver(&mut self) {
-        self.receiver = self.tools.receiver();
+        self.receiver = self.tools.receiver(&self.name);
         self.pieces = vec![String::new()];
         for c in self.receiver.chars() {
             let last = self.pieces.len() - 1;

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::super::failure::FailureClass;
+
 /// An answer of a program on the board: `hearth-WORD-`, with up to two numbers behind it.
 static ANSWER: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"hearth-([a-z]+|\d+)-(?:(\d+)-)?(?:(\d+)-)?").expect("the pattern is a constant")
@@ -37,4 +39,14 @@ pub(super) enum Refusal {
     Board(String),
     /// Of what the lab says about the board.
     Settings(String),
+}
+
+impl Refusal {
+    /// Whose fault it is, and one sentence.
+    pub(super) fn told(self) -> (FailureClass, String) {
+        match self {
+            Refusal::Board(message) => (FailureClass::Infrastructure, message),
+            Refusal::Settings(message) => (FailureClass::Configuration, message),
+        }
+    }
 }
