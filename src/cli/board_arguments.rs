@@ -48,6 +48,7 @@ impl TargetArguments {
             recipe: self.recipe.as_deref(),
             image: self.image.as_deref(),
             own: self.own.own(),
+            exactly: None,
         };
         self.network.with_sources(terminal, |sources| {
             Target::ready(&choice, sources, terminal)

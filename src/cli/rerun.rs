@@ -8,6 +8,7 @@ use clap::Args;
 use hearth::ops::rerun::Rerun;
 use hearth::ops::target::{Choice, Target};
 use hearth::ops::test_board::report_directory;
+use hearth::recipe::Own;
 
 use super::build::NetworkArguments;
 use super::terminal::Terminal;
@@ -48,6 +49,8 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             lab: arguments.lab.as_deref().or(rerun.lab()),
             recipe: None,
             image: Some(&found.build),
+            own: Own::default(),
+            exactly: Some(found.exactly),
         };
         Ok((Target::ready(&choice, sources, terminal)?, found.notes))
     })?;
