@@ -95,6 +95,7 @@ impl TargetArguments {
             recipe: self.recipe.as_deref(),
             image: self.image.as_deref(),
             own: self.own.own(),
+            exactly: None,
             boot: self.boot,
             login,
             builds: Path::new("out"),

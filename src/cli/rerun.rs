@@ -53,6 +53,7 @@ pub fn run(arguments: &Arguments, terminal: &Terminal) -> Result<ExitCode> {
             boot: None,
             login: None,
             builds: Path::new("out"),
+            exactly: Some(found.exactly),
         };
         Ok((Target::ready(&choice, sources, terminal)?, found.notes))
     })?;

@@ -95,6 +95,12 @@ pub struct UsedSettings {
     /// Seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<f64>,
+    /// The device tree's file below the image's `dtb/`, on boards that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_tree: Option<String>,
+    /// In addition to the board type's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kernel_arguments: Vec<String>,
     /// The lab file, absolute; none for a board type's emulated board.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab: Option<PathBuf>,

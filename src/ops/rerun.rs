@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::plan::{Sources, plan_of};
 use super::reports::{directory_of, kept_lock};
-use super::target::Target;
+use super::target::{Exactly, Target};
 use super::test_board::{Prepared, Settings};
 use crate::build;
 use crate::error::Fault;
@@ -36,6 +36,8 @@ pub struct Rerun {
 pub struct FoundImage {
     /// The output directory.
     pub build: PathBuf,
+    /// How it was booted.
+    pub exactly: Exactly,
     pub notes: Vec<String>,
 }
 
@@ -70,10 +72,7 @@ impl Rerun {
     /// If it is nowhere and cannot be built again.
     pub fn image(&self, sources: &Sources<'_>, progress: &dyn Progress) -> Result<FoundImage> {
         if let Some(build) = self.find() {
-            return Ok(FoundImage {
-                build,
-                notes: Vec::new(),
-            });
+            return self.found(build, Vec::new());
         }
         let build = Path::new(BUILDS).join(&self.inputs.recipe.name);
         // Run again inside the network of emulated boards, hearth finds it built.
@@ -93,7 +92,19 @@ impl Rerun {
                 differing.join(", ")
             ));
         }
-        Ok(FoundImage { build, notes })
+        self.found(build, notes)
+    }
+
+    fn found(&self, build: PathBuf, notes: Vec<String>) -> Result<FoundImage> {
+        Ok(FoundImage {
+            exactly: Exactly {
+                kernel_arguments: Manifest::load(&build)?.kernel_arguments,
+                device_tree: self.inputs.settings.device_tree.clone(),
+                board_type: self.report.board_type.clone(),
+            },
+            build,
+            notes,
+        })
     }
 
     /// An output directory with the very files that were booted.

@@ -43,7 +43,7 @@ pub(super) fn gather(
         path: file
             .as_ref()
             .filter(|file| file.name == manifest.recipe.name)
-            .map(|file| absolute(file)),
+            .map(absolute),
     };
     let lock = manifest.lock.as_ref().map(|lock| KeptText {
         name: format!("{}.lock", manifest.recipe.name),
@@ -66,7 +66,10 @@ pub(super) fn gather(
                 .and_then(|tar| self::keep(directory, JOB, Some(&tar))),
             path: None,
         },
-        settings: settings(job.settings(), target),
+        settings: UsedSettings {
+            kernel_arguments: manifest.kernel_arguments.clone(),
+            ..settings(job.settings(), target)
+        },
     }
 }
 
@@ -111,6 +114,8 @@ fn settings(settings: &Settings, target: &Target) -> UsedSettings {
         strict_lava: settings.strict_lava,
         retries: settings.retries,
         timeout: settings.timeout,
+        device_tree: target.board.board_type.device_tree.clone(),
+        kernel_arguments: Vec::new(),
         lab: target
             .lab
             .path

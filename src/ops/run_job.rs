@@ -99,6 +99,7 @@ fn attempt(
         recipe: spec.recipe.as_deref().filter(|_| image.is_none()),
         image: image.as_deref(),
         own: Own::default(),
+        exactly: None,
         boot: None,
         login: None,
         builds: &order.images,

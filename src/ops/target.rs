@@ -42,6 +42,18 @@ pub struct Choice<'a> {
     pub login: Option<&'a Login>,
     /// The directory in which an image that has to be built is.
     pub builds: &'a Path,
+    /// Boot the directory as it is instead, whatever the lab file says.
+    pub exactly: Option<Exactly>,
+}
+
+/// What a build directory does not say of how it was booted.
+#[derive(Clone, Debug, Default)]
+pub struct Exactly {
+    /// In addition to the board type's.
+    pub kernel_arguments: Vec<String>,
+    /// Instead of the board type's, where it is this type.
+    pub device_tree: Option<String>,
+    pub board_type: String,
 }
 
 /// What only the program that runs can give.
@@ -131,6 +143,15 @@ impl Target {
                 .extend(PATIENT_KERNEL.map(String::from));
         }
         entry.own = entry.own.under(&choice.own);
+        if let Some(exactly) = &choice.exactly {
+            entry.own = Own::default();
+            let board_type = &mut entry.board_type;
+            let arguments = exactly.kernel_arguments.iter().cloned();
+            board_type.kernel_arguments.extend(arguments);
+            if exactly.device_tree.is_some() && exactly.board_type == entry.type_name {
+                board_type.device_tree.clone_from(&exactly.device_tree);
+            }
+        }
         let build = match choice.image {
             Some(image) => image.to_path_buf(),
             None => output_of(choice.builds, &entry)?,
@@ -149,7 +170,7 @@ impl Target {
             board: entry,
             build,
             emulated,
-            only_here: !choice.own.is_empty(),
+            only_here: !choice.own.is_empty() || choice.exactly.is_some(),
             _derived: None,
         })
     }

@@ -14,7 +14,9 @@ use serde_json::Value;
 
 /// The board boots whatever was built for the step.
 const SCRIPT: &str = r#"
-IMAGE=$(sed -n 's/.*"image": "\(.*\)".*/\1/p' found/image/test/manifest.json)
+manifest=found/image/test/manifest.json
+[ ! -e out/rerun/test/manifest.json ] || manifest=out/rerun/test/manifest.json
+IMAGE=$(sed -n 's/.*"image": "\(.*\)".*/\1/p' $manifest)
 boot
 "#;
 
@@ -135,6 +137,11 @@ impl Bench {
         command
     }
 
+    fn report(&self, directory: &str) -> Value {
+        let path = self.board.path(directory).join("report.json");
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    }
+
     fn tries(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.board.path("found/bisect.json")).unwrap_or_default();
         let journal: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -170,6 +177,22 @@ fn a_planted_package_is_found_with_the_one_that_goes_with_it() {
     let step = bench.board.path("found/02");
     let of = |name: &str| fs::read_to_string(step.join(name)).unwrap();
     assert_eq!(of("image.lock"), fs::read_to_string(&bench.bad).unwrap());
+    // Its image is gone, but not its lock: the run is had again with the same bytes.
+    let rerun = run(bench.hearth().args(["rerun", "found/02", "-o", "again"]));
+    let told = said(&rerun);
+    assert!(
+        told.contains("built again from the report's lock"),
+        "{told}"
+    );
+    assert!(!told.contains("other hashes"), "{told}");
+    assert_eq!(
+        bench.report("again")["image"],
+        bench.report("found/02")["image"]
+    );
+    assert_eq!(
+        bench.report("again")["inputs"]["lock"],
+        bench.report("found/02")["inputs"]["lock"]
+    );
     // What is finished is told again, without a test.
     let begun = std::time::Instant::now();
     let again = succeed(&mut bench.command(&[], &["--timeout", "60"]));

@@ -310,6 +310,10 @@ fn setting_changes(before: &Report, after: &Report) -> Vec<SettingChange> {
             all.extend([
                 ("recipe", inputs.recipe.sha256.clone()),
                 ("parameters", inputs.settings.parameters.join(" ")),
+                (
+                    "kernel arguments",
+                    inputs.settings.kernel_arguments.join(" "),
+                ),
                 ("revisions", commits.join(" ")),
             ]);
         }

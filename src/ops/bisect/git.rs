@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use super::journal::{Journal, Try, finding_of, subject};
 use super::search::Finding;
 use crate::error::Fault;
+use crate::input;
 use crate::job::{Judgement, StopReason};
 
 /// What is to be bisected.
@@ -63,7 +64,11 @@ impl<'a> GitBisection<'a> {
     pub fn open(request: Request<'a>) -> Result<Self> {
         let git = Git(request.tree);
         git.work_tree()?;
-        let (good, bad) = (git.commit(request.good)?, git.commit(request.bad)?);
+        let resolve = |revision: &str| match git.started_at(revision)? {
+            Some(then) => git.commit(&then),
+            None => git.commit(revision),
+        };
+        let (good, bad) = (resolve(request.good)?, resolve(request.bad)?);
         if good == bad {
             return Err(Fault::input(format!(
                 "{} and {} are the same commit",
@@ -298,11 +303,26 @@ impl Git<'_> {
         self.read(&["show", "--no-patch", "--format=%h %s", commit])
     }
 
+    /// Where git notes what was checked out when a bisection began; there while one is under way.
+    fn start_file(&self) -> Result<PathBuf> {
+        let path = self.read(&["rev-parse", "--git-path", "BISECT_START"])?;
+        Ok(self.0.join(path))
+    }
+
     fn is_bisecting(&self) -> Result<bool> {
-        let path: PathBuf = self
-            .read(&["rev-parse", "--git-path", "BISECT_START"])?
-            .into();
-        Ok(self.0.join(path).exists())
+        Ok(self.start_file()?.exists())
+    }
+
+    /// While a bisection is under way: a revision that begins at HEAD, with what HEAD was when it began.
+    fn started_at(&self, revision: &str) -> Result<Option<String>> {
+        let rest = revision.strip_prefix("HEAD");
+        let Some(rest) = rest.or_else(|| revision.strip_prefix('@')) else {
+            return Ok(None);
+        };
+        let is_head = rest.is_empty() || rest.starts_with(['~', '^', '@']);
+        let start = input::read_text(&self.start_file()?).ok();
+        let start = start.filter(|_| is_head);
+        Ok(start.map(|start| format!("{}{rest}", start.trim())))
     }
 
     fn log(&self) -> Result<String> {

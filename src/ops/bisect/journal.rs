@@ -17,6 +17,8 @@ use crate::job::Judgement;
 use crate::output::write_atomically;
 
 const FILE: &str = "bisect.json";
+/// Locked by the process that is at it.
+const LOCK: &str = "lock";
 const VERSION: u32 = 1;
 
 /// One thing that was tried.
@@ -74,6 +76,7 @@ impl Journal {
         );
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
+        refuse_others(&directory)?;
         let ours = reserve(&directory)?;
         let path = directory.join(FILE);
         let content = match input::read_text(&path) {
@@ -151,8 +154,24 @@ impl Journal {
     }
 }
 
+/// What tries leave is removed when they are made again: a directory with anything else in it is not taken.
+fn refuse_others(directory: &Path) -> Result<()> {
+    let failed = || format!("cannot read {}", directory.display());
+    let mut entries = fs::read_dir(directory).with_context(failed)?;
+    let is_empty = entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK));
+    if is_empty || directory.join(FILE).exists() {
+        return Ok(());
+    }
+    Err(Fault::input(format!(
+        "{} is not empty, and no bisection is in it",
+        directory.display()
+    ))
+    .remedy("name a directory that is not there yet with -o")
+    .into())
+}
+
 fn reserve(directory: &Path) -> Result<Flock<File>> {
-    let path = directory.join("lock");
+    let path = directory.join(LOCK);
     let file = File::options()
         .write(true)
         .create(true)
@@ -241,6 +260,10 @@ mod tests {
         drop(journal);
         let other = open("b", false).unwrap_err();
         assert!(other.to_string().contains("another bisection"), "{other}");
+        let foreign = tempfile::tempdir().unwrap();
+        fs::create_dir(foreign.path().join("01")).unwrap();
+        let refused = Journal::open(Some(foreign.path()), "git", "a", true).unwrap_err();
+        assert!(refused.to_string().contains("not empty"), "{refused}");
         fs::write(dir.path().join(FILE), "{").unwrap();
         assert!(
             open("a", false)
