@@ -49,6 +49,8 @@ pub struct Target {
     /// The build's output directory.
     pub build: PathBuf,
     pub emulated: bool,
+    /// Whether a running lab serves the board, now or as soon as it is back: nobody else may take its ports.
+    pub served: bool,
 }
 
 impl Target {
@@ -131,6 +133,7 @@ impl Target {
             board: entry,
             build,
             emulated,
+            served: false,
         })
     }
 
