@@ -300,7 +300,7 @@ mod tests {
         let first = begin(&store, one, "neo1");
         assert_eq!(store.begin_attempt(one, "neo2", "", 2.0).unwrap(), None);
         assert_eq!(store.begin_attempt(two, "neo1", "", 2.0).unwrap(), None);
-        assert_eq!(store.open_attempts().unwrap(), [first.clone()]);
+        assert_eq!(store.open_attempts().unwrap(), std::slice::from_ref(&first));
         let end = store
             .end_attempt(first.id, &outcome(None), true, 3.0)
             .unwrap()
