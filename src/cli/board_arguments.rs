@@ -77,7 +77,7 @@ impl TargetArguments {
 /// What the run needs of this program.
 pub fn host() -> Result<Host> {
     Ok(Host {
-        launcher: companion::launcher()?,
+        launcher: companion::launcher(),
         ask: asking(),
     })
 }

@@ -5,6 +5,7 @@ pub mod boot_board;
 pub mod bootloader;
 mod build_output;
 pub mod card;
+mod device_lock;
 pub mod lab_runs;
 pub mod lock;
 pub mod plan;

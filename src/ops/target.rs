@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
+use super::device_lock;
 use super::plan::{Sources, plan};
 use crate::board::power::Ask;
 use crate::board::{Timeouts, console, network as board_network, power, qemu};
@@ -147,10 +148,13 @@ impl Target {
         directory: &Path,
         wait: bool,
         progress: &dyn Progress,
-    ) -> Result<Option<Flock<File>>> {
+    ) -> Result<Option<Reserved>> {
         if self.lab.path.is_none() {
             return Ok(None);
         }
+        // Of another lab, or of a lab with another state directory.
+        let device =
+            device_lock::take(&self.lab.settings.name, &crate::dirs::state(), &self.board)?;
         let name = &self.board.name;
         let path = reservation(&self.lab, name)?;
         let mut lock = match Flock::lock(open(&path)?, FlockArg::LockExclusiveNonblock) {
@@ -170,8 +174,17 @@ impl Target {
         lock.set_len(0)?;
         lock.rewind()?;
         write!(lock, "{}", fs::canonicalize(directory)?.display())?;
-        Ok(Some(lock))
+        Ok(Some(Reserved {
+            _run: lock,
+            _device: device,
+        }))
     }
+}
+
+/// A board that is this run's alone, until this is dropped.
+pub struct Reserved {
+    _run: Flock<File>,
+    _device: Option<File>,
 }
 
 /// Where the run that has the board keeps its console log, if one has it.
