@@ -92,16 +92,23 @@ impl LabStore {
         })
     }
 
-    /// The image that each board booted last, by the board's name.
-    pub fn last_images(&self) -> Result<BTreeMap<String, String>, StoreError> {
+    /// The image that each of these boards booted last, by the board's name.
+    pub fn last_images<'a>(
+        &self,
+        boards: impl Iterator<Item = &'a str>,
+    ) -> Result<BTreeMap<String, String>, StoreError> {
         self.read(|transaction| {
-            transaction
-                .prepare_cached(
-                    "SELECT board, image FROM attempt WHERE id IN (SELECT max(id) FROM attempt WHERE image IS NOT NULL
-                     GROUP BY board)",
-                )?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
+            // One look into the index for each: the table may be long.
+            let mut query = transaction.prepare_cached(
+                "SELECT image FROM attempt WHERE board = ?1 AND image IS NOT NULL ORDER BY id DESC LIMIT 1",
+            )?;
+            let mut images = BTreeMap::new();
+            for board in boards {
+                if let Some(image) = query.query_row([board], |row| row.get(0)).optional()? {
+                    images.insert(board.to_string(), image);
+                }
+            }
+            Ok(images)
         })
     }
 
