@@ -216,7 +216,8 @@ fn start(place: &Path, tree: &Path) -> Vec<Server> {
     let mut servers = vec![spawn(
         Command::new(env!("CARGO_BIN_EXE_hearth"))
             .args(["-q", "serve"])
-            .current_dir(place),
+            .current_dir(place)
+            .env("HEARTH_STATE", place.join("state")),
     )];
     while TcpStream::connect((network::SERVER, 8420)).is_err() {
         assert!(begun.elapsed() < PATIENCE, "hearth serve does not answer");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{set_agent_paths, wait_for};
 use hearth::job::{Collector, JobSettings, Loader, Merger, NumberedLine, Outcome, Trust, payload};
-use hearth::lab::{Claim, JobState, Known, LabStore, List, OPENAPI, listing, router};
+use hearth::lab::{Claim, JobState, Known, LabStore, List, OPENAPI, ROUTES, listing, router};
 use hearth::netboot::http;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -449,7 +449,9 @@ fn the_api_does_what_its_description_says() {
     let dir = tempfile::tempdir().unwrap();
     let (_runtime, at, _store) = serve(&dir.path().join("lab.sqlite"), "127.0.0.1:0", &["neo1"]);
     let spec: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
-    for (path, methods) in spec["paths"].as_object().unwrap() {
+    // Those for people are served by a lab with a queue: see tests/queue.
+    let paths = spec["paths"].as_object().unwrap().iter();
+    for (path, methods) in paths.filter(|(path, _)| !ROUTES.contains(&path.as_str())) {
         for (method, operation) in methods.as_object().unwrap() {
             let url = format!("http://{at}{}?start=0", path.replace("{id}", "1"));
             let output = common::succeed(

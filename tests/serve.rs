@@ -64,6 +64,7 @@ impl Serve {
             .command(env!("CARGO_BIN_EXE_hearth"))
             .arg("serve")
             .current_dir(directory)
+            .env("HEARTH_STATE", directory.join("state"))
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();

@@ -172,7 +172,7 @@ fn by_git(arguments: &Git, terminal: &Terminal) -> Result<ExitCode> {
         terminal,
     );
     let outcome = bisection.run(&mut Hands {
-        launcher: companion::launcher()?,
+        launcher: companion::launcher(),
         run: &mut |command| signals.run(command),
         test: &mut |directory: &Path| command.run(None, directory, &criterion, &signals),
         told: &|tried: &Try| tell(tried, terminal),

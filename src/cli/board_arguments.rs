@@ -141,7 +141,7 @@ fn boot_method(name: &str) -> Result<BootMethod, String> {
 /// What the run needs of this program.
 pub fn host() -> Result<Host> {
     Ok(Host {
-        launcher: companion::launcher()?,
+        launcher: companion::launcher(),
         ask: asking(),
     })
 }

@@ -20,13 +20,13 @@ pub struct Arguments {
 }
 
 /// What to put before a command line, so that its process ends with this one.
-pub fn launcher() -> Result<Vec<String>> {
-    let exe = std::env::current_exe().context("cannot find hearth's own program")?;
-    Ok(vec![
-        exe.to_string_lossy().into_owned(),
+pub fn launcher() -> Vec<String> {
+    vec![
+        // Not by its path: a lab goes on with its program while that is replaced by a newer one.
+        "/proc/self/exe".into(),
         "__companion".into(),
         std::process::id().to_string(),
-    ])
+    ]
 }
 
 /// Asks for SIGTERM when `parent`, which started this process, ends, however it ends. None asks for nothing.

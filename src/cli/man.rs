@@ -146,6 +146,14 @@ const SECTIONS: &[(&str, &[(&str, &str)])] = &[
         &[
             ("HEARTH_LAB", "The lab file; lab.toml by default."),
             (
+                "HEARTH_LAB_URL",
+                "The running lab that jobs are given to, as http://HOST:8420.",
+            ),
+            (
+                "HEARTH_TOKEN_FILE",
+                "A file with the token for a running lab on another host.",
+            ),
+            (
                 "HEARTH_MIRROR, HEARTH_MIRROR_SECURITY",
                 "Addresses of the mirrors; those of the host's APT by default.",
             ),

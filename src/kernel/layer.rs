@@ -94,10 +94,13 @@ pub fn write(contents: &Contents<'_>, path: &Path) -> Result<Layer> {
     Ok(Layer { tar, modules })
 }
 
+/// A module's name and what its file holds.
+type ReadModule = (String, Arc<Vec<u8>>);
+
 /// Writes the modules into the tar, while other threads read what depmod needs of them.
 fn add_modules(contents: &Contents<'_>, directory: &str, tar: &mut Tar) -> Result<Vec<Module>> {
     let readers = thread::available_parallelism().map_or(1, usize::from);
-    let (sender, receiver) = sync_channel::<(String, Arc<Vec<u8>>)>(WAITING);
+    let (sender, receiver) = sync_channel::<ReadModule>(WAITING);
     let receiver = Mutex::new(receiver);
     thread::scope(|scope| {
         let reading: Vec<_> = (0..readers)
@@ -117,7 +120,7 @@ fn put_all(
     contents: &Contents<'_>,
     directory: &str,
     tar: &mut Tar,
-    sender: SyncSender<(String, Arc<Vec<u8>>)>,
+    sender: SyncSender<ReadModule>,
 ) -> Result<()> {
     for (name, file) in &contents.modules.files {
         let data = input::read(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -133,7 +136,7 @@ fn put_all(
 }
 
 /// Reads modules until there are no more, also after a damaged one, so that the sender does not wait for ever.
-fn read_all(receiver: &Mutex<Receiver<(String, Arc<Vec<u8>>)>>) -> Result<Vec<Module>> {
+fn read_all(receiver: &Mutex<Receiver<ReadModule>>) -> Result<Vec<Module>> {
     let mut modules = Ok(Vec::new());
     loop {
         let next = receiver

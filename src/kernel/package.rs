@@ -8,8 +8,8 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::Parts;
 use super::form::is_release;
+use super::parts::Parts;
 use super::{modules, unpack};
 use crate::archive::deb::Deb;
 use crate::archive::limit::{Limited, each_entry};

@@ -1,14 +1,14 @@
 //! Owns finding the parts of a kernel in the tree that it was built in, in place or with `O=`. Never runs make.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::config;
 use super::form::is_release;
 use super::modules::{self, ModuleFiles};
-use super::{Parts, config};
+use super::parts::Parts;
 use crate::arch::Arch;
 use crate::error::Fault;
 use crate::input;
@@ -201,27 +201,12 @@ fn not_built(tree: &Path, what: &str) -> anyhow::Error {
     .into()
 }
 
-/// A device tree by the path that a board type has for it, such as `sun8i-h3-nanopi-neo.dtb`. Since Linux 6.5 those of
-/// 32-bit ARM are in a directory for each vendor, but are installed without.
-pub fn device_tree(directory: &Path, wanted: &str) -> Option<PathBuf> {
-    let direct = directory.join(wanted);
-    if direct.is_file() {
-        return Some(direct);
-    }
-    let name = Path::new(wanted).file_name()?;
-    let vendors = fs::read_dir(directory).ok()?;
-    let mut found: Vec<PathBuf> = vendors
-        .filter_map(|entry| Some(entry.ok()?.path().join(name)))
-        .chain([directory.join(name)])
-        .filter(|path| path.is_file())
-        .collect();
-    found.sort();
-    found.into_iter().next()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::kernel::device_tree;
 
     struct Tree(tempfile::TempDir);
 

@@ -158,6 +158,11 @@ fn pin(order: &Order) -> Result<Option<Pin>> {
     Ok(order.spec.recipe.clone().map(Pin::Recipe))
 }
 
+/// Whether the run has told of a stage: its board is on. Before that there are notes at most.
+fn is_on(events: &Path) -> bool {
+    fs::read_to_string(events).is_ok_and(|text| text.contains("\"event\":\"stage\""))
+}
+
 /// The directories of runs, watched for what they write.
 struct Watches {
     inotify: Inotify,
@@ -204,7 +209,7 @@ impl Watches {
                 let Some(run) = runs.get_mut(&event.wd) else {
                     continue;
                 };
-                if !run.running && run.events.exists() {
+                if !run.running && is_on(&run.events) {
                     run.running = true;
                     run.notifier.running();
                 }

@@ -7,6 +7,7 @@ pub mod boot_board;
 pub mod bootloader;
 mod build_output;
 pub mod card;
+mod device_lock;
 pub mod image_tree;
 pub mod import;
 pub mod import_boot;

@@ -105,7 +105,9 @@ fn attempt(
         builds: &order.images,
     };
     // For an emulated board hearth runs itself again in here.
-    let target = Target::ready(&choice, sources, progress)?;
+    let mut target = Target::ready(&choice, sources, progress)?;
+    // The lab may have been killed meanwhile: when it is started again it needs its ports.
+    target.served = !target.emulated;
     let _lock = keep_lock()?;
     let cancelled = cancelled()?;
     let job = Prepared::new(settings(order)?, &mut loader, &definitions, &target)?;

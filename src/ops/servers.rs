@@ -33,7 +33,7 @@ impl Serving {
     /// # Errors
     /// If one cannot be, or the board's image is none that can be served.
     pub fn start(target: &Target, store: &Arc<LabStore>) -> Result<Self> {
-        if TcpStream::connect_timeout(&target.lab.settings.http(), PROBE).is_ok() {
+        if target.served || TcpStream::connect_timeout(&target.lab.settings.http(), PROBE).is_ok() {
             return Ok(Serving {
                 stop: None,
                 thread: None,

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::agent_layer::{self, Fit};
+use super::device_lock;
 use super::own::{self, OwnBoot};
 use super::plan::{Sources, plan};
 use super::ramdisk;
@@ -76,6 +77,8 @@ pub struct Target {
     /// How to get to a shell on its console, where that runs the tests and no agent does.
     pub login: Option<Login>,
     /// Keeps what `build` names, where it is in the cache.
+    /// Whether a running lab serves the board, now or as soon as it is back: nobody else may take its ports.
+    pub served: bool,
     _derived: Option<Derived>,
 }
 
@@ -172,6 +175,7 @@ impl Target {
             emulated,
             only_here: !choice.own.is_empty() || choice.exactly.is_some(),
             _derived: None,
+            served: false,
         })
     }
 
@@ -264,10 +268,13 @@ impl Target {
         directory: &Path,
         wait: bool,
         progress: &dyn Progress,
-    ) -> Result<Option<Flock<File>>> {
+    ) -> Result<Option<Reserved>> {
         if self.lab.path.is_none() {
             return Ok(None);
         }
+        // Of another lab, or of a lab with another state directory.
+        let device =
+            device_lock::take(&self.lab.settings.name, &crate::dirs::state(), &self.board)?;
         let name = &self.board.name;
         let path = reservation(&self.lab, name)?;
         let mut lock = match Flock::lock(open(&path)?, FlockArg::LockExclusiveNonblock) {
@@ -287,7 +294,10 @@ impl Target {
         lock.set_len(0)?;
         lock.rewind()?;
         write!(lock, "{}", fs::canonicalize(directory)?.display())?;
-        Ok(Some(lock))
+        Ok(Some(Reserved {
+            _run: lock,
+            _device: device,
+        }))
     }
 }
 
@@ -308,6 +318,12 @@ fn login(choice: &Choice<'_>, board: &Board) -> Option<Login> {
 fn usual_login(board: &Board) -> Login {
     let usual = board.login.as_ref().or(board.board_type.login.as_ref());
     usual.cloned().unwrap_or_default()
+}
+
+/// A board that is this run's alone, until this is dropped.
+pub struct Reserved {
+    _run: Flock<File>,
+    _device: Option<File>,
 }
 
 /// Where the run that has the board keeps its console log, if one has it.

@@ -18,6 +18,11 @@ impl Process {
         kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.0.as_ref().unwrap().id()
+    }
+
     /// Ends it at once.
     pub fn kill(self) {}
 

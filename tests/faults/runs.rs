@@ -194,9 +194,14 @@ fn a_lab_that_is_killed_and_restarted_in_a_job_costs_nothing() {
 fn a_network_that_is_lost_costs_no_result() {
     let board = Board::new("boot");
     let lab = board.serve();
-    let run = spawn(&mut board.command(&format!(
-        "{CASE}\nsleep 4\nlava-test-case two --result pass"
-    )));
+    // Beside the lab's queue, with the board reserved: the lab only serves.
+    let run = spawn(
+        board
+            .command(&format!(
+                "{CASE}\nsleep 4\nlava-test-case two --result pass"
+            ))
+            .arg("--direct"),
+    );
     wait_for("the first case", || {
         shows(&board.path("report/console.log"), "TEST_CASE_ID=one")
     });

@@ -230,7 +230,10 @@ fn what_cannot_be_served_is_said_with_the_remedy() {
     let directory = tempfile::tempdir().unwrap();
     let in_directory = |command: &mut Command| -> Command {
         let mut again = Command::new(command.get_program());
-        again.args(command.get_args()).current_dir(directory.path());
+        again
+            .args(command.get_args())
+            .current_dir(directory.path())
+            .env("HEARTH_STATE", directory.path().join("state"));
         again
     };
     fail(
@@ -294,6 +297,7 @@ fn sockets_that_systemd_opened_are_used() {
     let mut child = hearth()
         .arg("serve")
         .current_dir(directory.path())
+        .env("HEARTH_STATE", directory.path().join("state"))
         .env("LISTEN_FDS", "1")
         .env("LISTEN_FDS_FIRST_FD", http.as_raw_fd().to_string())
         .spawn()

@@ -132,7 +132,7 @@ impl Client {
         let mut body = checked(answer)?.into_body().into_reader();
         let mut buffer = [0; 16 << 10];
         loop {
-            match body.read(&mut buffer).with_context(|| self.lost())? {
+            match body.read(&mut buffer).map_err(|_| self.lost())? {
                 0 => return Ok(()),
                 count => {
                     out.write_all(&buffer[..count])?;
@@ -167,7 +167,7 @@ impl Client {
             let path = directory.join(&name);
             let mut file = std::fs::File::create(&path)
                 .with_context(|| format!("cannot write {}", path.display()))?;
-            io::copy(&mut body, &mut file).with_context(|| self.lost())?;
+            io::copy(&mut body, &mut file).map_err(|_| self.lost())?;
             names.push(name);
         }
         Ok(names)
@@ -217,8 +217,12 @@ impl Client {
     }
 
     /// What is said of a connection that ended.
-    pub(super) fn lost(&self) -> String {
-        format!("the connection to the lab at {} was lost", self.url)
+    pub(super) fn lost(&self) -> Fault {
+        Fault::infrastructure(format!(
+            "the connection to the lab at {} was lost",
+            self.url
+        ))
+        .remedy("the job goes on: `hearth jobs` shows it when the lab is back")
     }
 
     fn path(&self, path: &str) -> String {
@@ -304,7 +308,7 @@ pub struct Status(pub u16);
 fn read<T: DeserializeOwned>(answer: Response<Body>) -> Result<T> {
     let mut body = checked(answer)?.into_body();
     let text = body.with_config().limit(LARGEST).read_to_string();
-    let text = text.context("the lab's answer was cut off")?;
+    let text = text.map_err(|_| Fault::infrastructure("the lab's answer was cut off"))?;
     serde_json::from_str(&text)
         .map_err(|error| {
             Fault::infrastructure(format!("the lab's answer is not understood: {error}"))

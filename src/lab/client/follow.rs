@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Deserialize;
 
 use super::calls::{Client, JobShown};
@@ -78,7 +78,7 @@ impl Events {
                     lost += 1;
                     std::thread::sleep(PAUSE);
                 }
-                Ok(None) => anyhow::bail!(self.client.lost()),
+                Ok(None) => return Err(self.client.lost().into()),
                 Err(error) => return Err(error),
             }
         }
@@ -113,7 +113,7 @@ impl Events {
         loop {
             let mut line = String::new();
             let count = body.by_ref().take(LONGEST).read_line(&mut line);
-            if count.with_context(|| self.client.lost())? == 0 {
+            if count.map_err(|_| self.client.lost())? == 0 {
                 return Ok(None);
             }
             let line = line.trim_end();

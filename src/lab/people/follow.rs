@@ -200,10 +200,7 @@ impl Follower {
         loop {
             self.changed.mark_unchanged();
             let job = self.job().await?;
-            loop {
-                let Some(current) = job.attempts.get(attempt) else {
-                    break;
-                };
+            while let Some(current) = job.attempts.get(attempt) {
                 if lines.path.is_none() {
                     let directory = self.lab.directories().attempt(job.id, current.number);
                     lines = Lines::of(directory.join(EVENTS));

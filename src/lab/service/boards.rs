@@ -53,11 +53,9 @@ impl Lab {
     pub fn boards(&self) -> Result<Vec<BoardStatus>, StoreError> {
         let snapshot = self.snapshot()?;
         let store = &self.parts.store;
-        let (powers, images, at) = (
-            store.board_powers()?,
-            store.last_images()?,
-            store.since_start(),
-        );
+        let names = snapshot.lab.boards.iter().map(|board| board.name.as_str());
+        let (powers, images) = (store.board_powers()?, store.last_images(names)?);
+        let at = store.since_start();
         let status = |board: &Board| {
             let power = powers.get(&board.name).copied().unwrap_or_default();
             BoardStatus {

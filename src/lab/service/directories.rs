@@ -72,7 +72,7 @@ impl Directories {
     /// Why no more jobs should begin, if the disk is nearly full.
     pub fn full(&self) -> Option<String> {
         let free = statvfs(&self.state).ok()?;
-        let bytes = u64::from(free.blocks_available()) * u64::from(free.fragment_size());
+        let bytes = free.blocks_available() * free.fragment_size();
         (bytes < ROOM).then(|| {
             format!(
                 "the disk of {} has {} MiB left: no job begins until there are {} MiB",

@@ -117,17 +117,16 @@ fn in_words(health: Health) -> &'static str {
 
 /// Who has a lease, and for how long.
 fn told(lease: &Lease) -> String {
-    if lease.beats && lease.left > 172_800.0 {
-        return lease.holder.clone();
-    }
-    let left = match lease.left {
-        seconds if seconds < 120.0 => format!("{seconds:.0} s"),
-        seconds if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
-        seconds => format!("{:.0} h", seconds / 3600.0),
-    };
     let why = match lease.why.as_str() {
         "" => String::new(),
         why => format!(" ({why})"),
+    };
+    let left = match lease.left {
+        // As long as its holder lives.
+        seconds if lease.beats && seconds > 172_800.0 => return format!("{}{why}", lease.holder),
+        seconds if seconds < 120.0 => format!("{seconds:.0} s"),
+        seconds if seconds < 7200.0 => format!("{:.0} min", seconds / 60.0),
+        seconds => format!("{:.0} h", seconds / 3600.0),
     };
     format!("{}{why}, for {left} more", lease.holder)
 }

@@ -14,8 +14,8 @@ use crate::error::{Fault, InputContext};
 use crate::image::Artifact;
 use crate::initrd::root_compatible;
 use crate::input;
+use crate::kernel::device_tree;
 use crate::kernel::modules::version;
-use crate::kernel::tree;
 use crate::recipe::{BoardType, Own};
 
 const REVISION: u32 = 1;
@@ -118,7 +118,7 @@ fn named(path: &Path, board_type: &mut BoardType) -> Result<Vec<(String, PathBuf
         .remedy("give the file with --dtb FILE")
         .into());
     }
-    let find = |name: &String| tree::device_tree(path, name);
+    let find = |name: &String| device_tree(path, name);
     all(
         wanted,
         find,

@@ -12,7 +12,7 @@ use crate::build::compose::Part;
 use crate::error::{Fault, InputContext};
 use crate::input;
 use crate::kernel::modules::version;
-use crate::kernel::{Parts, form, package};
+use crate::kernel::{self, Parts, form, package};
 use crate::recipe::{BoardType, Own};
 
 const REVISION: u32 = 1;
@@ -83,13 +83,13 @@ pub fn take(work: &mut Work<'_>, own: &Own, board_type: &BoardType) -> Result<Op
 fn locate(work: &mut Work<'_>, path: &Path, board_type: &BoardType) -> Result<Parts> {
     let (arch, kind) = (board_type.arch, board_type.image);
     if path.is_dir() {
-        return Parts::of_directory(path, arch, kind);
+        return kernel::locate(path, arch, kind);
     }
     if !package::is_package(path)? {
         return Ok(Parts::of_file(path));
     }
     let directory = unpacked(work, path)?;
-    Parts::of_directory(&directory, arch, kind)
+    kernel::locate(&directory, arch, kind)
         .with_context(|| format!("the package {}", path.display()))
 }
 

@@ -13,15 +13,23 @@ use crate::recipe::{BoardType, Compression};
 struct Need {
     options: &'static [&'static str],
     why: &'static str,
-    /// Whether it may be a module.
-    may_be_module: bool,
+    form: Form,
+}
+
+/// How an option must be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    BuiltIn,
+    OrModule,
+    /// Built in; older kernels do not have the option, and always what it is for.
+    NotDenied,
 }
 
 const fn built_in(options: &'static [&'static str], why: &'static str) -> Need {
     Need {
         options,
         why,
-        may_be_module: false,
+        form: Form::BuiltIn,
     }
 }
 
@@ -29,7 +37,7 @@ const fn or_module(options: &'static [&'static str], why: &'static str) -> Need 
     Need {
         options,
         why,
-        may_be_module: true,
+        form: Form::OrModule,
     }
 }
 
@@ -65,7 +73,15 @@ const SYSTEMD: &[Need] = &[
     or_module(&["UNIX"], "systemd"),
 ];
 
+/// Debian 12's programs have times of 32 bits.
+const TIMES: Need = Need {
+    options: &["COMPAT_32BIT_TIME"],
+    why: "32-bit programs",
+    form: Form::NotDenied,
+};
+
 const HARD_FLOAT: &[Need] = &[
+    TIMES,
     built_in(&["AEABI"], "armhf programs"),
     built_in(&["VFP"], "armhf programs"),
 ];
@@ -150,9 +166,15 @@ fn is_met(need: &Need, config: &str, can_load: bool) -> bool {
         .iter()
         .any(|option| match value(config, &format!("CONFIG_{option}")) {
             Some("y") => true,
-            Some("m") => need.may_be_module && can_load,
-            _ => false,
+            Some("m") => need.form == Form::OrModule && can_load,
+            Some(_) => false,
+            None => need.form == Form::NotDenied && !is_denied(config, option),
         })
+}
+
+fn is_denied(config: &str, option: &str) -> bool {
+    let line = format!("# CONFIG_{option} is not set");
+    config.lines().any(|known| known == line)
 }
 
 fn has_systemd(work: &Work<'_>) -> Result<bool> {
@@ -200,6 +222,12 @@ mod tests {
         assert!(is_met(&need, "CONFIG_A=y\n", false));
         assert!(!is_met(&built_in(&["A"], "x"), "CONFIG_A=m\n", true));
         assert!(!is_met(&need, "# CONFIG_A is not set\n", true));
+        assert!(is_met(&TIMES, "CONFIG_A=y\n", true));
+        assert!(!is_met(
+            &TIMES,
+            "# CONFIG_COMPAT_32BIT_TIME is not set\n",
+            true
+        ));
     }
 
     #[test]
