@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, FromArgMatches};
+use clap::{Args, FromArgMatches};
 use hearth::error::Fault;
 use hearth::job::{Criterion, Judgement, StopReason, report};
 use nix::sys::signal::{Signal, kill};
@@ -18,8 +18,8 @@ use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::flag;
 
+use super::common::Common;
 use super::test;
-use super::{Cli, Command as Subcommand};
 
 /// How long to wait before a process is looked at again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -105,16 +105,11 @@ fn of_step(given: &[OsString], image: Option<&Path>, directory: &Path) -> Vec<Os
 
 /// The arguments of `hearth test` with these words behind it.
 fn parsed(words: &[OsString]) -> test::Arguments {
-    let all = ["hearth".into(), "test".into()]
-        .into_iter()
-        .chain(words.iter().cloned());
-    let cli = Cli::command().try_get_matches_from(all);
-    match cli.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(Cli {
-            command: Subcommand::Test(arguments),
-            ..
-        }) => arguments,
-        Ok(_) => unreachable!("the subcommand is `test`"),
+    let command = clap::Command::new("hearth test").no_binary_name(true);
+    let command = Common::augment_args(test::Arguments::augment_args(command));
+    let matches = command.try_get_matches_from(words);
+    match matches.and_then(|matches| test::Arguments::from_arg_matches(&matches)) {
+        Ok(arguments) => arguments,
         Err(error) => error.exit(),
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use hearth::error::{self, Class, Fault};
-use hearth::job::inputs::suite_names;
+use hearth::job::suites::suite_names;
 use hearth::job::{
     CaseName, Criterion, Judgement, Loaded, Loader, Parameter, Report, Verdict, report,
 };
@@ -16,8 +16,9 @@ use hearth::lab::client::Client;
 use hearth::lab::network;
 use hearth::lab::queue::Submission;
 use hearth::lab::service::BoardStatus;
+use hearth::ops::prepared::{Prepared, Settings};
 use hearth::ops::target::Target;
-use hearth::ops::test_board::{Prepared, Settings, keep_report, report_directory, test_board};
+use hearth::ops::test_board::{keep_report, report_directory, test_board};
 use hearth::recipe::Board;
 
 use super::board_actions::again_reserved;

@@ -5,9 +5,6 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::load::Loaded;
-use super::payload::suite_name;
-
 /// Everything that a run depended on and hearth knows of. Hashes are SHA-256 in hex.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunInputs {
@@ -104,12 +101,4 @@ pub struct UsedSettings {
     /// The lab file, absolute; none for a board type's emulated board.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab: Option<PathBuf>,
-}
-
-/// The suites that these definitions will be, in the order in which they run.
-pub fn suite_names(definitions: &[Loaded]) -> Vec<String> {
-    let names = definitions.iter().map(suite_name).enumerate();
-    names
-        .map(|(index, name)| format!("{index}_{name}"))
-        .collect()
 }

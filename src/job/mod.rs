@@ -20,6 +20,7 @@ mod python;
 pub mod report;
 mod result;
 mod signal;
+pub mod suites;
 mod tap_line;
 mod work_tree;
 mod yaml;

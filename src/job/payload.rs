@@ -14,6 +14,7 @@ use tar::{Builder, EntryType};
 use super::definition::Install;
 use super::git::Trust;
 use super::load::{Loaded, Loader};
+use super::suites::suite_name;
 use super::work_tree::{header, pack};
 use crate::error::Fault;
 
@@ -165,16 +166,6 @@ pub(super) fn environment(board_type: &str) -> String {
         "export LAVA_DEVICE_TYPE={}\nexport LAVA_DISPATCHER_IP=\"${{LAVA_DISPATCHER_IP:-}}\"\n",
         quoted(board_type)
     )
-}
-
-/// A suite's name: that of the command line, or the definition's, in which blanks would end a signal's word.
-pub(super) fn suite_name(loaded: &Loaded) -> String {
-    let name = loaded.name.as_ref().unwrap_or(&loaded.definition.name);
-    let plain = |c: char| c.is_alphanumeric() || "-_+.".contains(c);
-    name.trim()
-        .chars()
-        .map(|c| if plain(c) { c } else { '-' })
-        .collect()
 }
 
 fn check_parameters(parameters: &[Parameter], names: &[String]) -> Result<()> {

@@ -18,6 +18,7 @@ pub mod lab_runs;
 pub mod lock;
 pub mod own;
 pub mod plan;
+pub mod prepared;
 pub mod ramdisk;
 pub mod reports;
 pub mod rerun;

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use super::plan::{Sources, plan_of};
+use super::prepared::{Prepared, Settings};
 use super::reports::{directory_of, kept_lock};
 use super::target::{Exactly, Target};
-use super::test_board::{Prepared, Settings};
 use crate::build;
 use crate::error::Fault;
 use crate::image::Manifest;

@@ -7,8 +7,8 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 
 use super::kept_texts;
+use super::prepared::{Prepared, Settings};
 use super::target::Target;
-use super::test_board::{Prepared, Settings};
 use crate::image::Manifest;
 use crate::job::inputs::{
     BootedFile, GivenPart, JOB, KeptText, LOCK, RECIPE, RunInputs, UsedSettings,
@@ -57,18 +57,18 @@ pub(super) fn gather(
         recipe,
         lock,
         sources: sources.collect(),
-        definitions: job.definitions().to_vec(),
+        definitions: job.definitions.clone(),
         job: KeptText {
             name: "job".into(),
-            sha256: hex::encode(Sha256::digest(job.tar())),
-            kept: kept::compress(job.tar())
+            sha256: hex::encode(Sha256::digest(&job.tar)),
+            kept: kept::compress(&job.tar)
                 .ok()
                 .and_then(|tar| self::keep(directory, JOB, Some(&tar))),
             path: None,
         },
         settings: UsedSettings {
             kernel_arguments: manifest.kernel_arguments.clone(),
-            ..settings(job.settings(), target)
+            ..settings(&job.settings, target)
         },
     }
 }

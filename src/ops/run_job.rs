@@ -16,8 +16,9 @@ use serde_json::json;
 
 use super::lab_runs::PID;
 use super::plan::Sources;
+use super::prepared::{Prepared, Settings};
 use super::target::{Choice, Host, Target};
-use super::test_board::{Prepared, Settings, keep_report, test_board};
+use super::test_board::{keep_report, test_board};
 use crate::board::{BootState, FailureClass};
 use crate::error::{self, Class, Fault};
 use crate::image::Manifest;

@@ -1,144 +1,24 @@
 //! Owns testing a board: the job's payload, the run beside its servers, and the report.
 //! Never decides what a verdict is: see `job`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
 
+use super::prepared::Prepared;
 use super::run_inputs;
 use super::servers::Serving;
 use super::target::{Host, Target};
 use crate::board::Retries;
 use crate::clock;
 use crate::image::Manifest;
-use crate::job::inputs::UsedDefinition;
-use crate::job::kept::Job;
+use crate::job::Report;
 use crate::job::report::{self, Format};
-use crate::job::{
-    JobSettings, Loaded, Loader, Parameter, Pattern, Payload, Report, Trust, payload,
-};
 use crate::lab::{self, JobRequest, LabStore, Observer, RunResult};
 use crate::output::write_atomically;
-
-/// How to test, beyond the board and the definitions.
-#[derive(Clone, Debug, Default)]
-pub struct Settings {
-    pub parameters: Vec<Parameter>,
-    /// Let definitions fetch repositories over other ways than https and ssh.
-    pub allow_local: bool,
-    /// Report only what LAVA's own dispatcher would.
-    pub strict_lava: bool,
-    /// Boots again for each stage; else the board's, or 1.
-    pub retries: Option<u32>,
-    /// Seconds that all tests together may take; else the board's.
-    pub timeout: Option<f64>,
-}
-
-/// A job that is ready to be handed out.
-pub struct Prepared {
-    tar: Vec<u8>,
-    payload: Payload,
-    patterns: BTreeMap<String, Pattern>,
-    settings: Settings,
-    definitions: Vec<UsedDefinition>,
-}
-
-impl Prepared {
-    /// Packs the definitions for one board.
-    ///
-    /// # Errors
-    /// If a parameter names no definition, a repository cannot be fetched, or the job cannot fit into the board's memory.
-    pub fn new(
-        settings: Settings,
-        loader: &mut Loader,
-        definitions: &[Loaded],
-        target: &Target,
-    ) -> Result<Self> {
-        let mut tar = Vec::new();
-        let job = JobSettings {
-            parameters: settings.parameters.clone(),
-            trust: if settings.allow_local {
-                Trust::Local
-            } else {
-                Trust::Remote
-            },
-            board_type: target.board.type_name.clone(),
-        };
-        let payload = payload(&mut tar, definitions, loader, &job)?;
-        if let Some(memory) = target.memory() {
-            payload.check_fits(memory, &target.board.name)?;
-        }
-        let patterns = payload
-            .suites
-            .iter()
-            .zip(definitions)
-            .filter_map(|(suite, loaded)| Some((suite.clone(), loaded.definition.pattern.clone()?)))
-            .collect();
-        let used = payload.suites.iter().zip(definitions);
-        Ok(Prepared {
-            definitions: used
-                .map(|(suite, loaded)| used_definition(suite, loaded))
-                .collect(),
-            tar,
-            payload,
-            patterns,
-            settings,
-        })
-    }
-
-    /// A job that a report has kept, for one board.
-    ///
-    /// # Errors
-    /// If the job cannot fit into the board's memory.
-    pub fn again(
-        job: Job,
-        settings: Settings,
-        definitions: Vec<UsedDefinition>,
-        target: &Target,
-    ) -> Result<Self> {
-        if let Some(memory) = target.memory() {
-            job.payload.check_fits(memory, &target.board.name)?;
-        }
-        Ok(Prepared {
-            tar: job.tar,
-            payload: job.payload,
-            patterns: job.patterns,
-            settings,
-            definitions,
-        })
-    }
-
-    pub(super) fn tar(&self) -> &[u8] {
-        &self.tar
-    }
-
-    pub(super) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    pub(super) fn definitions(&self) -> &[UsedDefinition] {
-        &self.definitions
-    }
-
-    /// Names of the suites, in the order in which they run.
-    pub fn suites(&self) -> &[String] {
-        &self.payload.suites
-    }
-}
-
-fn used_definition(suite: &str, loaded: &Loaded) -> UsedDefinition {
-    UsedDefinition {
-        source: loaded.source.clone(),
-        suite: suite.into(),
-        sha256: hex::encode(Sha256::digest(&loaded.definition.text)),
-        revision: loaded.clone.as_ref().and_then(|clone| clone.commit()),
-    }
-}
 
 /// Makes the directory of the report: `given`, else `out/test/BOARD-TIME`.
 ///

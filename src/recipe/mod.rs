@@ -6,6 +6,7 @@ mod boot_values;
 mod check;
 mod file;
 mod lab;
+mod lab_check;
 mod lab_file;
 mod limits;
 mod lock;

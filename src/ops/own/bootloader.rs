@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Work, exists, read_json, write_json};
+use super::work::{Work, exists, read_json, write_json};
 use crate::arch::Arch;
 use crate::build::Key;
 use crate::build::compose::Part;

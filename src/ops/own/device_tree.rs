@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::kernel::Given;
-use super::{Work, exists};
+use super::work::{Work, exists};
 use crate::build::Key;
 use crate::build::compose::Part;
 use crate::error::{Fault, InputContext};

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::modules::Kernel;
-use super::{Work, exists, needs, read_artifacts, write_artifacts};
+use super::needs;
+use super::work::{Work, exists, read_artifacts, write_artifacts};
 use crate::build::compose::Part;
 use crate::build::{Key, wrap_initrd};
 use crate::error::{Fault, InputContext};

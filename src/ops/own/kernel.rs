@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Work, exists, read_artifacts, read_json, write_artifacts, write_json};
+use super::work::{Work, exists, read_artifacts, read_json, write_artifacts, write_json};
 use crate::build::Key;
 use crate::build::compose::Part;
 use crate::error::{Fault, InputContext};

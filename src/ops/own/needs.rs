@@ -3,8 +3,8 @@
 
 use anyhow::Result;
 
-use super::Work;
 use super::modules::Kernel;
+use super::work::Work;
 use crate::error::Fault;
 use crate::kernel::config::value;
 use crate::recipe::{BoardType, Compression};
