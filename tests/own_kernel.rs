@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{lasting, oracle, remove, succeed};
+use common::{hearth, lasting, oracle, remove, succeed};
 use hearth::arch::Arch;
 use hearth::kernel::{layer, modules};
 
@@ -13,6 +13,17 @@ use hearth::kernel::{layer, modules};
 fn workshop(name: &str) -> PathBuf {
     remove(&lasting("own-kernel").join(name));
     lasting(&format!("own-kernel/{name}"))
+}
+
+/// Builds a shipped recipe there; returns its output directory.
+fn image(directory: &Path, recipe: &str) -> PathBuf {
+    succeed(
+        hearth()
+            .current_dir(directory)
+            .env("HEARTH_DATA", common::repository())
+            .args(["build", recipe]),
+    );
+    directory.join("out").join(recipe)
 }
 
 /// The files that depmod writes into a directory of modules; lines whose order means nothing sorted.
@@ -85,17 +96,137 @@ fn compare(installed: &Path, arch: Arch, name: &str) {
 }
 
 #[test]
-fn depmod_adhoc() {
-    for (name, arch) in [
-        ("bookworm-armhf", Arch::Armhf),
-        ("trixie-armhf", Arch::Armhf),
-        ("trixie-arm64", Arch::Arm64),
-    ] {
-        eprintln!("{name}");
-        compare(
-            &common::repository().join(".cache/mods").join(name),
-            arch,
-            name,
+fn depmod_writes_what_kmods_writes() {
+    let directory = workshop("depmod");
+    for recipe in ["bookworm-armhf", "trixie-armhf"] {
+        let installed = directory.join(recipe);
+        fs::create_dir(&installed).unwrap();
+        succeed(
+            oracle("tar")
+                .arg("-xf")
+                .arg(image(&directory, recipe).join("rootfs.tar"))
+                .arg("-C")
+                .arg(&installed)
+                .arg("usr/lib/modules"),
         );
+        compare(&installed, Arch::Armhf, &format!("depmod-{recipe}"));
+        remove(&installed);
+    }
+}
+
+const DEFINITION: &str = "
+metadata: {format: Lava-Test Test Definition 1.0, name: own}
+run:
+  steps:
+    - lava-test-case release --shell 'uname -r | grep -q ^6\\.1\\.'
+    - lava-test-case root --shell 'grep -q trixie /etc/os-release'
+    - lava-test-case module --shell 'modprobe dummy && test -d /sys/module/dummy'
+    - lava-test-case argument --shell 'grep -q hearth.own=yes /proc/cmdline'
+";
+
+/// The package of bookworm's kernel, which its build has fetched into the cache.
+fn bookworms_kernel(directory: &Path) -> PathBuf {
+    let text =
+        fs::read_to_string(common::repository().join("recipes/bookworm-armhf.lock")).unwrap();
+    let lock: toml::Value = toml::from_str(&text).unwrap();
+    let package = lock["package"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|package| {
+            package["name"]
+                .as_str()
+                .unwrap()
+                .starts_with("linux-image-6")
+        })
+        .unwrap();
+    let hash = package["sha256"].as_str().unwrap();
+    let cache = match std::env::var_os("HEARTH_CACHE") {
+        Some(cache) => PathBuf::from(cache),
+        None => PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/hearth"),
+    };
+    let package = directory.join("linux.deb");
+    let blob = cache.join("blobs/sha256").join(&hash[..2]).join(hash);
+    fs::copy(blob, &package).unwrap();
+    package
+}
+
+#[test]
+fn the_kernel_package_of_another_suite_boots_an_image() {
+    let directory = workshop("boot");
+    for recipe in ["bookworm-armhf", "trixie-armhf"] {
+        image(&directory, recipe);
+    }
+    bookworms_kernel(&directory);
+    fs::write(directory.join("own.yaml"), DEFINITION).unwrap();
+    let own = [
+        "--kernel",
+        "linux.deb",
+        "--kernel-args",
+        "hearth.own=yes",
+        "--image",
+        "out/trixie-armhf",
+    ];
+    let output = succeed(
+        hearth()
+            .current_dir(&directory)
+            .env("HEARTH_DATA", common::repository())
+            .env("HEARTH_STATE", directory.join("state"))
+            .args(["test", "qemu-virt-arm", "own.yaml", "-o", "report"])
+            .args(own),
+    );
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("4 passed"), "{said}");
+    let report = fs::read_to_string(directory.join("report/report.json")).unwrap();
+    assert!(report.contains("linux.deb"), "{report}");
+}
+
+/// What does not fit is told before a board is switched on.
+#[test]
+fn what_does_not_fit_is_refused_in_one_sentence() {
+    let directory = workshop("refused");
+    let trixie = image(&directory, "trixie-armhf");
+    fs::create_dir(directory.join("tree")).unwrap();
+    fs::write(directory.join("tree/Kconfig"), "").unwrap();
+    fs::write(directory.join("tree/Makefile"), "").unwrap();
+    fs::write(
+        directory.join("short"),
+        &fs::read(trixie.join("vmlinuz")).unwrap()[..100_000],
+    )
+    .unwrap();
+    let mut elf = b"\x7fELF\x01\x01\x01".to_vec();
+    elf.resize(52, 0);
+    elf[18] = 40;
+    fs::write(directory.join("vmlinux"), elf).unwrap();
+    fs::create_dir_all(directory.join("modules/lib/modules/5.10.0-other/kernel")).unwrap();
+    fs::write(
+        directory.join("modules/lib/modules/5.10.0-other/modules.order"),
+        "",
+    )
+    .unwrap();
+    let kernel = trixie.join("vmlinuz");
+    let kernel = kernel.to_str().unwrap();
+    for (own, told) in [
+        (vec!["--kernel", "none"], "there is no kernel none"),
+        (vec!["--kernel", "tree"], "tree"),
+        (vec!["--kernel", "vmlinux"], "vmlinux"),
+        (vec!["--kernel", "short"], "short"),
+        (
+            vec!["--kernel", kernel, "--modules", "modules"],
+            "5.10.0-other",
+        ),
+        (
+            vec!["--kernel-args", "a'b"],
+            "cannot be passed through U-Boot",
+        ),
+    ] {
+        let mut command = hearth();
+        command
+            .current_dir(&directory)
+            .env("HEARTH_DATA", common::repository())
+            .args(["boot", "qemu-virt-arm", "--image"])
+            .arg(&trixie)
+            .args(&own);
+        common::fail(&mut command, 2, told);
     }
 }

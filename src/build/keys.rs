@@ -12,7 +12,7 @@ use crate::rootfs::customise::Customisation;
 const UNPACK_REVISION: u32 = 1;
 const TOOLS_REVISION: u32 = 6;
 const CONFIGURE_REVISION: u32 = 4;
-const IMAGE_REVISION: u32 = 5;
+const IMAGE_REVISION: u32 = 6;
 const BOOT_REVISION: u32 = 1;
 
 impl Plan {

@@ -2,6 +2,7 @@
 //! Never fetches, and never knows of boards or of the image's format.
 
 mod ahead;
+mod berkeley_db;
 mod certificates;
 pub(crate) mod configure;
 pub(crate) mod customise;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::berkeley_db;
 use super::tree::{Kind, Tree};
 
 /// Files to remove.
@@ -80,6 +81,7 @@ pub fn apply(tree: &mut Tree, epoch: i64) -> Result<()> {
     })?;
     logs(tree, Path::new("var/log"), epoch)?;
     machine_id(tree, epoch)?;
+    berkeley_db::set_ids(tree)?;
     up_to_date(tree, epoch)
 }
 

@@ -135,7 +135,11 @@ fn an_image_that_cannot_be_served_is_told_before_the_board_is_switched_on() {
     std::fs::write(board.path("out/img/rootfs.tar"), "cut").unwrap();
     let run = board.test("true");
     assert_eq!(run.code, 2, "{}", run.said);
-    assert!(run.said.contains("cannot serve out/img: "), "{}", run.said);
+    assert!(
+        run.said.contains("out/img/rootfs.tar has 3 bytes, but"),
+        "{}",
+        run.said
+    );
     assert!(!board.path("ready").exists() && run.report.is_null());
 }
 

@@ -219,17 +219,13 @@ impl Upload {
                 self.command(&format!("command -v {program}>w"))
             }
             Step::Piece(index) => {
-                let file = format!("r{index}");
+                // With a digit lost it is no other piece's name.
+                let file = format!("r{index:03}");
                 let print = print_into(self.pieces[index].as_bytes(), &file);
                 self.command(&format!("{print};{} {file}", self.tools.sum.command()))
             }
-            Step::Join => {
-                let names: String = (0..self.pieces.len())
-                    .map(|index| format!(" r{index}"))
-                    .collect();
-                self.command(&format!("cat{names}>r;{} r", self.tools.sum.command()))
-            }
-            Step::Start => "sh ./r\n".into(),
+            Step::Join => self.command(&format!("cat r???>s;{} s", self.tools.sum.command())),
+            Step::Start => "sh ./s\n".into(),
             Step::Line => self.next_line(),
             Step::Sum => "sum\n".into(),
             Step::Run => "run\n".into(),

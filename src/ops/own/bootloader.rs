@@ -242,7 +242,8 @@ mod tests {
         let given = [path.clone()];
         let found = files(&given, "qemu-virt-arm", &board_type("qemu-virt-arm")).unwrap();
         assert_eq!(found.values().collect::<Vec<_>>(), [&path]);
-        assert!(refusal(&path, "beaglebone-black").contains("MLO"));
+        let error = files(&given, "beaglebone-black", &board_type("beaglebone-black")).unwrap_err();
+        assert!(crate::error::help_of(&error).unwrap().contains("MLO"));
         assert!(refusal(&dir.path().join("none"), "qemu-virt-arm").contains("there is no"));
     }
 }
