@@ -104,6 +104,7 @@ impl Serving {
             .arg(env!("CARGO_BIN_EXE_hearth"))
             .current_dir(directory.path())
             .env("NOTIFY_SOCKET", &notify)
+            .env("HEARTH_STATE", directory.path().join("state"))
             .stderr(Stdio::piped())
             .spawn()
             .map(Running)
