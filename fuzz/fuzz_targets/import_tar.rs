@@ -24,8 +24,8 @@ fuzz_target!(|input: (Vec<Member>, Vec<(u16, u8)>)| {
         add(&mut tar, kind, name, link, content);
     }
     for (at, byte) in changes {
-        if let Some(place) = tar.get_mut(usize::from(*at)) {
-            *place = *byte;
+        if let Some(place) = tar.get_mut(usize::from(at)) {
+            *place = byte;
         }
     }
     // Right again where they were: else nothing but checksums is tried.

@@ -1,5 +1,5 @@
-//! Owns the IDs of Berkeley DB files that scripts have made, such as Postfix's `aliases.db`: each run gives another one.
-//! Never changes what is stored in them.
+//! Owns what differs in Berkeley DB files from run to run, such as Postfix's `aliases.db`: their ID, and the time of a map.
+//! Never changes what else is stored in them.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -26,12 +26,17 @@ const CHECKSUM: u8 = 1;
 /// Larger files keep their ID, in bytes.
 const LARGEST: i64 = 64 << 20;
 
-/// Gives every Berkeley DB file an ID that depends on its path alone. Programs that share a cache tell files apart by it;
+/// The key under which `postalias` stores when it ran (Postfix, `src/postalias/postalias.c`), in Unix seconds.
+const TIME_KEY: &[u8] = b"YP_LAST_MODIFIED";
+/// Digits of such a time.
+const TIME_LENGTH: usize = 10;
+
+/// Gives every Berkeley DB file an ID that depends on its path alone, and a map the time `epoch`. Programs that share a cache tell files apart by it;
 /// the library makes it of the inode's number, the time and the process.
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub fn set_ids(tree: &mut Tree) -> Result<()> {
+pub fn normalise(tree: &mut Tree, epoch: i64) -> Result<()> {
     let mut left: Vec<PathBuf> = PLACES.map(PathBuf::from).to_vec();
     while let Some(path) = left.pop() {
         match tree.kind(&path) {
@@ -39,7 +44,7 @@ pub fn set_ids(tree: &mut Tree) -> Result<()> {
                 left.extend(tree.list(&path)?.into_iter().map(|name| path.join(name)));
             }
             Some(Kind::File) if path.extension() == Some(OsStr::new("db")) => {
-                set_id(tree, &path).with_context(|| {
+                normalise_one(tree, &path, epoch).with_context(|| {
                     format!("cannot give /{} of the image its ID", path.display())
                 })?;
             }
@@ -49,7 +54,7 @@ pub fn set_ids(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-fn set_id(tree: &mut Tree, path: &Path) -> Result<()> {
+fn normalise_one(tree: &mut Tree, path: &Path, epoch: i64) -> Result<()> {
     let stat = tree.stat(path)?;
     if stat.st_size > LARGEST {
         return Ok(());
@@ -66,6 +71,7 @@ fn set_id(tree: &mut Tree, path: &Path) -> Result<()> {
         if page.get(ID) == Some(&*old) {
             page[ID].copy_from_slice(&digest[..ID.len()]);
         }
+        set_times(page, epoch);
     }
     let attributes = Attributes {
         uid: stat.st_uid,
@@ -74,6 +80,25 @@ fn set_id(tree: &mut Tree, path: &Path) -> Result<()> {
         mtime: stat.st_mtime,
     };
     Ok(tree.replace(path, attributes, &mut &*data, &mut |_| {})?)
+}
+
+/// A page is filled from its end: a value lies right before its key, and between them the key's type and
+/// length, what aligns it, and a NUL if the program stores one.
+fn set_times(page: &mut [u8], epoch: i64) {
+    let time = format!("{epoch:0TIME_LENGTH$}");
+    if time.len() != TIME_LENGTH {
+        return;
+    }
+    let keys: Vec<usize> = (0..page.len())
+        .filter(|at| page[*at..].starts_with(TIME_KEY))
+        .collect();
+    for key in keys {
+        let places = (1..=7).filter_map(|gap| key.checked_sub(gap + TIME_LENGTH));
+        let is_time = |at: &usize| page[*at..at + TIME_LENGTH].iter().all(u8::is_ascii_digit);
+        if let Some(at) = places.into_iter().find(is_time) {
+            page[at..at + TIME_LENGTH].copy_from_slice(time.as_bytes());
+        }
+    }
 }
 
 /// In bytes; of all of `data` if that says nothing sensible.
@@ -111,13 +136,13 @@ mod tests {
 
     use super::*;
 
-    fn dump(path: &Path) -> Vec<u8> {
+    fn dump(path: &Path) -> String {
         let output = Command::new("db5.3_dump").arg(path).output().unwrap();
         assert!(output.status.success(), "{output:?}");
-        output.stdout
+        String::from_utf8(output.stdout).unwrap()
     }
 
-    fn make(path: &Path, kind: &str) {
+    fn make(path: &Path, kind: &str, time: &str) {
         let mut loading = Command::new("db5.3_load")
             .args(["-T", "-t", kind])
             .arg(path)
@@ -125,9 +150,8 @@ mod tests {
             .spawn()
             .unwrap();
         let mut input = loading.stdin.take().unwrap();
-        input
-            .write_all(b"postmaster\nroot\nroot\nhearth\n")
-            .unwrap();
+        let text = format!("postmaster\nroot\nYP_LAST_MODIFIED\n{time}\nroot\nhearth\n");
+        input.write_all(text.as_bytes()).unwrap();
         drop(input);
         assert!(loading.wait().unwrap().success());
     }
@@ -136,20 +160,29 @@ mod tests {
     fn two_runs_of_berkeley_db_give_the_same_file() {
         let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         for kind in ["hash", "btree"] {
-            let made = directories.each_ref().map(|directory| {
+            let times = ["1795851891", "1795851984"];
+            let make_in = |(directory, time): (&tempfile::TempDir, &str)| {
                 let path = directory.path().join(format!("etc/{kind}.db"));
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
-                make(&path, kind);
+                make(&path, kind, time);
                 path
-            });
+            };
+            let made: Vec<PathBuf> = directories.iter().zip(times).map(make_in).collect();
             let are_equal = || fs::read(&made[0]).unwrap() == fs::read(&made[1]).unwrap();
             assert!(!are_equal());
             let before = dump(&made[0]);
+            let hex = |time: &str| {
+                time.bytes()
+                    .map(|digit| format!("{digit:02x}"))
+                    .collect::<String>()
+            };
+            let expected = before.replace(&hex(times[0]), &hex("1000000000"));
+            assert!(expected != before);
             for directory in &directories {
-                set_ids(&mut Tree::open(directory.path()).unwrap()).unwrap();
+                normalise(&mut Tree::open(directory.path()).unwrap(), 1_000_000_000).unwrap();
             }
             assert!(are_equal());
-            assert!(dump(&made[0]) == before);
+            assert_eq!(dump(&made[0]), expected);
             let verified = Command::new("db5.3_verify").arg(&made[0]).output().unwrap();
             assert!(verified.status.success(), "{verified:?}");
         }
@@ -161,7 +194,7 @@ mod tests {
         fs::create_dir(directory.path().join("var")).unwrap();
         for (name, content) in [("short.db", &b"SQLite"[..]), ("long.db", &[7; 4096])] {
             fs::write(directory.path().join("var").join(name), content).unwrap();
-            set_ids(&mut Tree::open(directory.path()).unwrap()).unwrap();
+            normalise(&mut Tree::open(directory.path()).unwrap(), 1_000_000_000).unwrap();
             let now = fs::read(directory.path().join("var").join(name)).unwrap();
             assert!(now == content);
         }

@@ -81,7 +81,7 @@ pub fn apply(tree: &mut Tree, epoch: i64) -> Result<()> {
     })?;
     logs(tree, Path::new("var/log"), epoch)?;
     machine_id(tree, epoch)?;
-    berkeley_db::set_ids(tree)?;
+    berkeley_db::normalise(tree, epoch)?;
     up_to_date(tree, epoch)
 }
 
