@@ -198,8 +198,32 @@ impl<'a> Pipeline<'a> {
         self.check(&wanted)
     }
 
+    /// Makes a stage while those that it is made of are checked. It is dropped if one of them is not what it was made as:
+    /// what it made of that was in the sandbox.
+    fn make_of_checked(&mut self, make: impl FnOnce() -> Result<Facts>) -> Result<Facts> {
+        let found = std::mem::take(&mut self.unchecked);
+        let seals = &self.seals;
+        let (faults, made) = thread::scope(|scope| {
+            let checking = scope.spawn(|| seals.faults(&found));
+            let made = make();
+            (checking.join().expect("checking does not panic"), made)
+        });
+        self.note_lost(&found, faults?)?;
+        made
+    }
+
     fn check(&mut self, stages: &[(PathBuf, String)]) -> Result<()> {
         let faults = self.seals.faults(stages)?;
+        self.note_lost(stages, faults)
+    }
+
+    /// # Errors
+    /// [`Lost`] if one of the stages has a fault.
+    fn note_lost(
+        &mut self,
+        stages: &[(PathBuf, String)],
+        faults: Vec<Option<String>>,
+    ) -> Result<()> {
         for ((_, digest), fault) in stages.iter().zip(faults) {
             if let Some(fault) = fault {
                 self.lost.insert(digest.clone(), fault);
@@ -355,10 +379,7 @@ impl<'a> Pipeline<'a> {
                 (stored, false)
             }
             Begun::ToDo(work) => {
-                // It is made of these.
-                let found = std::mem::take(&mut self.unchecked);
-                self.check(&found)?;
-                let facts = make(&work.path)?;
+                let facts = self.make_of_checked(|| make(&work.path))?;
                 let mut known = BTreeMap::new();
                 for (name, made) in &facts.artifacts {
                     let path = artifact(&work.path, name);
